@@ -1,0 +1,19 @@
+"""Epochs, batches, steps, durations and the plan: pure arithmetic, no torch, no Lightning."""
+
+from metronome.units.course import EpochPlan, accumulation_at
+from metronome.units.duration import Duration
+from metronome.units.errors import InputError
+from metronome.units.plan import Plan
+from metronome.units.schedule import BatchSchedule
+from metronome.units.split import even_split, share_size
+
+__all__ = [
+    "BatchSchedule",
+    "Duration",
+    "EpochPlan",
+    "InputError",
+    "Plan",
+    "accumulation_at",
+    "even_split",
+    "share_size",
+]

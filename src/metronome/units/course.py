@@ -1,0 +1,118 @@
+"""The course of a training, epoch after epoch, before a budget ends it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from metronome.units.duration import Duration
+from metronome.units.errors import InputError
+from metronome.units.schedule import BatchSchedule
+from metronome.units.split import share_size
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """One epoch: its number (the first is 0), samples in a batch, and what it takes in all."""
+
+    epoch: int
+    batch_size: int
+    steps: int
+    iterations: int
+    samples: int
+
+
+def accumulation_at(
+    accumulate_grad_batches: int, first_batch_size: int, batch_size: int, devices: int
+) -> int:
+    """Micro-batches per device per step once the batch has grown from `first_batch_size` to `batch_size`.
+
+    It grows along, so that no micro-batch is larger than in the first epoch: memory stays flat.
+    """
+    if batch_size <= first_batch_size:
+        return accumulate_grad_batches
+    micro_batch_size = share_size(share_size(first_batch_size, devices, 0), accumulate_grad_batches, 0)
+    return max(accumulate_grad_batches, ceil(Fraction(share_size(batch_size, devices, 0), micro_batch_size)))
+
+
+@dataclass(frozen=True)
+class Course:
+    """Every epoch of a training without end. `schedule` stays within `num_samples`."""
+
+    num_samples: int
+    schedule: BatchSchedule
+    devices: int
+    accumulate_grad_batches: int
+    drop_last: bool
+    limit_train_batches: int | float | None
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples in the largest micro-batch of all."""
+        return share_size(share_size(self.schedule.at(0), self.devices, 0), self.accumulate_grad_batches, 0)
+
+    def uncut_steps(self, batch_size: int) -> int:
+        """Steps in an epoch of such batches, before `limit_train_batches`."""
+        steps = self.num_samples // batch_size
+        return steps if self.drop_last else steps + (self.num_samples % batch_size > 0)
+
+    def steps_in_epoch(self, batch_size: int) -> int:
+        """Steps in an epoch of such batches. Raises InputError if the limit leaves none by rounding."""
+        steps, limit = self.uncut_steps(batch_size), self.limit_train_batches
+        assert steps >= 1, f"a batch of {batch_size} from {self.num_samples} samples"
+        if limit is None:
+            return steps
+        if isinstance(limit, int):
+            return min(limit, steps)
+        cut = int(steps * limit)  # in floating point, as Lightning does
+        if cut == 0 and limit > 0:
+            raise InputError(
+                f"trainer.limit_train_batches={limit} leaves no step of an epoch with batches of"
+                f" {batch_size} samples (steps in full: {steps}); use a number of steps, e.g. 1"
+            )
+        return cut
+
+    def accumulation(self, batch_size: int) -> int:
+        """Micro-batches per device in a step of such a batch, on the device with the largest share."""
+        first = self.schedule.at(0)
+        pieces = accumulation_at(self.accumulate_grad_batches, first, batch_size, self.devices)
+        return min(pieces, share_size(batch_size, self.devices, 0))
+
+    def epoch(self, epoch: int, steps: int | None = None) -> EpochPlan:
+        """Epoch `epoch` in full, or its first `steps` steps."""
+        batch_size = self.schedule.at(epoch)
+        steps = self.steps_in_epoch(batch_size) if steps is None else steps
+        if steps == 0:
+            return EpochPlan(epoch, batch_size, 0, 0, 0)
+        samples = min(steps * batch_size, self.num_samples)
+        accumulation = self.accumulation(batch_size)
+        last_share = share_size(samples - (steps - 1) * batch_size, self.devices, 0)
+        iterations = (steps - 1) * accumulation + min(accumulation, last_share)
+        return EpochPlan(epoch, batch_size, steps, iterations, samples)
+
+    def stretches(self) -> Iterator[tuple[EpochPlan, int | None]]:
+        """Runs of equal epochs: the first of each, and how many they are (None: all that follow)."""
+        epoch: int | None = 0
+        while epoch is not None:
+            change = self.schedule.next_change(epoch)
+            yield self.epoch(epoch), None if change is None else change - epoch
+            epoch = change
+
+    def steps(self, duration: Duration) -> int:
+        """Steps from the start until so many epochs, steps or samples are reached."""
+        if duration.unit == "steps":
+            return int(duration.value)
+        assert duration.unit in ("epochs", "samples"), duration
+        left, steps = Fraction(duration.value), 0
+        for epoch, count in self.stretches():
+            length = 1 if duration.unit == "epochs" else epoch.samples
+            if length == 0:
+                break  # limit_train_batches=0: nothing is ever reached
+            whole = left // length if count is None else min(count, left // length)
+            left, steps = left - whole * length, steps + whole * epoch.steps
+            if whole != count:
+                part = epoch.steps if duration.unit == "epochs" else Fraction(1, epoch.batch_size)
+                return steps + ceil(left * part)
+            if left == 0:
+                break  # the next epoch is not asked for, so need not be possible
+        return steps
