@@ -1,0 +1,6 @@
+"""How one step is executed, repeated and resumed."""
+
+from metronome.training.order import BatchSampler, EvaluationSampler, Share
+from metronome.training.trainer import Trainer
+
+__all__ = ["BatchSampler", "EvaluationSampler", "Share", "Trainer"]

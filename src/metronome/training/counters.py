@@ -1,0 +1,22 @@
+"""What a training has done so far, counted while it does it."""
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass
+class Counters:
+    """Epochs begun, iterations on this device, and samples over all devices, since the first step of the run.
+
+    Steps are not among them: Lightning's `trainer.global_step` counts every `optimizer.step()`.
+    Kept in checkpoints, so that a resumed run goes on counting.
+    """
+
+    epochs: int = 0
+    iterations: int = 0
+    samples: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.epochs, self.iterations, self.samples = state["epochs"], state["iterations"], state["samples"]

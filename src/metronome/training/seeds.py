@@ -1,0 +1,64 @@
+"""Every random number from its place in the training: nothing to save, nothing to lose.
+
+A generator is seeded anew for each step and for each augmented sample, so that what is drawn there depends
+on that place alone, never on what was drawn before it. Seeds are made by numpy's `SeedSequence`, which mixes
+its words well: with `seed + epoch`, the second epoch of seed 42 would be the first epoch of seed 43.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from metronome.units import InputError
+
+# Spawn keys keep the streams apart: without them (seed, epoch) and (seed, epoch, 0, 0) give the same numbers.
+_STEP, _SAMPLE = 0, 1
+
+
+def check_seed(seed: object) -> int:
+    """The seed of a run: a whole number from 0 to 2**32 - 1. Raises InputError for anything else."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(f"seed={seed!r} is not a whole number from 0 to 4,294,967,295; for example seed=0")
+    return seed
+
+
+def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
+    """The order in which an epoch visits its samples: a permutation of `num_samples` int64 indices.
+
+    Sorting the raw words of PCG64 is slower than `Generator.permutation`, but numpy promises the words never
+    to change and the permutation it does not (NEP 19), and a resumed run may meet a newer numpy.
+    """
+    words = np.random.PCG64(np.random.SeedSequence((seed, epoch))).random_raw(num_samples)
+    return np.argsort(words, kind="stable")
+
+
+def seed_step(seed: int, epoch: int, step: int, device: int) -> None:
+    """Seed torch's, numpy's and Python's generators for one step on one device (dropout, mixing, noise)."""
+    _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_STEP, step, device)))
+
+
+def seed_sample(seed: int, epoch: int, index: int) -> None:
+    """Seed the same generators for reading one sample (augmentation), whichever process reads it."""
+    _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_SAMPLE, index)))
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put torch's (CPU), numpy's and Python's generators back as they were."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+def _seed_generators(sequence: np.random.SeedSequence) -> None:
+    low, high, numpy_seed, python_seed = sequence.generate_state(4).tolist()
+    torch.manual_seed(high << 32 | low)
+    np.random.seed(numpy_seed)
+    random.seed(python_seed)

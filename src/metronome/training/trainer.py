@@ -1,0 +1,260 @@
+"""Lightning's Trainer, where a batch is what one optimizer step sees."""
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from torch.utils.data import DataLoader, DistributedSampler
+
+from metronome.training.counters import Counters
+from metronome.training.cut import count_samples, cut_batch
+from metronome.training.loaders import DataConnector
+from metronome.training.loops import EpochLoop, EvaluationLoop, FitLoop
+from metronome.training.order import BatchSampler
+from metronome.training.results import Results
+from metronome.training.seeds import check_seed
+from metronome.units import BatchSchedule, Duration, InputError, Plan, accumulation_at
+
+
+class BatchSizes(NamedTuple):
+    """Samples of one batch: those of this device's share (0 if it only keeps company), and all of them."""
+
+    share: int
+    batch: int
+
+
+class Trainer(L.Trainer):
+    """Lightning's Trainer with one change: accumulation cuts a batch up instead of joining batches.
+
+    Each batch that the training loader yields is this device's whole share of one optimizer step. So Lightning's batch
+    index, `global_step`, `val_check_interval`, `log_every_n_steps`, `limit_train_batches`, schedulers with
+    `interval: step` and checkpoint intervals all count steps, on every layout.
+
+    Args:
+        accumulate_grad_batches: micro-batches into which each device cuts its share of a batch.
+        budget: how long to train, as text with a unit (`20 epochs`, `500 steps`, `1e6 samples`, `90 min`),
+            in place of `max_epochs`, `max_steps` and `max_time`.
+        seed: from it, the epoch and the step come the order of the samples and every random number of a step.
+        flags: Lightning's own, with their names and meaning.
+
+    Raises:
+        InputError: for a flag or callback that cannot mean the right thing here.
+    """
+
+    fit_loop: FitLoop
+
+    def __init__(
+        self,
+        *,
+        accumulate_grad_batches: int = 1,
+        budget: str | Duration | None = None,
+        seed: int = 0,
+        **flags: Any,
+    ) -> None:
+        _check_flags(accumulate_grad_batches, budget, flags)
+        self.accumulate = accumulate_grad_batches
+        self.seed = check_seed(seed)
+        self.budget = None if budget is None else Duration.parse(budget)
+        # Lightning's own switch stays on for loaders that are not ours; DataConnector leaves ours alone.
+        flags["use_distributed_sampler"] = True
+        super().__init__(**flags | _limits(self.budget))
+        if accumulate_grad_batches > 1 and self.strategy.handles_gradient_accumulation:
+            raise InputError(
+                f"strategy {type(self.strategy).__name__} accumulates gradients by itself; "
+                "use trainer.accumulate_grad_batches=1 with it"
+            )
+        self._data_connector = DataConnector(self)
+        stock = self.fit_loop
+        self.fit_loop = FitLoop(self, min_epochs=stock.min_epochs, max_epochs=stock.max_epochs)
+        self.fit_loop.epoch_loop = EpochLoop(self, min_steps=stock.min_steps, max_steps=stock.max_steps)
+        self.validate_loop = EvaluationLoop(self, self.validate_loop)
+        self.test_loop = EvaluationLoop(self, self.test_loop)
+
+    # ---- the plan, and how far it has come ---------------------------------------------------------
+
+    @property
+    def counters(self) -> Counters:
+        """Epochs begun, iterations on this device and samples over all devices so far."""
+        return self.fit_loop.epoch_loop.counters
+
+    @property
+    def plan(self) -> Plan | None:
+        """What the training will do, exactly; None where the training data have no length.
+
+        Raises:
+            InputError: if the flags do not fit the data (more micro-batches than samples, for instance).
+        """
+        datamodule: Any = self.datamodule  # pyright: ignore
+        if _can_be_planned(datamodule):
+            return self.plan_for(datamodule.num_samples, datamodule.schedule, datamodule.drop_last)
+        self.fit_loop.setup_data()
+        return self.plan_of(self.train_dataloader)
+
+    def plan_for(self, num_samples: int, schedule: BatchSchedule, drop_last: bool = False) -> Plan:
+        """The plan of a training with these data and this Trainer's flags."""
+        return Plan.make(
+            num_samples,
+            schedule,
+            devices=self.world_size,
+            accumulate_grad_batches=self.accumulate,
+            drop_last=drop_last,
+            limit_train_batches=self.limit_train_batches,
+            budgets=self._budgets(),
+        )
+
+    def plan_of(self, loader: Any) -> Plan | None:
+        """The plan of a training with this loader, if it says how many samples it has and how many it takes."""
+        sampler = getattr(loader, "batch_sampler", None)
+        if isinstance(sampler, BatchSampler):
+            return self.plan_for(sampler.num_samples, sampler.schedule, sampler.drop_last)
+        if not isinstance(loader, DataLoader) or loader.batch_size is None or not hasattr(loader.dataset, "__len__"):
+            return None
+        num_samples, batch_size = len(loader.dataset), loader.batch_size * self.world_size  # pyright: ignore
+        # A sampler of the user's own may yield more or fewer samples than the data set has. On several devices
+        # Lightning deals a loader's samples out when the training starts; before that it still reads them all.
+        dealt_out = batch_size if isinstance(loader.sampler, DistributedSampler) else loader.batch_size
+        if len(loader) != (num_samples // dealt_out if loader.drop_last else -(-num_samples // dealt_out)):
+            return None
+        return self.plan_for(num_samples, BatchSchedule(min(batch_size, num_samples)), loader.drop_last)
+
+    @property
+    def estimated_stepping_batches(self) -> int | float:
+        """Steps in the whole training: the plan's exact total, or infinity where the budget gives none."""
+        plan = self.plan
+        if plan is None:
+            return super().estimated_stepping_batches
+        return float("inf") if plan.total_steps is None else plan.total_steps
+
+    @property
+    def budget_needs_data(self) -> bool:
+        """Whether the budget becomes a number of steps only once the data are known."""
+        return self.budget is not None and _limits(self.budget).get("max_steps") == -1
+
+    def steps_in_budget(self) -> int:
+        plan = self.plan
+        if plan is None or plan.total_steps is None:
+            raise InputError(f"budget={self.budget} needs training data of a known length; give it in steps")
+        return plan.total_steps
+
+    def _budgets(self) -> list[Duration]:
+        if self.budget is not None and not self.fast_dev_run:  # pyright: ignore
+            return [self.budget]
+        limits = [(self.max_epochs, "epochs"), (self.max_steps, "steps")]
+        return [Duration.parse(f"{n} {unit}") for n, unit in limits if n is not None and n != -1]
+
+    # ---- one batch -------------------------------------------------------------------------------------
+
+    @property
+    def batch_sampler(self) -> BatchSampler | None:
+        """Our sampler, if the training loader has one."""
+        loader = self.train_dataloader
+        sampler = getattr(loader, "batch_sampler", None)
+        return sampler if isinstance(sampler, BatchSampler) else None
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step in this epoch: it grows along with a growing batch, so that they stay as small."""
+        sampler = self.batch_sampler
+        if sampler is None:
+            return self.accumulate
+        first, size = sampler.schedule.batch_size, sampler.schedule.at(sampler.epoch)
+        return accumulation_at(self.accumulate, first, size, self.world_size)
+
+    @property
+    def step_results(self) -> Results:
+        """What the modules log in training."""
+        results = self.fit_loop.epoch_loop._results
+        assert isinstance(results, Results)
+        return results
+
+    def batch_sizes(self, share: Any) -> BatchSizes:
+        """Samples in this device's share and in the whole batch, given the share. All devices must call it together.
+
+        Our sampler knows; the samples of any other loader's batch are counted, and summed over the devices.
+        """
+        sampler = self.batch_sampler
+        if sampler is not None:
+            step = self.fit_loop.epoch_loop.batch_idx
+            return BatchSizes(sampler.share_size(step), sampler.batch_size(step))
+        count = self._count(share)
+        if self.world_size == 1:
+            return BatchSizes(count, count)
+        total = self.strategy.reduce(torch.tensor(count, device=self.strategy.root_device), reduce_op="sum")
+        return BatchSizes(count, int(total))  # pyright: ignore
+
+    def cut_batch(self, share: Any, sizes: Sequence[int]) -> list[Any]:
+        """The micro-batches of a share."""
+        return self._hook("cut_batch", cut_batch)(share, sizes)
+
+    def _count(self, share: Any) -> int:
+        try:
+            return self._hook("count_samples", count_samples)(share)
+        except InputError:
+            if self.world_size > 1 or self.accumulate > 1:
+                raise
+            # Uncut and alone, the batch weighs 1 whatever is in it; only the counter needs a number.
+            return getattr(self.train_dataloader, "batch_size", None) or 1
+
+    def _hook(self, name: str, default: Any) -> Any:
+        """The data module's (or module's) own way to count or cut batches of another structure, if it has one."""
+        owners = (self.datamodule, self.lightning_module)  # pyright: ignore
+        return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), default)
+
+    def check_module(self) -> None:
+        """Refuse what the attached module brings along and this Trainer cannot do. Raises InputError."""
+        model = self.lightning_module
+        _check_callbacks(self.callbacks)  # pyright: ignore
+        if not model.automatic_optimization and self.accumulate > 1:
+            raise InputError(
+                f"{type(model).__name__} optimizes manually, so its batches cannot be cut up for it; "
+                f"use trainer.accumulate_grad_batches=1, not {self.accumulate}"
+            )
+
+
+def _can_be_planned(datamodule: Any) -> bool:
+    return all(hasattr(datamodule, name) for name in ("num_samples", "schedule", "drop_last"))
+
+
+def _limits(budget: Duration | None) -> dict[str, Any]:
+    """Lightning's flags that express a budget. One in samples, or in part of an epoch, waits for the data."""
+    if budget is None:
+        return {}
+    if budget.unit == "percent":
+        raise InputError(f"budget={budget} is a part of nothing; write for example budget='20 epochs'")
+    if budget.unit == "seconds":
+        return {"max_time": timedelta(seconds=float(budget.value)), "max_epochs": -1}
+    if budget.unit == "epochs" and budget.value == int(budget.value):
+        return {"max_epochs": int(budget.value)}
+    steps = int(budget.value) if budget.unit == "steps" else -1
+    return {"max_steps": steps, "max_epochs": -1}
+
+
+def _check_flags(accumulate: object, budget: object, flags: dict[str, Any]) -> None:
+    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+        raise InputError(
+            f"trainer.accumulate_grad_batches={accumulate!r} is not a whole number of micro-batches from 1 up"
+        )
+    if flags.pop("use_distributed_sampler", False):
+        raise InputError(
+            "use_distributed_sampler=True would deal the samples out by device, so that batches change with the number "
+            "of devices; leave it out: the batch sampler gives each device its share"
+        )
+    given = [f"{n}={flags[n]}" for n in ("max_epochs", "max_steps", "max_time") if flags.get(n) not in (None, -1)]
+    if budget is not None and given:
+        raise InputError(f"two budgets: budget={budget} and trainer.{given[0]}; give one of them")
+    if budget is not None:
+        for name in ("max_epochs", "max_steps", "max_time"):
+            flags.pop(name, None)
+    callbacks = flags.get("callbacks")
+    _check_callbacks([callbacks] if isinstance(callbacks, Callback) else callbacks or [])
+
+
+def _check_callbacks(callbacks: Iterable[Callback]) -> None:
+    if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
+        raise InputError(
+            "GradientAccumulationScheduler changes the batch by joining micro-batches, which never happens here; to grow "
+            "the batch use data.batch_growth, to cut it up trainer.accumulate_grad_batches"
+        )
