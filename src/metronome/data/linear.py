@@ -1,0 +1,44 @@
+"""A linear problem made from a seed: small, exact, and with a known answer."""
+
+from typing import Any
+
+import torch
+
+from metronome.data.module import DataModule, Splits
+from metronome.units import InputError
+
+
+class Linear(DataModule):
+    """y = x w + noise, with x and w normal.
+
+    A batch is `(x, y)`: float32 of shapes (samples, num_features) and (samples, 1).
+
+    Args:
+        num_samples: training samples; validation and test have a fifth as many each, at least one.
+        num_features: features in x.
+        noise: standard deviation of the noise: the root mean square error that no model beats.
+        data_seed: the data's own seed, so that the data stay the same over the seeds of a run.
+        options: those of `DataModule`.
+    """
+
+    def __init__(
+        self,
+        num_samples: int = 1_000,
+        num_features: int = 10,
+        noise: float = 0.1,
+        data_seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        for name, value in (("num_samples", num_samples), ("num_features", num_features)):
+            if value < 1:
+                raise InputError(f"data.{name}={value} is not a number from 1 up")
+        self.sizes = (num_samples, max(1, num_samples // 5), max(1, num_samples // 5))
+        self.num_features, self.noise, self.data_seed = num_features, noise, data_seed
+
+    def load(self) -> Splits:
+        generator = torch.Generator().manual_seed(self.data_seed)
+        weights = torch.randn(self.num_features, 1, generator=generator)
+        x = torch.randn(sum(self.sizes), self.num_features, generator=generator)
+        y = x @ weights + self.noise * torch.randn(len(x), 1, generator=generator)
+        return Splits(*zip(x.split(self.sizes), y.split(self.sizes), strict=True))

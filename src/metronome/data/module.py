@@ -1,0 +1,157 @@
+"""The base of the data modules: it owns batching and shuffling, so that a data set is all there is to write."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import lightning as L
+from torch.utils.data import DataLoader, default_collate
+
+from metronome.data.rows import BatchReader, as_dataset, whole_batch
+from metronome.training import BatchSampler, EvaluationSampler, Trainer
+from metronome.units import BatchSchedule, InputError
+
+
+class Splits(NamedTuple):
+    """The three data sets of a run. Each is a map-style Dataset, or tensors or arrays in any nesting
+    (`(x, y)`, `{"image": x, "label": y}`), one row a sample. A split that is None is skipped."""
+
+    train: Any
+    val: Any = None
+    test: Any = None
+
+
+class DataModule(L.LightningDataModule):
+    """Batches and shuffles; a subclass writes `load` and returns its `Splits`.
+
+        class Mine(DataModule):
+            def load(self) -> Splits:
+                x, y = ...
+                return Splits(train=(x[:800], y[:800]), val=(x[800:], y[800:]))
+
+    Args:
+        batch_size: samples that one optimizer step sees, over all devices; `full` for the whole training set.
+        drop_last: whether to leave out a last batch that is smaller than the others.
+        batch_growth: `{factor, every, max}`: the batch grows by `factor` each `every` epochs, up to `max`.
+        num_workers: processes that read ahead; 0 reads in the training process. The result is the same.
+        shuffle: whether to reorder the training samples each epoch.
+        eval_batch_size: samples in a batch of validation and test, over all devices. None: as many as a
+            micro-batch of training, since what fits there fits here.
+        pin_memory: whether to copy batches to page-locked memory; None: where a GPU trains.
+
+    Raises:
+        InputError: for a value that is not allowed, on construction or once the data are loaded.
+    """
+
+    # An evaluation of fewer samples than devices leaves some devices without one.
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(
+        self,
+        batch_size: int | str = 64,
+        *,
+        drop_last: bool = False,
+        batch_growth: Mapping[str, Any] | None = None,
+        num_workers: int = 0,
+        shuffle: bool = True,
+        eval_batch_size: int | None = None,
+        pin_memory: bool | None = None,
+    ) -> None:
+        super().__init__()
+        if num_workers < 0:
+            raise InputError(f"data.num_workers={num_workers} is not a number of processes from 0 up")
+        if eval_batch_size is not None and eval_batch_size < 1:
+            raise InputError(f"data.eval_batch_size={eval_batch_size} is not a number of samples from 1 up")
+        self.batch_size, self.batch_growth = batch_size, batch_growth
+        self.drop_last, self.shuffle = drop_last, shuffle
+        self.num_workers, self.eval_batch_size, self.pin_memory = num_workers, eval_batch_size, pin_memory
+        self._splits: Splits | None = None
+        # What a batch is made of, from a list of samples; Rows need none.
+        self.collate = default_collate
+
+    def load(self) -> Splits:
+        """Your data. Called once in each process; download in `prepare_data`, which one process runs."""
+        raise NotImplementedError(f"{type(self).__name__} must define load(self) -> Splits")
+
+    # ---- what the data are ------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._splits is not None:
+            return
+        train, val, test = (None if split is None else as_dataset(split) for split in self.load())
+        for name, split in (("training", train), ("validation", val), ("test", test)):
+            if split is not None and len(split) == 0:
+                raise InputError(f"the {name} data set of {type(self).__name__} is empty")
+        self._splits = Splits(train, val, test)
+
+    @property
+    def splits(self) -> Splits:
+        """The data sets, loaded on first use."""
+        self.setup()
+        assert self._splits is not None
+        return self._splits
+
+    @property
+    def num_samples(self) -> int:
+        """Training samples, N."""
+        if self.splits.train is None:
+            raise InputError(f"{type(self).__name__} has no training data set")
+        return len(self.splits.train)
+
+    @property
+    def schedule(self) -> BatchSchedule:
+        """The batch size of each epoch."""
+        return BatchSchedule.of(self.batch_size, self.num_samples, self.batch_growth)
+
+    # ---- loaders ----------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> DataLoader:
+        trainer = self.trainer
+        assert isinstance(trainer, L.Trainer)
+        if not isinstance(trainer, Trainer):
+            raise InputError(
+                f"{type(self).__name__} gives whole batches, which Lightning's own Trainer takes for micro-batches; "
+                "use metronome.training.Trainer"
+            )
+        sampler = BatchSampler(
+            self.num_samples,
+            self.schedule,
+            seed=trainer.seed,
+            shuffle=self.shuffle and not trainer.overfit_batches,
+            drop_last=self.drop_last,
+            devices=trainer.world_size,
+            rank=trainer.global_rank,
+        )
+        sampler.position = trainer.fit_loop.epoch_progress.current.processed, 0
+        return self._loader(self.splits.train, sampler, trainer, persistent=True)
+
+    def val_dataloader(self) -> DataLoader | list:
+        return self._evaluation_loader(self.splits.val)
+
+    def test_dataloader(self) -> DataLoader | list:
+        return self._evaluation_loader(self.splits.test)
+
+    def _evaluation_loader(self, dataset: Any) -> DataLoader | list:
+        if dataset is None:
+            return []
+        trainer = self.trainer
+        assert isinstance(trainer, L.Trainer)
+        size = self.eval_batch_size or self._micro_batch_size(trainer) * trainer.world_size
+        sampler = EvaluationSampler(len(dataset), size, devices=trainer.world_size, rank=trainer.global_rank)
+        return self._loader(dataset, sampler, trainer, persistent=False)
+
+    def _micro_batch_size(self, trainer: L.Trainer) -> int:
+        if isinstance(trainer, Trainer) and self.splits.train is not None:
+            return trainer.plan_for(self.num_samples, self.schedule, self.drop_last).micro_batch_size
+        return int(self.batch_size) if str(self.batch_size).isdigit() else 256
+
+    def _loader(self, dataset: Any, sampler: Any, trainer: L.Trainer, persistent: bool) -> DataLoader:
+        seed = trainer.seed if isinstance(trainer, Trainer) else 0
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            BatchReader(dataset, seed, self.collate),
+            batch_sampler=sampler,
+            collate_fn=whole_batch,
+            num_workers=self.num_workers,
+            pin_memory=on_gpu if self.pin_memory is None else self.pin_memory,
+            persistent_workers=persistent and self.num_workers > 0,
+        )

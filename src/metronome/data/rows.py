@@ -1,0 +1,100 @@
+"""Data sets, read a whole batch at a time where that is possible."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset, default_collate, get_worker_info
+
+from metronome.training.order import Share
+from metronome.training.seeds import generators_kept, seed_sample
+from metronome.units import InputError
+
+
+class Rows(Dataset):
+    """Tensors or arrays in any nesting, one row a sample, indexed a whole batch at a time.
+
+    Args:
+        columns: a tensor or array, or a tuple or dict of them, all of the same length.
+
+    Raises:
+        InputError: if their lengths differ, or there is none.
+    """
+
+    def __init__(self, columns: Any) -> None:
+        self.columns = tree_map(_as_tensor, columns)
+        lengths = [len(column) for column in tree_leaves(self.columns)]
+        if len(set(lengths)) != 1:
+            raise InputError(f"the columns of a data set must be equally long, and these have lengths {lengths}")
+        self.length = lengths[0]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: Any) -> Any:
+        return tree_map(lambda column: column[index], self.columns)
+
+
+class BatchReader(Dataset):
+    """Reads one device's share of a batch from a data set, and collates it.
+
+    Rows are indexed at once. Any other data set is read sample by sample, each with the generators of torch, numpy
+    and Python seeded from (seed, epoch, sample index): its augmentation does not depend on the number of
+    workers, nor on what was read before.
+    """
+
+    def __init__(self, dataset: Any, seed: int, collate: Any = default_collate) -> None:
+        self.dataset, self.seed, self.collate = dataset, seed, collate
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, share: Share) -> Any:
+        if isinstance(self.dataset, Rows):
+            return self.dataset[torch.from_numpy(share.indices)]
+        if get_worker_info() is None:
+            with generators_kept():
+                return self._read(share)
+        return self._read(share)
+
+    def _read(self, share: Share) -> Any:
+        samples = []
+        for index in share.indices.tolist():
+            seed_sample(self.seed, share.epoch, index)
+            samples.append(self.dataset[index])
+        return self.collate(samples)
+
+
+def as_dataset(source: Any) -> Any:
+    """A map-style Dataset as it is; tensors or arrays, nested as you like, as Rows.
+
+    Raises:
+        InputError: for anything else.
+    """
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not _is_columns(source):
+        return source
+    if _is_columns(source):
+        return Rows(source)
+    raise InputError(
+        f"a data set must be a map-style Dataset (with __len__ and __getitem__), or tensors or arrays, "
+        f"and this is a {type(source).__name__}"
+    )
+
+
+def _is_columns(source: Any) -> bool:
+    if isinstance(source, Tensor | np.ndarray):
+        return True
+    # A list is a data set of samples already.
+    parts = source.values() if isinstance(source, dict) else source if isinstance(source, tuple) else ()
+    return bool(parts) and all(_is_columns(part) for part in parts)
+
+
+def _as_tensor(column: Any) -> Tensor:
+    return column if isinstance(column, Tensor) else torch.as_tensor(np.ascontiguousarray(column))
+
+
+def whole_batch(batch: Any) -> Any:
+    """The loader's collate function: the reader has collated already."""
+    return batch
