@@ -1,0 +1,56 @@
+"""Networks to start from. Each is a function of its sizes that returns a plain `nn.Module`."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def linear(num_inputs: int, num_outputs: int) -> nn.Module:
+    """One linear layer: inputs of shape (samples, ...) with `num_inputs` values each, outputs (samples, num_outputs)."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs, num_outputs))
+
+
+def mlp(num_inputs: int, num_outputs: int, hidden: Sequence[int] = (128,), dropout: float = 0.0) -> nn.Module:
+    """Linear layers with ReLU between them; dropout after each hidden one.
+
+    Inputs of shape (samples, ...) with `num_inputs` values each, outputs (samples, num_outputs).
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    sizes = [num_inputs, *hidden]
+    for size, next_size in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(size, next_size), nn.ReLU()]
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_outputs))
+
+
+def cnn(
+    num_channels: int,
+    num_outputs: int,
+    channels: Sequence[int] = (32, 64),
+    normalize: bool = True,
+    dropout: float = 0.0,
+) -> nn.Module:
+    """Two 3x3 convolutions for each entry of `channels`, halving the image after it; then the mean over the image.
+
+    Inputs of shape (samples, num_channels, height, width), outputs (samples, num_outputs).
+
+    Args:
+        num_channels: channels of the images.
+        num_outputs: values per sample.
+        channels: width of each stage.
+        normalize: BatchNorm after each convolution. It looks at one micro-batch at a time, so with it the
+            result depends on how a batch is cut up; without it, it does not.
+        dropout: before the last layer.
+    """
+    layers: list[nn.Module] = []
+    for width in channels:
+        for _ in range(2):
+            layers.append(nn.Conv2d(num_channels, width, 3, padding=1, bias=not normalize))
+            if normalize:
+                layers.append(nn.BatchNorm2d(width))
+            layers.append(nn.ReLU())
+            num_channels = width
+        layers.append(nn.MaxPool2d(2))
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(num_channels, num_outputs)]
+    return nn.Sequential(*layers, *head)

@@ -1,0 +1,48 @@
+"""Regression: one or more numbers a sample."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from metronome.models.supervised import Supervised
+from metronome.units import InputError
+
+
+class Regressor(Supervised):
+    """Mean squared error over batches `(inputs, targets)`, targets of the outputs' shape.
+
+    Logs `train/loss` each step, and `train/loss_epoch`, `val/loss`, `val/mae`, `test/loss`, `test/mae` over all
+    samples of an epoch (mae: mean absolute error, in the targets' unit; the loss is in its square).
+
+    Raises:
+        InputError: if outputs and targets differ in shape.
+    """
+
+    def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        inputs, targets = batch
+        outputs = self(inputs)
+        if outputs.shape != targets.shape:
+            # Broadcasting (n, 1) against (n,) would give a number, and a wrong one.
+            raise InputError(
+                f"the network's outputs have shape {tuple(outputs.shape)} and the targets {tuple(targets.shape)}; "
+                "they must be equal"
+            )
+        return mse_loss(outputs, targets), outputs
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss, _ = self.loss_and_outputs(batch)
+        self.log("train/loss", loss, on_step=True, on_epoch=False, prog_bar=True)
+        self.log("train/loss_epoch", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        loss, outputs = self.loss_and_outputs(batch)
+        self.log(f"{stage}/loss", loss, prog_bar=True)
+        self.log(f"{stage}/mae", (outputs - batch[1]).abs().mean(), prog_bar=True)

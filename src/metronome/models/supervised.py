@@ -1,0 +1,72 @@
+"""What every LightningModule of a network, an optimizer and a scheduler has in common."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from metronome.units import InputError
+
+
+class Supervised(L.LightningModule):
+    """A network with its optimizer and its learning-rate schedule, which goes by steps.
+
+    Args:
+        network: maps a batch of inputs to outputs.
+        optimizer: called with the parameters; a partial that lacks only them.
+        scheduler: called with the optimizer; of `plan` (the run's `units.Plan`) and `total_steps` it is given those
+            that it takes and that are not set. None keeps the rate constant.
+        compile: compile the network with `torch.compile`: true, or the name of a backend. It is done in place, so the
+            names in a checkpoint stay the same.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Callable[..., LRScheduler] | None = None,
+        compile: bool | str = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.compile_with = compile
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.network(inputs)
+
+    def configure_model(self) -> None:
+        # Called once for each fit, test and predict.
+        if self.compile_with and self.network._compiled_call_impl is None:
+            self.network.compile(backend=self.compile_with if isinstance(self.compile_with, str) else "inductor")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer, **self._schedule_arguments(self.make_scheduler))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _schedule_arguments(self, make_scheduler: Callable[..., LRScheduler]) -> dict[str, Any]:
+        wanted = inspect.signature(make_scheduler).parameters
+        bound = getattr(make_scheduler, "keywords", {})
+        arguments: dict[str, Any] = {}
+        if "plan" in wanted and "plan" not in bound:
+            arguments["plan"] = getattr(self.trainer, "plan", None)
+        if "total_steps" in wanted and "total_steps" not in bound:
+            arguments["total_steps"] = self.trainer.estimated_stepping_batches
+        if None in arguments.values() or float("inf") in arguments.values():
+            name = getattr(make_scheduler, "func", make_scheduler).__name__
+            raise InputError(
+                f"scheduler {name} must know how many steps the training takes; give the budget in epochs, steps "
+                "or samples, with a data set of known length, or use scheduler=constant"
+            )
+        return arguments
+
+    def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """The batch's mean loss (a scalar), and the network's outputs."""
+        raise NotImplementedError
