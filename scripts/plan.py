@@ -1,0 +1,20 @@
+"""Plan: python scripts/plan.py +experiment=digits [key=value ...] [format=json]; counts, and trains nothing."""
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from metronome.app.cli import command_line, past_hydra
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="plan")
+def main(config: DictConfig) -> None:
+    with past_hydra():
+        from metronome.app.plan import plan  # only now, so that --help and tab completion need not wait for torch
+
+        print(plan(config, list(HydraConfig.get().overrides.task)))
+
+
+if __name__ == "__main__":
+    with command_line():
+        main()

@@ -1,0 +1,70 @@
+"""Checkpoints as files: what is kept in them beside Lightning's own, and how they are read."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from metronome import __version__
+from metronome.app.run import Run
+from metronome.units import InputError
+
+KEY = "metronome"
+
+
+class KeepConfig(Callback):
+    """Keeps the run's configuration in each checkpoint, so that a checkpoint is all one needs."""
+
+    def __init__(self, run: Run) -> None:
+        self.about = {"version": __version__, "experiment": run.experiment, "config": run.config}
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = self.about
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's contents, tensors on the CPU. Never runs code from the file.
+
+    Raises:
+        InputError: if there is no such file, or it is no checkpoint of plain containers and tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "not there"
+        raise InputError(f"checkpoint {path} is {kind}; give the path of a file such as runs/.../checkpoints/best.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, BadZipFile, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"checkpoint {path} cannot be read as plain data: {reason[:160]}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"checkpoint {path} is a file of another kind: it has no state_dict")
+    return checkpoint
+
+
+def check_fits(checkpoint: dict[str, Any], model: L.LightningModule, path: str | Path) -> None:
+    """Raises InputError if the checkpoint's weights are not those of the model."""
+    theirs, ours = checkpoint["state_dict"], model.state_dict()
+    different = [name for name in ours if name not in theirs] + [name for name in theirs if name not in ours]
+    if different:
+        side = "lacks" if different[0] not in theirs else "has in excess"
+        raise InputError(
+            f"checkpoint {path} is of another model: it {side} {different[0]}"
+            + (f" and {len(different) - 1} more" if len(different) > 1 else "")
+        )
+    for name, tensor in ours.items():
+        if tensor.shape != theirs[name].shape:
+            raise InputError(
+                f"checkpoint {path} is of another model: {name} has shape {tuple(theirs[name].shape)} there and "
+                f"{tuple(tensor.shape)} here"
+            )
+
+
+def model_checkpoint(trainer: L.Trainer) -> ModelCheckpoint | None:
+    """The callback that keeps the best checkpoint: the first that monitors something, or else the first."""
+    found = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    return next((c for c in found if c.monitor), found[0] if found else None)

@@ -1,0 +1,32 @@
+"""The most memory that a run took."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def reset_peak_memory() -> None:
+    """Start measuring anew: a sweep runs many jobs in one process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        _CLEAR.write_text("5")  # resets VmHWM: see proc_pid_clear_refs(5)
+    except OSError:
+        pass  # not Linux, or not allowed: then the peak is that of the process
+
+
+def peak_memory_bytes(on_gpu: bool) -> int:
+    """Bytes: what PyTorch allocated on this process's GPU, or the process's resident memory on a CPU."""
+    if on_gpu:
+        return torch.cuda.max_memory_allocated()
+    try:
+        line = next(line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    except (OSError, StopIteration):
+        import resource  # not on Windows, where the first way fails too
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,35 @@
+"""Names of run folders. Imports nothing heavy: Hydra needs them before anything runs."""
+
+import hashlib
+import os
+import re
+import secrets
+from datetime import datetime
+
+from omegaconf import OmegaConf
+
+MAX_NAME = 120  # file systems allow 255 bytes; TensorBoard shows names of this length whole
+
+
+def run_name() -> str:
+    """`<date>_<time>_<short id>`; where another program starts the processes of a run, a name that they all find."""
+    if os.environ.get("SLURM_STEP_ID") and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+        return f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ['SLURM_STEP_ID']}"
+    if (elastic := os.environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":
+        return f"torchrun_{elastic}"
+    return f"{datetime.now():%Y-%m-%d_%H%M%S}_{secrets.token_hex(3)}"
+
+
+def job_name(overrides: str, number: int | str) -> str:
+    """A sweep's job by its overrides, as one folder name: `data.batch_size=16,seed=0`."""
+    name = re.sub(r"[^\w.,=+@%\-\[\]]+", "_", overrides).strip("_") or f"job_{number}"
+    if len(name) > MAX_NAME:
+        digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
+        name = f"{name[: MAX_NAME - 9]}_{digest}"
+    return name
+
+
+def register_resolvers() -> None:
+    """Make `${run_name:}` and `${job_name:overrides,number}` known to the configuration."""
+    OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("job_name", job_name, replace=True)

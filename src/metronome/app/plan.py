@@ -1,0 +1,25 @@
+"""The plan of a run, without the run."""
+
+import json
+
+from omegaconf import DictConfig, OmegaConf
+
+from metronome.app import say
+from metronome.app.build import build_data, build_trainer, choose_budget, plan_training
+from metronome.units import InputError
+
+
+def plan(config: DictConfig, overrides: list[str]) -> str:
+    """The plan of a configuration, as text or JSON. Reads the training data; makes no folder and no model."""
+    say.quiet()
+    settings = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(settings, dict)
+    if settings["format"] not in ("text", "json"):
+        raise InputError(f"format={settings['format']} is not known; use format=text or format=json")
+    choose_budget(settings, overrides)  # pyright: ignore
+    settings |= {"callbacks": {}, "logger": {}}
+    trainer = build_trainer(settings, callbacks=[])  # pyright: ignore
+    planned = plan_training(trainer, build_data(settings))  # pyright: ignore
+    if planned is None:
+        raise InputError("the training data have no length, so the training cannot be planned")
+    return json.dumps(planned.as_dict(), indent=2) if settings["format"] == "json" else planned.text()

@@ -1,0 +1,36 @@
+"""One process of a run on several devices: `python -m metronome.app.rank FOLDER`, started by `run_processes`."""
+
+import logging
+import sys
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from metronome.app.cli import EXIT_FAILED
+from metronome.app.processes import report_failure
+from metronome.app.run import Run
+from metronome.app.train import train_here
+
+
+def main(folder: Path) -> None:
+    _log_to(folder)
+    try:
+        train_here(Run.load(folder))
+    except Exception as error:
+        report_failure(error)
+        sys.exit(EXIT_FAILED)
+
+
+def _log_to(folder: Path) -> None:
+    """As conf/hydra/job_logging/run.yaml, in the first process; the others keep quiet."""
+    if rank_zero_only.rank != 0:
+        logging.getLogger().addHandler(logging.NullHandler())
+        return
+    console, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")
+    console.setFormatter(logging.Formatter("%(message)s"))
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[console, file])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,85 @@
+"""What a run says on the terminal: the plan before it, its result after it; in a sweep, one line a job."""
+
+import logging
+import re
+import sys
+import warnings
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+
+from metronome.app.cli import mistake, one_line
+from metronome.app.run import Run
+from metronome.units import Plan
+
+log = logging.getLogger("metronome")
+
+
+# Warnings of Lightning's that tell a user nothing to act on, each with the reason.
+_NOISE = (
+    "isinstance(treespec, LeafSpec)",  # Lightning's own use of a PyTorch function that is to go
+    "You have overridden `on_before_batch_transfer` in `LightningModule`",  # the Classifier does, to check labels
+    "does not have many workers",  # tensors in memory are read fastest without any
+    "is smaller than the logging interval",  # epoch values are logged all the same
+)
+
+
+def quiet() -> None:
+    """Keep Lightning's notes and hints off the terminal."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for start in _NOISE:
+        warnings.filterwarnings("ignore", message=f".*{re.escape(start)}")
+
+
+def begin(run: Run) -> None:
+    """In a sweep keep everything but warnings off the terminal."""
+    quiet()
+    if run.in_sweep:
+        for handler in logging.getLogger().handlers:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.setLevel(logging.WARNING)
+
+
+def the_plan(run: Run, plan: Plan | None) -> None:
+    text = "the data have no length, so only the budget is known" if plan is None else plan.text()
+    log.info("%s  ->  %s\n\n%s\n", run.experiment, run.relative_folder, text)
+
+
+def the_result(run: Run, content: dict[str, Any]) -> None:
+    """The end of a run that did what it should."""
+    facts = [*_scores(content), f"{content['seconds']['fit']:.1f} s"]
+    if run.in_sweep:
+        print(f"{_job(run)}  {'  '.join(facts)}  {run.relative_folder}", flush=True)
+        return
+    best = content["best"]
+    if best is not None:
+        log.info("\nbest       %s %.4g at step %s", best["monitor"], best["value"], f"{best['step']:,}")
+    tested = {k: v for k, v in content["metrics"].items() if k.startswith("test/")}
+    if tested:
+        log.info("test       %s", "  ".join(f"{name} {value:.4g}" for name, value in sorted(tested.items())))
+    rate = content["samples_per_second"]
+    speed = f", {rate:,.0f} samples/s" if rate else ""
+    log.info("fit        %.1f s%s", content["seconds"]["fit"], speed)
+    log.info("weights    sha256 %s", content["weights_sha256"])
+    log.info("result     %s/result.json", run.relative_folder)
+
+
+def a_failed_job(run: Run, error: BaseException) -> None:
+    """The end of a sweep's job that failed: one line here, the traceback in its log."""
+    line = mistake(error)
+    if line is None:
+        log.debug("the job failed", exc_info=error)
+        line = f"{type(error).__name__}: {one_line(error)}"
+    print(f"{_job(run)}  failed: {line}  {run.relative_folder}", flush=True)
+
+
+def _job(run: Run) -> str:
+    overrides = [o for o in run.overrides if not o.startswith("+experiment=")]
+    return f"#{HydraConfig.get().job.num} {' '.join(overrides)}"
+
+
+def _scores(content: dict[str, Any]) -> list[str]:
+    best = [] if content["best"] is None else [f"{content['best']['monitor']} {content['best']['value']:.4g}"]
+    tested = [f"{k} {v:.4g}" for k, v in sorted(content["metrics"].items()) if k.startswith("test/")]
+    return best + tested

@@ -1,0 +1,74 @@
+"""The story of a run: compose, plan, build, fit, test, write the result."""
+
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from omegaconf import DictConfig
+
+from metronome.app import say
+from metronome.app.build import Job, build_job
+from metronome.app.checkpoints import model_checkpoint
+from metronome.app.cli import EXIT_SIGINT, EXIT_SIGTERM, JobFailed
+from metronome.app.processes import processes_to_start, run_processes
+from metronome.app.result import Result
+from metronome.app.run import Run
+
+
+def train(config: DictConfig) -> float | None:
+    """Train as the configuration says, in this process or in one for each device.
+
+    Returns:
+        The best value of the monitored metric, for a search over runs; None if nothing was monitored.
+    """
+    run = Run.claim(config)
+    say.begin(run)
+    try:
+        with Result(run) as result:
+            job = build_job(run)
+            result.take_plan(job.plan)
+            say.the_plan(run, job.plan)
+            if count := processes_to_start(job.trainer):
+                with result.of_processes():
+                    run_processes(run, count)
+            else:
+                fit_and_test(run, job, result)
+    except Exception as error:
+        if not run.in_sweep:
+            raise
+        say.a_failed_job(run, error)
+        raise JobFailed(str(error)) from error
+    say.the_result(run, result.content)
+    return result.objective
+
+
+def train_here(run: Run) -> None:
+    """What each process of a run on several devices does."""
+    say.begin(run)
+    with Result(run) as result:
+        job = build_job(run)
+        result.take_plan(job.plan)
+        fit_and_test(run, job, result)
+
+
+def fit_and_test(run: Run, job: Job, result: Result) -> None:
+    """Train, then test the best checkpoint, or the last weights where none was kept."""
+    trainer, model, data = job.trainer, job.model, job.data
+    for logger in trainer.loggers:
+        logger.log_hyperparams(run.config)
+    result.lap("setup")
+
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=run.config["ckpt_path"], weights_only=True)
+    except SystemExit as stop:
+        # Lightning ends a run that is told to stop with code 0 or 1; a shell and a cluster expect these.
+        raise SystemExit(EXIT_SIGTERM if isinstance(stop, SIGTERMException) else EXIT_SIGINT) from stop
+    finally:
+        result.lap("fit")
+        result.take_progress(trainer)
+    result.take_weights(model)
+
+    if run.config["test"] and is_overridden("test_step", model) and is_overridden("test_dataloader", data):
+        best = model_checkpoint(trainer)
+        path = best.best_model_path if best is not None else ""
+        trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False, weights_only=True)
+        result.take_metrics(trainer.callback_metrics)
+        result.lap("test")
