@@ -10,7 +10,9 @@ from metronome.app.cli import command_line, past_hydra
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan")
 def main(config: DictConfig) -> None:
     with past_hydra():
-        from metronome.app.plan import plan  # only now, so that --help and tab completion need not wait for torch
+        from metronome.app.plan import (
+            plan,
+        )  # only now, so that --help and tab completion need not wait for torch
 
         print(plan(config, list(HydraConfig.get().overrides.task)))
 

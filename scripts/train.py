@@ -9,7 +9,9 @@ from metronome.app.cli import command_line, past_hydra
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def main(config: DictConfig) -> float | None:
     with past_hydra():
-        from metronome.app.train import train  # only now, so that --help and tab completion need not wait for torch
+        from metronome.app.train import (
+            train,
+        )  # only now, so that --help and tab completion need not wait for torch
 
         return train(config)
 

@@ -36,9 +36,7 @@ class Data(DataModule):
 
 def network(dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(1)
-    return nn.Sequential(
-        nn.Linear(FEATURES, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1)
-    ).double()
+    return nn.Sequential(nn.Linear(FEATURES, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 1)).double()
 
 
 class Net(L.LightningModule):
@@ -77,6 +75,8 @@ class Net(L.LightningModule):
     def on_train_end(self) -> None:
         if self.record and self.trainer.is_global_zero:
             run = self.trainer
+            assert isinstance(run, Trainer)
+            assert run.plan is not None
             seen = {
                 "step_losses": self.step_losses, "logged": self.logged, "epoch_means": self.epoch_means,
                 "val_losses": self.val_losses, "weights": weights(self), "steps": run.global_step,

@@ -255,8 +255,7 @@ def simulate(num_samples, first, factor, every, maximum, devices, accumulate, dr
                 return epochs
             if position < len(batches):
                 per_device = [
-                    sum(1 for size in deal(share, pieces) if size)
-                    for share in deal(batches[position], devices)
+                    sum(1 for size in deal(share, pieces) if size) for share in deal(batches[position], devices)
                 ]
                 done = [done[0] + 1, done[1] + max(per_device), done[2] + batches[position]]
                 all_steps, all_samples = all_steps + 1, all_samples + batches[position]

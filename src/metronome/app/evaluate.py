@@ -63,6 +63,9 @@ def _changed(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
 
 
 def _check_tests(model: L.LightningModule, data: L.LightningDataModule) -> None:
-    for owner, hook, base in ((model, "test_step", L.LightningModule), (data, "test_dataloader", L.LightningDataModule)):
+    for owner, hook, base in (
+        (model, "test_step", L.LightningModule),
+        (data, "test_dataloader", L.LightningDataModule),
+    ):
         if getattr(type(owner), hook) is getattr(base, hook):
             raise InputError(f"{type(owner).__name__} has no {hook}, so there is nothing to test")

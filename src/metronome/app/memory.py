@@ -1,6 +1,7 @@
 """The most memory that a run took."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,10 +13,8 @@ def reset_peak_memory() -> None:
     """Start measuring anew: a sweep runs many jobs in one process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    try:
+    with suppress(OSError):  # not Linux, or not allowed: then the peak is that of the process
         _CLEAR.write_text("5")  # resets VmHWM: see proc_pid_clear_refs(5)
-    except OSError:
-        pass  # not Linux, or not allowed: then the peak is that of the process
 
 
 def peak_memory_bytes(on_gpu: bool) -> int:

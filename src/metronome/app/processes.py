@@ -56,9 +56,7 @@ def run_processes(run: Run, count: int) -> None:
     command = [sys.executable, "-m", "metronome.app.rank", str(run.folder)]
     with tempfile.TemporaryDirectory() as reports:
         environment[_REPORTS] = reports
-        processes = [
-            subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}) for rank in range(count)
-        ]
+        processes = [subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}) for rank in range(count)]
         handler = signal.signal(signal.SIGTERM, lambda *_: _signal_all(processes, signal.SIGTERM))
         try:
             _wait(processes)

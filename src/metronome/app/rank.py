@@ -4,7 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from metronome.app.cli import EXIT_FAILED
 from metronome.app.processes import report_failure

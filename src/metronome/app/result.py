@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from metronome import __version__
@@ -37,7 +37,7 @@ class Result:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.seconds = dict.fromkeys(("total", "setup", "fit", "test"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(("total", "setup", "fit", "test"), 0.0)
         self.content: dict[str, Any] = {
             "status": "failed",
             "experiment": run.experiment,

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from metronome.units import InputError
@@ -64,4 +64,3 @@ class Run:
     def relative_folder(self) -> str:
         relative = os.path.relpath(self.folder)
         return str(self.folder) if relative.startswith("..") else relative
-

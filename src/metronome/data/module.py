@@ -116,12 +116,12 @@ class DataModule(L.LightningDataModule):
             self.num_samples,
             self.schedule,
             seed=trainer.seed,
-            shuffle=self.shuffle and not trainer.overfit_batches,
+            shuffle=self.shuffle and not trainer.overfit_batches,  # pyright: ignore
             drop_last=self.drop_last,
             devices=trainer.world_size,
             rank=trainer.global_rank,
         )
-        sampler.position = trainer.fit_loop.epoch_progress.current.processed, 0
+        sampler.position = trainer.epoch, 0
         return self._loader(self.splits.train, sampler, trainer, persistent=True)
 
     def val_dataloader(self) -> DataLoader | list:

@@ -1,12 +1,13 @@
 """Networks to start from. Each is a function of its sizes that returns a plain `nn.Module`."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
 
 def linear(num_inputs: int, num_outputs: int) -> nn.Module:
-    """One linear layer: inputs of shape (samples, ...) with `num_inputs` values each, outputs (samples, num_outputs)."""
+    """One linear layer: inputs (samples, ...) of `num_inputs` values each, outputs (samples, num_outputs)."""
     return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs, num_outputs))
 
 
@@ -17,7 +18,7 @@ def mlp(num_inputs: int, num_outputs: int, hidden: Sequence[int] = (128,), dropo
     """
     layers: list[nn.Module] = [nn.Flatten()]
     sizes = [num_inputs, *hidden]
-    for size, next_size in zip(sizes, sizes[1:], strict=False):
+    for size, next_size in pairwise(sizes):
         layers += [nn.Linear(size, next_size), nn.ReLU()]
         if dropout:
             layers.append(nn.Dropout(dropout))

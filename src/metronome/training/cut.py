@@ -71,7 +71,7 @@ def join_outputs(outputs: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dic
         return outputs[0]
     joined = dict(outputs[-1])
     for name in joined:
-        values = [output.get(name) for output in outputs]
+        values: list[Any] = [output.get(name) for output in outputs]
         if not all(isinstance(value, Tensor) for value in values):
             continue
         if all(value.ndim and len(value) == size for value, size in zip(values, sizes, strict=True)):

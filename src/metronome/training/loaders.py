@@ -25,11 +25,11 @@ class DataConnector(_DataConnector):
         return not ours and super()._requires_distributed_sampler(dataloader)
 
     def _resolve_sampler(self, dataloader: DataLoader, shuffle: bool, mode: RunningStage | None = None) -> Any:
-        kwargs = self.trainer.distributed_sampler_kwargs
+        place = self.trainer.distributed_sampler_kwargs  # num_replicas and rank
         evaluating = mode not in (RunningStage.TRAINING, RunningStage.PREDICTING)
-        if evaluating and kwargs is not None and self._requires_distributed_sampler(dataloader):
-            largest, smallest = (share_size(len(dataloader.sampler), kwargs["num_replicas"], i) for i in (0, -1))  # pyright: ignore
-            size = dataloader.batch_size or 1
-            if smallest and -(-largest // size) == -(-smallest // size):
-                return UnrepeatedDistributedSamplerWrapper(dataloader.sampler, shuffle=False, **kwargs)
+        if evaluating and place is not None and self._requires_distributed_sampler(dataloader):
+            devices, samples = place["num_replicas"], len(dataloader.sampler)  # pyright: ignore
+            batches = {-(-share_size(samples, devices, i) // (dataloader.batch_size or 1)) for i in (0, devices - 1)}
+            if samples >= devices and len(batches) == 1:
+                return UnrepeatedDistributedSamplerWrapper(dataloader.sampler, shuffle=False, **place)
         return super()._resolve_sampler(dataloader, shuffle, mode)

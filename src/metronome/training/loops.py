@@ -62,7 +62,7 @@ class EpochLoop(_TrainingEpochLoop):
         if sampler is None:
             super().on_run_start(data_fetcher)
             return
-        position = self.trainer.fit_loop.epoch_progress.current.processed, steps_taken
+        position = self.trainer.epoch, steps_taken
         if sampler.position != position:
             # An iterator was made when the loader was, or for the epoch before: make it anew from this position.
             sampler.position = position
@@ -74,8 +74,7 @@ class EpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer
         # Before the batch is fetched, so that what is drawn while it is moved to the device is covered too.
-        epoch = trainer.fit_loop.epoch_progress.current.processed
-        seed_step(trainer.seed, epoch, self.batch_progress.current.ready, trainer.global_rank)
+        seed_step(trainer.seed, trainer.epoch, self.batch_progress.current.ready, trainer.global_rank)
         super().advance(data_fetcher)
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
@@ -117,8 +116,7 @@ class FitLoop(_FitLoop):
         sampler = self.trainer.batch_sampler
         if sampler is None:
             return super()._should_reload_train_dl
-        epoch = self.epoch_progress.current.processed
-        return sampler.schedule.at(sampler.epoch) != sampler.schedule.at(epoch)
+        return sampler.schedule.at(sampler.epoch) != sampler.schedule.at(self.trainer.epoch)
 
     def _iteration_based_training(self) -> bool:
         # Lightning resumes a run with `max_steps` as if it had no epochs, and then sees the wrong samples.

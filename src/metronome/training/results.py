@@ -49,9 +49,9 @@ class Results(_ResultCollection):
 
     def log(self, fx: str, name: str, value: Any, *args: Any, sync_dist: bool = False, **kwargs: Any) -> None:
         # Lightning would reduce over devices by a mean of means; all reductions are made here instead.
-        super().log(fx, name, value, *args, sync_dist=False, **kwargs)
+        super().log(fx, name, value, *args, sync_dist=False, **kwargs)  # pyright: ignore
         if sync_dist and not self._in_step and self.trainer.world_size > 1:
-            metric = self[f"{fx}.{name}"] if f"{fx}.{name}" in self else None
+            metric = self.get(f"{fx}.{name}")
             if metric is not None and metric.is_tensor and metric.meta.on_step and self.training:
                 cache = metric._forward_cache
                 assert cache is not None
@@ -61,8 +61,10 @@ class Results(_ResultCollection):
         metric = self[key]
         if not self._counted:
             metric.has_reset = False
+            if not metric.is_tensor:
+                metric.value = value  # a torchmetrics.Metric is reduced over devices at the end of the epoch
             return
-        super().update_metrics(key, value, batch_size)
+        super().update_metrics(key, value, batch_size)  # pyright: ignore
         step_value = metric._forward_cache
         if not (self._in_step and metric.meta.on_step and isinstance(step_value, Tensor)):
             return
@@ -79,12 +81,15 @@ class Results(_ResultCollection):
         epoch_value_due = not on_step and result_metric.meta.on_epoch and result_metric._computed is None
         shared = self.trainer.world_size > 1 and not result_metric.meta.sync.rank_zero_only
         if epoch_value_due and shared and result_metric.is_tensor:
-            meta, value = result_metric.meta, torch.as_tensor(result_metric.value)
+            # A device that has seen no sample yet does not know the type of the others' values.
+            meta, value = result_metric.meta, torch.as_tensor(result_metric.value).to(self._wide)
+            computed: Any
             if meta.is_mean_reduction:
                 samples = self._reduce(torch.as_tensor(result_metric.cumulated_batch_size).clone(), "sum")
-                result_metric._computed = self._reduce(value.clone(), "sum") / samples
+                computed = self._reduce(value.clone(), "sum") / samples
             else:
-                result_metric._computed = self._reduce(value.clone(), meta.reduce_fx.__name__)
+                computed = self._reduce(value.clone(), meta.reduce_fx.__name__)
+            result_metric._computed = computed
         return _ResultCollection._get_cache(result_metric, on_step)
 
     # ---- over devices -----------------------------------------------------------------------------------
@@ -93,8 +98,7 @@ class Results(_ResultCollection):
         """One collective for all sums and means, and one for each largest or smallest value."""
         shared = {key: value for key, value in self.items() if self._is_shared(value)}
         sums = {k: m for k, m in shared.items() if m.meta.is_mean_reduction or m.meta.is_sum_reduction}
-        device = self.trainer.strategy.root_device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        device, dtype = self.trainer.strategy.root_device, self._wide
         if sums:
             nothing = torch.zeros((), device=device), 0
             mine = [self._step_values.get(key, nothing) for key in sums]
@@ -106,13 +110,17 @@ class Results(_ResultCollection):
         for key, metric in shared.items():
             if key not in sums:
                 worst = float("-inf") if metric.meta.is_max_reduction else float("inf")
-                value, weight = self._step_values.get(key, (torch.tensor(worst, device=device), 0))
-                self._step_values[key] = self._reduce(value.clone(), metric.meta.reduce_fx.__name__), weight
+                value, weight = self._step_values.get(key, (torch.tensor(worst), 0))
+                self._step_values[key] = self._reduce(value.to(device, dtype), metric.meta.reduce_fx.__name__), weight
 
     def _is_shared(self, metric: _ResultMetric) -> bool:
         # Every device knows the same keys, also one whose only micro-batch did not count.
         in_step = metric.meta.fx == "training_step" and not metric.has_reset
         return in_step and metric.meta.on_step and not metric.meta.sync.rank_zero_only
+
+    @property
+    def _wide(self) -> torch.dtype:
+        return torch.float32 if self.trainer.strategy.root_device.type == "mps" else torch.float64  # MPS has no more
 
     def _reduce(self, value: Tensor, operation: str) -> Tensor:
         """Over devices, in place; `operation` is sum, mean, max or min. All devices must call it together."""

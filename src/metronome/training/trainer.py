@@ -81,6 +81,11 @@ class Trainer(L.Trainer):
         return self.fit_loop.epoch_loop.counters
 
     @property
+    def epoch(self) -> int:
+        """The epoch being run, from 0; unlike `current_epoch`, right while a resumed run is being set up too."""
+        return self.fit_loop.epoch_progress.current.processed  # pyright: ignore
+
+    @property
     def plan(self) -> Plan | None:
         """What the training will do, exactly; None where the training data have no length.
 
@@ -90,7 +95,8 @@ class Trainer(L.Trainer):
         datamodule: Any = self.datamodule  # pyright: ignore
         if _can_be_planned(datamodule):
             return self.plan_for(datamodule.num_samples, datamodule.schedule, datamodule.drop_last)
-        self.fit_loop.setup_data()
+        if self.train_dataloader is None:
+            self.fit_loop.setup_data()
         return self.plan_of(self.train_dataloader)
 
     def plan_for(self, num_samples: int, schedule: BatchSchedule, drop_last: bool = False) -> Plan:
@@ -255,6 +261,6 @@ def _check_flags(accumulate: object, budget: object, flags: dict[str, Any]) -> N
 def _check_callbacks(callbacks: Iterable[Callback]) -> None:
     if any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks):
         raise InputError(
-            "GradientAccumulationScheduler changes the batch by joining micro-batches, which never happens here; to grow "
-            "the batch use data.batch_growth, to cut it up trainer.accumulate_grad_batches"
+            "GradientAccumulationScheduler changes the batch by joining micro-batches, which never happens here; to "
+            "grow the batch use data.batch_growth, to cut it up trainer.accumulate_grad_batches"
         )
