@@ -1,0 +1,35 @@
+"""The learning rate, at the very steps whose metrics are logged."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+
+
+class LearningRate(Callback):
+    """Logs `lr`, the rate of the update, every `log_every_n_steps` steps, beside that step's metrics.
+
+    Parameter groups of different rates are logged as `lr/0`, `lr/1`, ..., counted over all optimizers.
+    """
+
+    def __init__(self) -> None:
+        self._numbered = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._numbered = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        # Read before the update: after it the scheduler has already set the next step's rate.
+        if not trainer.loggers or not trainer._logger_connector.should_update_logs:
+            return
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        rates = [float(group["lr"]) for group in groups if "lr" in group]
+        if not rates:
+            return
+        # Curves that part stay apart, also where they cross again.
+        self._numbered = self._numbered or len(set(rates)) > 1
+        scalars = {f"lr/{i}": rate for i, rate in enumerate(rates)} if self._numbered else {"lr": rates[0]}
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
