@@ -110,8 +110,8 @@ def fit(
     data: L.LightningDataModule | None = None,
     checkpoint: str | None = None,
     **flags: Any,
-) -> tuple[L.LightningModule, Trainer]:
-    """Train for 4 epochs, unless told otherwise; returns the trained module and its Trainer."""
+) -> tuple[Any, Any]:
+    """Train for 4 epochs, unless told otherwise; returns the trained module and its Trainer (typed loosely)."""
     model, data = model or Net(), data or Data(batch_size=32)
     flags = {"max_epochs": 4, **flags}
     run = trainer(**flags)

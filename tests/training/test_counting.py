@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from jobs import Data, Net, fit, trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from metronome.training import Trainer
@@ -142,7 +141,7 @@ def test_time_is_a_budget() -> None:
         ({"seed": -1}, "seed=-1"),
         ({"seed": 2**32}, "seed=4294967296"),
         ({"seed": "0"}, "seed='0'"),
-        ({"callbacks": [L.pytorch.callbacks.GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler"),
+        ({"callbacks": [GradientAccumulationScheduler({0: 2})]}, "GradientAccumulationScheduler"),
     ],
 )
 def test_flags_that_cannot_mean_the_right_thing_are_refused(flags: dict[str, Any], words: str) -> None:
@@ -154,7 +153,7 @@ def test_flags_that_cannot_mean_the_right_thing_are_refused(flags: dict[str, Any
 def test_a_module_may_not_bring_an_accumulation_scheduler() -> None:
     class Brings(Net):
         def configure_callbacks(self) -> Any:
-            return L.pytorch.callbacks.GradientAccumulationScheduler({0: 2})
+            return GradientAccumulationScheduler({0: 2})
 
     with pytest.raises(InputError, match="GradientAccumulationScheduler"):
         fit(model=Brings())

@@ -71,7 +71,7 @@ def test_manual_optimization(layout: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_manual_optimization_cannot_be_cut() -> None:
-    with pytest.raises(InputError, match="ManualOptimBoringModel optimizes manually.*accumulate_grad_batches=1"):
+    with pytest.raises(InputError, match=r"ManualOptimBoringModel optimizes manually.*accumulate_grad_batches=1"):
         trainer(max_epochs=1, accumulate_grad_batches=2).fit(ManualOptimBoringModel())
 
 
@@ -128,21 +128,17 @@ def test_a_plain_loader_yields_batches(accumulation: int) -> None:
 @pytest.mark.parametrize("shares", [True, False], ids=["own sampler", "Lightning's sampler"])
 def test_what_a_loader_yields_on_each_device_is_its_share(shares: bool, tmp_path: Path) -> None:
     """157 samples in pairs: device r takes samples r, r + 2, ...; a batch is 16 of each device's."""
-    if shares:
-        mine = [torch.arange(r, 156, 2) for r in (0, 1)]
-    else:  # 158 with the first one repeated, in the order that torch's sampler gives for seed 0 and the epoch
-        mine = None
+    mine = [torch.arange(r, 156, 2) for r in (0, 1)]
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.1, 20)
     for epoch in range(4):
-        if not shares:
+        if not shares:  # 158 with the first one repeated, in the order of torch's sampler for seed 0 and the epoch
             mine = []
             for rank in (0, 1):
                 sampler = DistributedSampler(TensorDataset(X), num_replicas=2, rank=rank, seed=0, shuffle=True)
                 sampler.set_epoch(epoch)
                 mine.append(torch.tensor(list(sampler)))
-        assert mine is not None
         for first, second in zip(mine[0].split(16), mine[1].split(16), strict=True):
             batch = torch.cat([first, second])
             optimizer.zero_grad()
@@ -161,7 +157,7 @@ def test_unequal_shares_are_weighed_by_their_samples(tmp_path: Path) -> None:
 
     class Unequal(L.LightningDataModule):
         def train_dataloader(self) -> Any:
-            x, y = (X[:5], Y[:5]) if self.trainer.global_rank == 0 else (X[5:7], Y[5:7])
+            x, y = (X[:5], Y[:5]) if self.trainer and self.trainer.global_rank == 0 else (X[5:7], Y[5:7])
             return Batches(*[(x, y)] * 3)
 
     net = network()
@@ -179,7 +175,7 @@ def test_unequal_shares_are_weighed_by_their_samples(tmp_path: Path) -> None:
     class Recorded(Net):
         def on_train_end(self) -> None:
             if self.trainer.is_global_zero:
-                torch.save((weights(self), self.logged, self.trainer.counters.samples), tmp_path / "seen.pt")
+                torch.save((weights(self), self.logged, self.trainer.counters.samples), tmp_path / "seen.pt")  # pyright: ignore
 
     fit(model=Recorded(), data=Unequal(), max_epochs=1, accumulate_grad_batches=2, **TWO_PROCESSES)
     found, logged, samples = torch.load(tmp_path / "seen.pt")

@@ -7,7 +7,6 @@ from metronome.training import BatchSampler, EvaluationSampler
 from metronome.training.seeds import epoch_order
 from metronome.units import BatchSchedule
 
-
 GOLDEN = {
     (0, 0): [11, 3, 2, 1, 8, 6, 0, 7, 4, 10, 5, 9],
     (0, 1): [7, 10, 4, 11, 5, 1, 9, 8, 6, 2, 0, 3],

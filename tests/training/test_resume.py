@@ -45,10 +45,26 @@ def test_every_checkpoint(options: dict[str, Any], flags: dict[str, Any], tmp_pa
     assert not different, f"{len(different)} of {len(paths)}"
 
 
+@pytest.mark.parametrize("steps", [2, 5, 7, 10])  # of 5 in an epoch
+@pytest.mark.parametrize("when", ["at the end of the epoch", "after the training"])
+def test_a_run_that_its_budget_ended_goes_on(steps: int, when: str, tmp_path: Path) -> None:
+    model, _ = fit(model=Net(dropout=0.2), max_epochs=3)
+    if when == "after the training":
+        _, short = fit(model=Net(dropout=0.2), max_epochs=-1, max_steps=steps)
+        short.save_checkpoint(tmp_path / "end.ckpt")
+    else:
+        save = ModelCheckpoint(tmp_path, "end", save_on_train_epoch_end=True, enable_version_counter=False)
+        fit(model=Net(dropout=0.2), max_epochs=-1, max_steps=steps, callbacks=[save], enable_checkpointing=True)
+    again, run = fit(model=Net(dropout=0.2), max_epochs=3, checkpoint=str(tmp_path / "end.ckpt"))
+    assert torch.equal(weights(again), weights(model))
+    assert (run.global_step, run.counters.epochs, run.counters.samples) == (15, 3, 3 * 157)
+
+
 def test_a_checkpoint_moves_to_another_layout(tmp_path: Path) -> None:
     """Same steps, same samples: equal to rounding."""
     model, _ = fit(callbacks=checkpoints(tmp_path), enable_checkpointing=True)
     for name in ("step=7-step.ckpt", "step=10-epoch.ckpt"):
-        for flags in ({"accumulate_grad_batches": 3}, {"devices": 2, "strategy": "ddp_fork"}):
-            again, run = fit(checkpoint=str(tmp_path / name), **flags)
+        layouts: list[dict[str, Any]] = [{"accumulate_grad_batches": 3}, {"devices": 2, "strategy": "ddp_fork"}]
+        for flags in layouts:
+            again, _ = fit(checkpoint=str(tmp_path / name), **flags)
             torch.testing.assert_close(weights(again), weights(model), rtol=1e-12, atol=1e-15)

@@ -69,7 +69,7 @@ def a_failed_job(run: Run, error: BaseException) -> None:
     """The end of a sweep's job that failed: one line here, the traceback in its log."""
     line = mistake(error)
     if line is None:
-        log.debug("the job failed", exc_info=error)
+        log.info("the job failed", exc_info=error)
         line = f"{type(error).__name__}: {one_line(error)}"
     print(f"{_job(run)}  failed: {line}  {run.relative_folder}", flush=True)
 

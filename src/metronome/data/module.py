@@ -105,8 +105,7 @@ class DataModule(L.LightningDataModule):
     # ---- loaders ----------------------------------------------------------------------------------
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
-        assert isinstance(trainer, L.Trainer)
+        trainer = self._attached_trainer()
         if not isinstance(trainer, Trainer):
             raise InputError(
                 f"{type(self).__name__} gives whole batches, which Lightning's own Trainer takes for micro-batches; "
@@ -122,7 +121,7 @@ class DataModule(L.LightningDataModule):
             rank=trainer.global_rank,
         )
         sampler.position = trainer.epoch, 0
-        return self._loader(self.splits.train, sampler, trainer, persistent=True)
+        return self._loader(self.splits.train, sampler, trainer)
 
     def val_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader(self.splits.val)
@@ -133,18 +132,25 @@ class DataModule(L.LightningDataModule):
     def _evaluation_loader(self, dataset: Any) -> DataLoader | list:
         if dataset is None:
             return []
-        trainer = self.trainer
-        assert isinstance(trainer, L.Trainer)
+        trainer = self._attached_trainer()
         size = self.eval_batch_size or self._micro_batch_size(trainer) * trainer.world_size
         sampler = EvaluationSampler(len(dataset), size, devices=trainer.world_size, rank=trainer.global_rank)
-        return self._loader(dataset, sampler, trainer, persistent=False)
+        return self._loader(dataset, sampler, trainer)
+
+    def _attached_trainer(self) -> L.Trainer:
+        if self.trainer is None:
+            raise InputError(
+                f"{type(self).__name__} has no Trainer yet, and how it cuts batches depends on the devices; "
+                "set its `trainer` first, or look at the data in its `splits`"
+            )
+        return self.trainer
 
     def _micro_batch_size(self, trainer: L.Trainer) -> int:
         if isinstance(trainer, Trainer) and self.splits.train is not None:
             return trainer.plan_for(self.num_samples, self.schedule, self.drop_last).micro_batch_size
         return int(self.batch_size) if str(self.batch_size).isdigit() else 256
 
-    def _loader(self, dataset: Any, sampler: Any, trainer: L.Trainer, persistent: bool) -> DataLoader:
+    def _loader(self, dataset: Any, sampler: Any, trainer: L.Trainer) -> DataLoader:
         seed = trainer.seed if isinstance(trainer, Trainer) else 0
         on_gpu = trainer.strategy.root_device.type == "cuda"
         return DataLoader(
@@ -153,5 +159,5 @@ class DataModule(L.LightningDataModule):
             collate_fn=whole_batch,
             num_workers=self.num_workers,
             pin_memory=on_gpu if self.pin_memory is None else self.pin_memory,
-            persistent_workers=persistent and self.num_workers > 0,
+            persistent_workers=self.num_workers > 0,  # starting them costs more than most epochs
         )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from metronome.training.order import Share
 from metronome.training.seeds import generators_kept, seed_sample
@@ -40,9 +40,9 @@ class Rows(Dataset):
 class BatchReader(Dataset):
     """Reads one device's share of a batch from a data set, and collates it.
 
-    Rows are indexed at once. Any other data set is read sample by sample, each with the generators of torch, numpy
-    and Python seeded from (seed, epoch, sample index): its augmentation does not depend on the number of
-    workers, nor on what was read before.
+    Rows are indexed at once. Any other data set (a subclass of Rows that reads in its own way too) is read sample by
+    sample, each with the generators of torch, numpy and Python seeded from (seed, epoch, sample index): its
+    augmentation does not depend on the number of workers, nor on what was read before.
     """
 
     def __init__(self, dataset: Any, seed: int, collate: Any = default_collate) -> None:
@@ -52,7 +52,7 @@ class BatchReader(Dataset):
         return len(self.dataset)
 
     def __getitems__(self, share: Share) -> Any:
-        if isinstance(self.dataset, Rows):
+        if type(self.dataset).__getitem__ is Rows.__getitem__:
             return self.dataset[torch.from_numpy(share.indices)]
         if get_worker_info() is None:
             with generators_kept():
@@ -68,27 +68,34 @@ class BatchReader(Dataset):
 
 
 def as_dataset(source: Any) -> Any:
-    """A map-style Dataset as it is; tensors or arrays, nested as you like, as Rows.
+    """A map-style Dataset or a list of samples as it is; tensors or arrays, in tuples and dicts as you like, as Rows.
 
     Raises:
         InputError: for anything else.
     """
-    if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not _is_columns(source):
-        return source
     if _is_columns(source):
         return Rows(source)
+    # These have a length and items too: a tuple of a tensor and a list would be a data set of two samples.
+    no_samples = isinstance(source, tuple | dict | str | Tensor | np.ndarray | IterableDataset)
+    if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not no_samples:
+        return source
+    kinds = ", ".join(type(part).__name__ for part in _parts(source))
     raise InputError(
-        f"a data set must be a map-style Dataset (with __len__ and __getitem__), or tensors or arrays, "
-        f"and this is a {type(source).__name__}"
+        "a data set must be a map-style Dataset (with __len__ and __getitem__), a list of samples, or tensors or "
+        f"arrays in tuples or dicts, and this is a {type(source).__name__}{' of ' if kinds else ''}{kinds}"
     )
 
 
 def _is_columns(source: Any) -> bool:
     if isinstance(source, Tensor | np.ndarray):
-        return True
-    # A list is a data set of samples already.
-    parts = source.values() if isinstance(source, dict) else source if isinstance(source, tuple) else ()
+        return source.ndim > 0
+    parts = _parts(source)
     return bool(parts) and all(_is_columns(part) for part in parts)
+
+
+def _parts(source: Any) -> list:
+    """What a tuple or dict is made of. A list is a data set of samples already."""
+    return list(source.values() if isinstance(source, dict) else source if isinstance(source, tuple) else ())
 
 
 def _as_tensor(column: Any) -> Tensor:

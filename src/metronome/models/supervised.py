@@ -60,7 +60,8 @@ class Supervised(L.LightningModule):
         if "total_steps" in wanted and "total_steps" not in bound:
             arguments["total_steps"] = self.trainer.estimated_stepping_batches
         if None in arguments.values() or float("inf") in arguments.values():
-            name = getattr(make_scheduler, "func", make_scheduler).__name__
+            function = getattr(make_scheduler, "func", make_scheduler)
+            name = getattr(function, "__name__", type(function).__name__)
             raise InputError(
                 f"scheduler {name} must know how many steps the training takes; give the budget in epochs, steps "
                 "or samples, with a data set of known length, or use scheduler=constant"

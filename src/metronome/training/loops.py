@@ -74,7 +74,8 @@ class EpochLoop(_TrainingEpochLoop):
     def advance(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer
         # Before the batch is fetched, so that what is drawn while it is moved to the device is covered too.
-        seed_step(trainer.seed, trainer.epoch, self.batch_progress.current.ready, trainer.global_rank)
+        step, device = self.batch_progress.current.ready, trainer.strategy.root_device
+        seed_step(trainer.seed, trainer.epoch, step, trainer.global_rank, device)
         super().advance(data_fetcher)
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
@@ -102,6 +103,7 @@ class FitLoop(_FitLoop):
         super().run()
 
     def setup_data(self) -> None:
+        self.trainer.check_validation_interval()
         super().setup_data()
         if isinstance(self._data_fetcher, _DataLoaderIterDataFetcher):
             raise InputError(
@@ -110,6 +112,17 @@ class FitLoop(_FitLoop):
             )
         if self.trainer.budget_needs_data and self._combined_loader is not None:
             self.epoch_loop.max_steps = self.trainer.steps_in_budget()
+
+    def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict:
+        state = super().state_dict(destination, prefix)
+        steps = self.epoch_loop.batch_progress
+        cut_short = 0 < steps.current.ready < self.max_batches and not steps.is_last_batch
+        for progress in state[f"{prefix}epoch_progress"].values():
+            if cut_short and progress["processed"] == progress["started"]:
+                # A budget or a callback has ended the run in mid-epoch, and Lightning counts the epoch as done:
+                # resumed with a larger budget the run would never see the rest of its samples.
+                progress["processed"] = progress["completed"] = progress["started"] - 1
+        return state
 
     @property
     def _should_reload_train_dl(self) -> bool:

@@ -35,13 +35,17 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     return np.argsort(words, kind="stable")
 
 
-def seed_step(seed: int, epoch: int, step: int, device: int) -> None:
-    """Seed torch's, numpy's and Python's generators for one step on one device (dropout, mixing, noise)."""
-    _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_STEP, step, device)))
+def seed_step(seed: int, epoch: int, step: int, rank: int, device: torch.device) -> None:
+    """Seed torch's, numpy's and Python's generators for one step of one process (dropout, mixing, noise)."""
+    value = _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_STEP, step, rank)))
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
+    elif device.type != "cpu":
+        torch.manual_seed(value)
 
 
 def seed_sample(seed: int, epoch: int, index: int) -> None:
-    """Seed the same generators for reading one sample (augmentation), whichever process reads it."""
+    """Seed the same generators, on the CPU, for reading one sample (augmentation), whichever process reads it."""
     _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_SAMPLE, index)))
 
 
@@ -57,8 +61,12 @@ def generators_kept() -> Iterator[None]:
         random.setstate(states[2])
 
 
-def _seed_generators(sequence: np.random.SeedSequence) -> None:
+def _seed_generators(sequence: np.random.SeedSequence) -> int:
     low, high, numpy_seed, python_seed = sequence.generate_state(4).tolist()
-    torch.manual_seed(high << 32 | low)
+    value = high << 32 | low
+    # Not `torch.manual_seed`: it seeds every accelerator too, and before CUDA has begun keeps a stack trace for later,
+    # which takes ten times as long as all the rest.
+    torch.default_generator.manual_seed(value)
     np.random.seed(numpy_seed)
     random.seed(python_seed)
+    return value

@@ -209,6 +209,21 @@ class Trainer(L.Trainer):
         owners = (self.datamodule, self.lightning_module)  # pyright: ignore
         return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), default)
 
+    def check_validation_interval(self) -> None:
+        """Raises InputError if an epoch is too short for `val_check_interval`, now or once the batch has grown."""
+        interval = self.val_check_interval
+        within_epoch = isinstance(interval, int) and self.check_val_every_n_epoch is not None
+        if not within_epoch or not self.limit_val_batches or not _can_be_planned(self.datamodule):  # pyright: ignore
+            return
+        plan = self.plan
+        assert plan is not None
+        fewest = min(plan.course.epoch(epoch.epoch).steps for epoch in plan.per_epoch)
+        if interval > fewest:
+            raise InputError(
+                f"trainer.val_check_interval={interval} is more than the {fewest} steps of an epoch; use at most "
+                f"{fewest}, or trainer.check_val_every_n_epoch=null to count steps across epochs"
+            )
+
     def check_module(self) -> None:
         """Refuse what the attached module brings along and this Trainer cannot do. Raises InputError."""
         model = self.lightning_module

@@ -22,9 +22,7 @@ class EpochPlan:
     samples: int
 
 
-def accumulation_at(
-    accumulate_grad_batches: int, first_batch_size: int, batch_size: int, devices: int
-) -> int:
+def accumulation_at(accumulate_grad_batches: int, first_batch_size: int, batch_size: int, devices: int) -> int:
     """Micro-batches per device per step once the batch has grown from `first_batch_size` to `batch_size`.
 
     It grows along, so that no micro-batch is larger than in the first epoch: memory stays flat.

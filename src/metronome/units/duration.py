@@ -70,9 +70,7 @@ class Duration:
         if match is None and _TWO.fullmatch(given.lower()):
             raise InputError(f"`{given}` is two durations; give one, e.g. `20 epochs` or `90 min`")
         if match is None:
-            raise InputError(
-                f"`{given}` is not a duration; write a number and a unit ({_ALLOWED}), e.g. `20 epochs`"
-            )
+            raise InputError(f"`{given}` is not a duration; write a number and a unit ({_ALLOWED}), e.g. `20 epochs`")
         number, word = match.groups()
         if word is None:
             raise InputError(f"`{given}` has no unit; add one, e.g. `{given} steps` or `{given} epochs`")

@@ -32,9 +32,7 @@ class BatchSchedule:
         assert self.maximum is None or self.maximum >= 1, self
 
     @classmethod
-    def of(
-        cls, batch_size: int | str, num_samples: int, growth: Mapping[str, Any] | None = None
-    ) -> "BatchSchedule":
+    def of(cls, batch_size: int | str, num_samples: int, growth: Mapping[str, Any] | None = None) -> "BatchSchedule":
         """From `data.batch_size` (a number of samples, or `full`) and `data.batch_growth`.
 
         `growth` has the keys `factor`, and, if wanted, `every` (epochs) and `max` (samples).
@@ -57,21 +55,16 @@ class BatchSchedule:
             )
         if size > num_samples:
             raise InputError(
-                f"data.batch_size={size} is larger than the {num_samples:,} training samples;"
-                " use data.batch_size=full"
+                f"data.batch_size={size} is larger than the {num_samples:,} training samples; use data.batch_size=full"
             )
         if growth is None:
             return cls(size, maximum=num_samples)
         if unknown := [str(key) for key in growth if key not in ("factor", "every", "max")]:
-            raise InputError(
-                f"data.batch_growth does not know {', '.join(unknown)!r}; it has factor, every and max"
-            )
+            raise InputError(f"data.batch_growth does not know {', '.join(unknown)!r}; it has factor, every and max")
         given = growth.get("max")
         maximum = num_samples if given is None else _whole(given)
         if maximum is None or maximum < size:
-            raise InputError(
-                f"data.batch_growth.max={given!r} must be a whole number, at least data.batch_size={size}"
-            )
+            raise InputError(f"data.batch_growth.max={given!r} must be a whole number, at least data.batch_size={size}")
         factor, every = _factor(growth.get("factor")), _every(growth.get("every"))
         return cls(size, factor, every, min(maximum, num_samples))
 

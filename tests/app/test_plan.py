@@ -1,0 +1,37 @@
+"""A plan trains nothing and leaves nothing."""
+
+import json
+
+import pytest
+from commands import Commands
+
+
+def test_json_only(commands: Commands) -> None:
+    done = commands("plan", "+experiment=digits", "format=json")
+    plan = json.loads(done.out)
+    assert done.err == ""
+    assert (plan["num_samples"], plan["steps_per_epoch"], plan["total_steps"], plan["epochs"]) == (1257, 20, 300, 15)
+    assert [epoch["steps"] for epoch in plan["per_epoch"]] == [20] * 15
+    assert list(commands.folder.iterdir()) == []
+
+
+def test_text(commands: Commands) -> None:
+    overrides = ("data.batch_size=100", "trainer.accumulate_grad_batches=3", "data.drop_last=true", "budget=30 steps")
+    done = commands("plan", "+experiment=digits", *overrides)
+    for words in (
+        "100 = 1 device x 3 micro-batches of 33 or 34",
+        "1,257 / 100 = 12 steps",
+        "57 samples left out",
+        "30 steps",
+    ):
+        assert words in done.out
+    assert list(commands.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("trainer", ["ddp_cpu", "cpu"])
+def test_it_is_the_plan_of_the_run(trainer: str, commands: Commands) -> None:
+    job = ("+experiment=linear", f"trainer={trainer}", "budget=37 steps", "data.batch_size=33", "logger=none")
+    plan = json.loads(commands("plan", *job, "format=json").out)
+    assert plan["devices"] == (2 if trainer == "ddp_cpu" else 1)
+    if trainer == "cpu":
+        assert commands("train", *job).result["plan"] == plan

@@ -1,0 +1,63 @@
+"""README, followed to the letter."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import PROJECT, Commands, run_apart
+
+README = (PROJECT / "README.md").read_text()
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_first_two_lines_are_the_main_job_and_the_tests() -> None:
+    first, second = blocks("bash")[0].strip().splitlines()
+    assert first.endswith("scripts/train.py +experiment=digits")
+    assert second.endswith("-m pytest")
+
+
+def test_make_it_yours(tmp_path: Path) -> None:
+    """In a copy of the project: the files that the four steps name, with what they say, then their command."""
+    project = tmp_path / "project"
+    shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns(".*", "runs", "__pycache__", "*.egg-info", "tests"))
+    section = README.split("## Make it yours")[1].split("\n## ")[0]
+    written = re.findall(r"`((?:src|conf)/\S+\.(?:py|yaml))`.*?```(?:python|yaml)\n(.*?)```", section, flags=re.DOTALL)
+    assert [name for name, _ in written] == [
+        "src/metronome/data/mine.py",
+        "src/metronome/models/mine.py",
+        "conf/data/mine.yaml",
+        "conf/model/mine.yaml",
+        "conf/experiment/mine.yaml",
+    ]
+    for name, content in written:
+        (project / name).write_text(content)
+    (command,) = blocks("bash", section)
+    python, script, *arguments = shlex.split(command)
+    assert (python, script) == ("python", "scripts/train.py")
+    done = run_apart(tmp_path, "train", *arguments, project=project, PYTHONPATH=str(project / "src"))
+    assert done.code == 0, done.err
+    assert done.result["progress"]["steps"] == 320
+    assert done.result["metrics"]["test/acc"] > 0.9
+
+
+@pytest.mark.parametrize("line", [line for block in blocks("bash")[1:] for line in block.splitlines()])
+def test_every_command_is_understood(line: str, commands: Commands) -> None:
+    """Composed, not run: what the examples override is there."""
+    words = shlex.split(line, comments=True)
+    if words[0] != "python" or "--help" in words or "<run>" in line or "mine" in line:
+        return
+    overrides = [word for word in words[2:] if word != "-m"]
+    overrides = [re.sub(r"=(\w+),.*", r"=\1", override) for override in overrides]
+    done = commands(Path(words[1]).stem, "--cfg", "job", *overrides)
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("path", sorted(PROJECT.glob("**/README.md")), ids=str)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
