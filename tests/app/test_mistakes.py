@@ -49,6 +49,7 @@ DIGITS, LINEAR = "+experiment=digits", "+experiment=linear"
         ("train", [DIGITS, "scheduler=cosine", "scheduler.warmup=100%"], "make it shorter"),
         ("train", [DIGITS, "budget=90 s"], "scheduler OneCycleLR must know how many steps"),
         ("train", [DIGITS, "seed=-1"], "seed=-1"),
+        ("train", [DIGITS, "num_threads=0"], "num_threads=0"),
         ("train", [DIGITS, "seed=half"], "seed='half'"),
         (
             "train",
@@ -57,6 +58,18 @@ DIGITS, LINEAR = "+experiment=digits", "+experiment=linear"
         ),
         # machine
         ("train", [DIGITS, "trainer=ddp_cpu", "trainer.devices=99"], "trainer.devices=99 processes are more than"),
+        ("train", [DIGITS, "trainer.devices=2", "trainer.strategy=ddp_spawn"], "use trainer.strategy=ddp"),
+        ("train", [DIGITS, "trainer.strategy=nope"], "nope"),
+        ("train", [DIGITS, "trainer.precision=13"], "13"),
+        ("train", [DIGITS, "trainer.accelerator=nope"], "nope"),
+        ("train", [DIGITS, "trainer.limit_train_batches=2.5"], "invalid value 2.5 for limit_train_batches"),
+        ("train", [DIGITS, "trainer.limit_train_batches=-1"], "invalid value -1 for limit_train_batches"),
+        ("train", [DIGITS, "trainer.gradient_clip_val=x"], "gradient_clip_val"),
+        ("train", [DIGITS, "optimizer.lr=-1"], "optimizer SGD: Invalid learning rate: -1"),
+        ("train", [DIGITS, "optimizer.lr=fast"], "optimizer SGD: "),
+        ("train", [DIGITS, "trainer.max_epochs=many"], "trainer.max_epochs='many' is not a whole number"),
+        ("train", [DIGITS, "trainer.max_epochs=-5"], "max_epochs"),
+        ("train", [DIGITS, "trainer.log_every_n_steps=x"], "trainer.log_every_n_steps='x' is not a whole number"),
         ("train", [DIGITS, "trainer.devices=0"], "trainer.devices=0"),
         ("train", [DIGITS, "data.num_workers=-1"], "data.num_workers=-1"),
         # data and model
@@ -91,7 +104,7 @@ def test_one_line(script: str, arguments: list[str], words: str, commands: Comma
     torch.save({"numbers": torch.zeros(1)}, commands.folder / "numbers.ckpt")
     torch.save({"state_dict": Bomb(commands.folder / "exploded")}, commands.folder / "code.ckpt")
     cpu = ["trainer.accelerator=cpu"] if script != "evaluate" else []
-    done = commands(script, *arguments, *cpu)
+    done = commands(script, *cpu, *arguments)
     assert done.code == 2
     (line,) = done.err.strip().splitlines()
     assert line.startswith("error: ")

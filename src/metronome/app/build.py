@@ -15,6 +15,7 @@ from metronome.app.run import Run
 from metronome.training import Trainer
 from metronome.units import InputError, Plan
 
+_THREADS = torch.get_num_threads()
 _LIMITS = ("max_epochs", "max_steps", "max_time")
 
 
@@ -35,6 +36,7 @@ def build_job(run: Run) -> Job:
         InputError, hydra.errors.InstantiationException: for a configuration that makes no sense.
     """
     config = run.config
+    set_threads(config["num_threads"])
     choose_budget(config, run.overrides)
     trainer = build_trainer(config, callbacks=[KeepConfig(run)])
     data = build_data(config)
@@ -42,6 +44,13 @@ def build_job(run: Run) -> Job:
     if (checkpoint := config["ckpt_path"]) is not None:
         check_fits(read_checkpoint(checkpoint), model, checkpoint)
     return Job(data, model, trainer, plan_training(trainer, data))
+
+
+def set_threads(number: int | None) -> None:
+    """CPU threads for PyTorch; None for as many as it began with, whatever another job of a sweep has set."""
+    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+        raise InputError(f"num_threads={number!r} is not a number of CPU threads from 1 up, nor null")
+    torch.set_num_threads(number or _THREADS)
 
 
 def build_trainer(config: dict[str, Any], callbacks: list[Callback]) -> Trainer:

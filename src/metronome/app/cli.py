@@ -135,12 +135,12 @@ def _unknown_key(key: str, cause: Exception) -> str:
 
 def _instantiation(error: InstantiationException) -> str:
     text = one_line(error)
-    where = key.group(1) if (key := re.search(r"full_key: (\S+)", text)) else "an object"
-    target = name.group(1) if (name := re.search(r"target '([^']+)'", text)) else ""
+    where = key.group(1) if (key := re.search(r"full_key: (\S+)", text)) else ""
+    target = name.group(1) if (name := re.search(r"target '([^']+)'", text)) else "an object"
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
     reason = re.sub(r" ?(set env var HYDRA_FULL_ERROR=1.*|full_key:.*)", "", one_line(root), flags=re.I)
     if isinstance(root, ModuleNotFoundError) and root.name and root.name.split(".")[0] in ("wandb", "mlflow"):
-        return f"{where} needs the package {root.name}; install it with: pip install -e '.[loggers]'"
-    return f"cannot make {where} ({target}): {reason}"
+        return f"{target} needs the package {root.name}; install it with: pip install -e '.[loggers]'"
+    return f"cannot make {target}{f' for {where}' if where else ''}: {reason}"

@@ -16,7 +16,7 @@ import traceback
 from pathlib import Path
 
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
-from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
 from metronome.app.cli import EXIT_FAILED, mistake, one_line
 from metronome.app.run import Run
@@ -32,8 +32,16 @@ class ProcessFailed(RuntimeError):
 
 
 def processes_to_start(trainer: Trainer) -> int:
-    """How many processes this one must start for the training; 0 if it trains itself or another program starts them."""
+    """How many processes this one must start for the training; 0 if it trains itself or another program starts them.
+
+    Raises:
+        InputError: for a strategy that forks or spawns: its processes take what they did with them when they end.
+    """
     launcher = trainer.strategy.launcher
+    if isinstance(launcher, _MultiProcessingLauncher):
+        raise InputError(
+            "a strategy that forks or spawns leaves no counts behind for the result; use trainer.strategy=ddp"
+        )
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return 0
     return 0 if launcher.cluster_environment.creates_processes_externally else launcher.num_processes

@@ -32,7 +32,7 @@ def cnn(
     normalize: bool = True,
     dropout: float = 0.0,
 ) -> nn.Module:
-    """Two 3x3 convolutions for each entry of `channels`, halving the image after it; then the mean over the image.
+    """A 3x3 convolution for each entry of `channels`, halving the image after it; then the mean over the image.
 
     Inputs of shape (samples, num_channels, height, width), outputs (samples, num_outputs).
 
@@ -46,12 +46,10 @@ def cnn(
     """
     layers: list[nn.Module] = []
     for width in channels:
-        for _ in range(2):
-            layers.append(nn.Conv2d(num_channels, width, 3, padding=1, bias=not normalize))
-            if normalize:
-                layers.append(nn.BatchNorm2d(width))
-            layers.append(nn.ReLU())
-            num_channels = width
-        layers.append(nn.MaxPool2d(2))
+        layers.append(nn.Conv2d(num_channels, width, 3, padding=1, bias=not normalize))
+        if normalize:
+            layers.append(nn.BatchNorm2d(width))
+        layers += [nn.ReLU(), nn.MaxPool2d(2)]
+        num_channels = width
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(num_channels, num_outputs)]
     return nn.Sequential(*layers, *head)

@@ -45,10 +45,11 @@ class Supervised(L.LightningModule):
             self.network.compile(backend=self.compile_with if isinstance(self.compile_with, str) else "inductor")
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.parameters())
+        optimizer = _made("optimizer", self.make_optimizer, self.parameters())
         if self.make_scheduler is None:
             return optimizer
-        scheduler = self.make_scheduler(optimizer, **self._schedule_arguments(self.make_scheduler))
+        arguments = self._schedule_arguments(self.make_scheduler)
+        scheduler = _made("scheduler", self.make_scheduler, optimizer, **arguments)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _schedule_arguments(self, make_scheduler: Callable[..., LRScheduler]) -> dict[str, Any]:
@@ -60,10 +61,8 @@ class Supervised(L.LightningModule):
         if "total_steps" in wanted and "total_steps" not in bound:
             arguments["total_steps"] = self.trainer.estimated_stepping_batches
         if None in arguments.values() or float("inf") in arguments.values():
-            function = getattr(make_scheduler, "func", make_scheduler)
-            name = getattr(function, "__name__", type(function).__name__)
             raise InputError(
-                f"scheduler {name} must know how many steps the training takes; give the budget in epochs, steps "
+                f"scheduler {_name(make_scheduler)} must know how many steps the training takes; give the budget in epochs, steps "
                 "or samples, with a data set of known length, or use scheduler=constant"
             )
         return arguments
@@ -71,3 +70,18 @@ class Supervised(L.LightningModule):
     def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The batch's mean loss (a scalar), and the network's outputs."""
         raise NotImplementedError
+
+
+def _made(kind: str, make: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """What a partial from the configuration makes. Raises InputError for values that it does not take."""
+    try:
+        return make(*arguments, **named)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{kind} {_name(make)}: {error}") from error
+
+
+def _name(make: Callable[..., Any]) -> str:
+    function = getattr(make, "func", make)
+    return getattr(function, "__name__", type(function).__name__)

@@ -18,6 +18,9 @@ from metronome.training.results import Results
 from metronome.training.seeds import check_seed
 from metronome.units import BatchSchedule, Duration, InputError, Plan, accumulation_at
 
+# Flags of Lightning's that it takes without a look at their type.
+_WHOLE_NUMBERS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "log_every_n_steps", "num_nodes")
+
 
 class BatchSizes(NamedTuple):
     """Samples of one batch: those of this device's share (0 if it only keeps company), and all of them."""
@@ -258,6 +261,9 @@ def _check_flags(accumulate: object, budget: object, flags: dict[str, Any]) -> N
         raise InputError(
             f"trainer.accumulate_grad_batches={accumulate!r} is not a whole number of micro-batches from 1 up"
         )
+    for name in _WHOLE_NUMBERS:
+        if not isinstance(flags.get(name, 0), int | None):
+            raise InputError(f"trainer.{name}={flags[name]!r} is not a whole number")
     if flags.pop("use_distributed_sampler", False):
         raise InputError(
             "use_distributed_sampler=True would deal the samples out by device, so that batches change with the number "
