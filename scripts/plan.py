@@ -1,10 +1,13 @@
 """Plan: python scripts/plan.py +experiment=digits [key=value ...] [format=json]; counts, and trains nothing."""
 
+import sys
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from metronome.app.cli import command_line, past_hydra
+from metronome.units import InputError
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="plan")
@@ -19,4 +22,6 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     with command_line():
+        if {"-m", "--multirun"} & set(sys.argv):
+            raise InputError("a plan is of one run; leave out -m")
         main()

@@ -212,8 +212,11 @@ def test_what_a_scheduler_is_given(scheduler: Any, bound: dict[str, Any], passed
     [
         (cosine, "scheduler=cosine must know the end; give the budget in epochs, steps or samples"),
         (partial(cosine, warmup="5%"), "scheduler=cosine must know the end"),
-        (partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0), "scheduler OneCycleLR must know how many steps"),
-        (partial(Takes(), got={}), "scheduler Takes must know how many steps"),
+        (
+            partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=1.0),
+            "scheduler OneCycleLR must know the number of steps",
+        ),
+        (partial(Takes(), got={}), "scheduler Takes must know the number of steps"),
     ],
 )
 def test_a_time_budget_has_no_total(scheduler: Any, message: str) -> None:

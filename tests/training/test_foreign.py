@@ -6,7 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from jobs import Net, X, Y, fit, network, trainer, weights
+from jobs import Data, Net, X, Y, fit, network, trainer, weights
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.demos.boring_classes import (
     BoringDataModule,
@@ -239,6 +239,21 @@ def test_another_structure_runs_uncut_and_is_cut_by_its_own_rule() -> None:
     cut = Knows()
     trainer(max_epochs=1, accumulate_grad_batches=2).fit(cut, batches)
     torch.testing.assert_close(weights(cut), weights(whole))
+
+
+def test_several_training_loaders_of_ours_are_refused() -> None:
+    class Two(Data):
+        def train_dataloader(self) -> Any:
+            return {"a": super().train_dataloader(), "b": super().train_dataloader()}
+
+    with pytest.raises(InputError, match="several training loaders"):
+        fit(data=Two(batch_size=32))
+
+
+def test_a_sampler_that_is_distributed_already_can_be_left_alone() -> None:
+    run = trainer(use_distributed_sampler=False, devices=2, strategy="ddp_fork")
+    assert not run._accelerator_connector.use_distributed_sampler
+    assert trainer()._accelerator_connector.use_distributed_sampler
 
 
 def test_a_training_step_that_takes_the_iterator_is_refused() -> None:

@@ -91,9 +91,11 @@ def test_orders_are_uniform() -> None:
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(23, 5), (24, 6), (1, 1), (2, 64), (100, 7), (16, 16)])
 def test_evaluation_gives_every_sample_to_one_device(num_samples: int, batch_size: int, devices: int) -> None:
     samplers = [EvaluationSampler(num_samples, batch_size, devices=devices, rank=rank) for rank in range(devices)]
-    seen = np.concatenate([share.indices for sampler in samplers for share in sampler])
+    seen = np.concatenate(
+        [share.indices[: sampler.share_size(i)] for sampler in samplers for i, share in enumerate(sampler)]
+    )
     assert sorted(seen) == list(range(num_samples))
+    assert all(len(share.indices) >= 1 for sampler in samplers for share in sampler)
     assert [len(list(sampler)) for sampler in samplers] == [len(sampler) for sampler in samplers]
     assert all(len(share.indices) * devices <= batch_size + devices - 1 for s in samplers for share in s)
-    if num_samples >= devices * -(-num_samples // batch_size):
-        assert len({len(sampler) for sampler in samplers}) == 1, "devices must run the same number of batches"
+    assert len({len(sampler) for sampler in samplers}) == 1, "devices must run the same number of batches"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import SEED, Data, Net, X, Y, fit
+from jobs import SEED, Data, Net, X, Y, fit, weights
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -82,6 +82,100 @@ def test_the_loss_that_hooks_see_is_that_of_the_batch(layout: dict[str, Any], tm
     net = Net().net
     first = torch.nn.functional.mse_loss(net(X[order[:16]]), Y[order[:16]]).item()
     assert seen["step_losses"][0] == pytest.approx(first, rel=1e-12)
+
+
+class Sometimes(Net):
+    """Logs in every other step, and on request on one device only."""
+
+    def __init__(self, folder: Path, rank: int | None = None) -> None:
+        super().__init__()
+        self.folder, self.rank = folder, rank
+        self.seen: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if batch_idx % 2 == 0 and self.rank in (None, self.global_rank):
+            self.log("sometimes", batch[0].sum() * 0 + 5 + batch_idx, on_step=True, on_epoch=False)
+        return super().training_step(batch, batch_idx)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append(float(self.trainer.callback_metrics["sometimes"]))
+
+    def on_train_end(self) -> None:
+        if self.trainer.is_global_zero:
+            torch.save(self.seen, self.folder / "seen.pt")
+
+
+@LAYOUTS
+def test_a_value_logged_in_some_steps_stays_until_the_next(layout: dict[str, Any], tmp_path: Path) -> None:
+    fit(model=Sometimes(tmp_path), max_epochs=1, **layout)
+    assert torch.load(tmp_path / "seen.pt") == pytest.approx([5, 5, 7, 7, 9])
+
+
+def test_a_value_logged_on_one_device_only_is_refused(tmp_path: Path) -> None:
+    """Where the devices would wait for each other for ever."""
+    with pytest.raises(Exception, match=r"the devices log different values.*rank_zero_only=True"):
+        fit(model=Sometimes(tmp_path, rank=0), max_epochs=1, devices=2, strategy="ddp_fork")
+
+
+@LAYOUTS
+def test_hooks_after_the_step_weigh_the_whole_share(layout: dict[str, Any], tmp_path: Path) -> None:
+    class After(Net):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.log("after", batch[0][:, 0].mean(), on_step=False, on_epoch=True)
+
+        def on_train_epoch_end(self) -> None:
+            value = self.trainer.callback_metrics["after"]
+            if self.trainer.is_global_zero:
+                torch.save(value, tmp_path / "after.pt")
+
+    fit(model=After(), max_epochs=1, **layout)
+    assert torch.load(tmp_path / "after.pt").item() == pytest.approx(X[:, 0].mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("evaluated", [1, 2, 3, 5])
+def test_an_evaluation_of_fewer_samples_than_pieces(evaluated: int, tmp_path: Path) -> None:
+    """On two devices, some batches leave one of them without a sample; torchmetrics must not count its company."""
+
+    class Few(Data):
+        def load(self) -> Any:
+            return super().load()._replace(val=(X[:evaluated], Y[:evaluated]))
+
+    class Validates(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = MeanMetric()
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.mean.update(batch[0][:, 0])
+            self.log("val/metric", self.mean)
+            super().validation_step(batch, batch_idx)
+
+        def on_validation_epoch_end(self) -> None:
+            super().on_validation_epoch_end()
+            metrics = self.trainer.callback_metrics
+            if self.trainer.is_global_zero:
+                torch.save((metrics["val/loss"], metrics["val/metric"], weights(self)), tmp_path / "val.pt")
+
+    fit(model=Validates(), data=Few(batch_size=32, eval_batch_size=2), max_epochs=1, devices=2, strategy="ddp_fork")
+    loss, mean, trained = torch.load(tmp_path / "val.pt")
+    net = Net()
+    torch.nn.utils.vector_to_parameters(trained, net.parameters())
+    expected = torch.nn.functional.mse_loss(net.net(X[:evaluated]), Y[:evaluated])
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert mean.item() == pytest.approx(X[:evaluated, 0].mean().item(), rel=1e-5)
+
+
+def test_micro_batches_that_give_no_loss_are_left_out() -> None:
+    class Skips(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return None if len(batch[0]) == 10 else {"loss": loss, "x": batch[0]}
+
+        # 32 = 11 + 11 + 10, and the last batch 29 = 10 + 10 + 9
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            assert len(outputs["x"]) == (22 if len(batch[0]) == 32 else 9)
+
+    fit(model=Skips(), accumulate_grad_batches=3, max_epochs=1)
 
 
 def test_what_a_step_returns_beside_the_loss_is_of_the_whole_batch() -> None:

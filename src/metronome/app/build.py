@@ -7,13 +7,13 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from metronome.app.checkpoints import KeepConfig, check_fits, read_checkpoint
 from metronome.app.run import Run
 from metronome.training import Trainer
-from metronome.units import InputError, Plan
+from metronome.units import InputError, Plan, check_number
 
 _THREADS = torch.get_num_threads()
 _LIMITS = ("max_epochs", "max_steps", "max_time")
@@ -36,6 +36,7 @@ def build_job(run: Run) -> Job:
         InputError, hydra.errors.InstantiationException: for a configuration that makes no sense.
     """
     config = run.config
+    _check_groups(config)
     set_threads(config["num_threads"])
     choose_budget(config, run.overrides)
     trainer = build_trainer(config, callbacks=[KeepConfig(run)])
@@ -48,17 +49,28 @@ def build_job(run: Run) -> Job:
 
 def set_threads(number: int | None) -> None:
     """CPU threads for PyTorch; None for as many as it began with, whatever another job of a sweep has set."""
-    if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-        raise InputError(f"num_threads={number!r} is not a number of CPU threads from 1 up, nor null")
+    if number is not None:
+        check_number("num_threads", number, "CPU threads")
     torch.set_num_threads(number or _THREADS)
 
 
-def build_trainer(config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+def _check_groups(config: dict[str, Any]) -> None:
+    for group in ("data", "model", "trainer"):
+        if not isinstance(config[group], dict) or "_target_" not in config[group]:
+            raise InputError(f"{group} has no _target_ to make; choose a file of the group, such as {group}=mine")
+
+
+def build_trainer(config: dict[str, Any], callbacks: list[Callback], on_this_machine: bool = True) -> Trainer:
+    """The Trainer with the callbacks and loggers of the configuration and those given; checks that the machine has
+    the devices, unless it is not to train `on_this_machine`."""
     callbacks = build_all(config, "callbacks") + callbacks
     loggers: list[Logger] | bool = build_all(config, "logger") or False
     if not any(isinstance(callback, Checkpoint) for callback in callbacks):
         config["trainer"]["enable_checkpointing"] = False  # or Lightning adds one of its own
-    _check_devices(config["trainer"])
+    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        config["trainer"]["enable_progress_bar"] = False
+    if on_this_machine:
+        _check_devices(config["trainer"])
     trainer = instantiate(config["trainer"], callbacks=callbacks, logger=loggers, _convert_="all")
     if not isinstance(trainer, Trainer):
         raise InputError(

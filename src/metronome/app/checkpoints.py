@@ -23,7 +23,25 @@ class KeepConfig(Callback):
         self.about = {"version": __version__, "experiment": run.experiment, "config": run.config}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks"):
+            if (culprit := _not_plain(checkpoint.get(name))) is not None:
+                raise InputError(
+                    f"an object of class {type(culprit).__name__} in the checkpoint's {name} could not be loaded as plain data; save "
+                    "hyperparameters as numbers, texts, lists and dicts: self.save_hyperparameters(ignore=[...])"
+                )
         checkpoint[KEY] = self.about
+
+
+def _not_plain(content: Any) -> Any:
+    """The first object in a nesting that `torch.load(weights_only=True)` would refuse; None if there is none."""
+    if isinstance(content, dict):
+        content = [*content.keys(), *content.values()]
+    if isinstance(content, list | tuple | set):
+        return next((found for item in content if (found := _not_plain(item)) is not None), None)
+    plain = isinstance(
+        content, str | bytes | int | float | complex | torch.Tensor | torch.Size | torch.dtype | torch.device
+    )
+    return None if plain or content is None else content
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,19 @@ EXIT_FAILED, EXIT_INPUT, EXIT_SIGINT, EXIT_SIGTERM = 1, 2, 130, 143
 
 class JobFailed(Exception):
     """A run ended with an error that has been told already; a sweep goes on with its next job."""
+
+
+@contextmanager
+def sigterm_stops() -> Iterator[None]:
+    """While it lasts, SIGTERM raises SystemExit, so that a run that is told to stop leaves its result.
+
+    During a fit Lightning has a handler of its own, which lets the step end first.
+    """
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 class _Untouched(BaseException):
@@ -88,6 +102,10 @@ def mistake(error: BaseException) -> str | None:
         return f"cannot read the override '{error.override}'; write key=value, with quotes around a value of many words"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return _composition(error)
+    if isinstance(error, ValueError) and str(error).startswith("Config group override must be a string"):
+        return "a group takes the name of one of its files, not null; --help lists them"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     # Lightning's own word for a user's mistake; it is imported by the time it can be raised.
     exceptions = sys.modules.get("lightning.pytorch.utilities.exceptions")
     if exceptions is not None and isinstance(error, exceptions.MisconfigurationException):

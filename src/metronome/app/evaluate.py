@@ -16,7 +16,8 @@ from metronome.units import InputError
 
 # What a test has no use for, or must not repeat: logs and folders of the run that made the checkpoint.
 _TEST_FLAGS: dict[str, Any] = {
-    "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1, "strategy": "auto",
+    "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+    "devices": 1, "num_nodes": 1, "strategy": "auto",
     "budget": None, "max_epochs": 1, "max_steps": -1, "max_time": None, "fast_dev_run": False, "profiler": None,
 }  # fmt: skip
 
@@ -53,6 +54,8 @@ def _changed(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
     settings = OmegaConf.create(config)
     for change in changes:
         key, equals, _ = change.partition("=")
+        if key.removeprefix("trainer.") in _TEST_FLAGS and key.startswith("trainer."):
+            raise InputError(f"'{change}' has no meaning in an evaluation, which runs on one device and logs nothing")
         if not equals or OmegaConf.select(settings, key, default="") == "":
             raise InputError(f"'{change}' changes nothing in the checkpoint's configuration; write key=value")
     try:

@@ -11,7 +11,7 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def reset_peak_memory() -> None:
     """Start measuring anew: a sweep runs many jobs in one process."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # only then; asking would take memory on a GPU that is not this process's
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # not Linux, or not allowed: then the peak is that of the process
         _CLEAR.write_text("5")  # resets VmHWM: see proc_pid_clear_refs(5)

@@ -15,8 +15,10 @@ def run_name() -> str:
     """`<date>_<time>_<short id>`; where another program starts the processes of a run, a name that they all find."""
     if os.environ.get("SLURM_STEP_ID") and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ['SLURM_STEP_ID']}"
-    if (elastic := os.environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":
-        return f"torchrun_{elastic}"
+    if (elastic := os.environ.get("TORCHELASTIC_RUN_ID")) is not None:
+        # torchrun calls a run "none" unless told otherwise; its processes have a parent in common.
+        name = f"{os.environ.get('MASTER_PORT', '')}_{os.getppid()}" if elastic == "none" else elastic
+        return f"torchrun_{name}_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     return f"{datetime.now():%Y-%m-%d_%H%M%S}_{secrets.token_hex(3)}"
 
 

@@ -18,7 +18,10 @@ def plan(config: DictConfig, overrides: list[str]) -> str:
         raise InputError(f"format={settings['format']} is not known; use format=text or format=json")
     choose_budget(settings, overrides)  # pyright: ignore
     settings |= {"callbacks": {}, "logger": {}}
-    trainer = build_trainer(settings, callbacks=[])  # pyright: ignore
+    if isinstance(settings["trainer"].get("devices"), int):
+        # Counting needs no GPU, and no more cores than there are.
+        settings["trainer"] |= {"accelerator": "cpu", "strategy": "auto", "precision": None}
+    trainer = build_trainer(settings, callbacks=[], on_this_machine=False)  # pyright: ignore
     planned = plan_training(trainer, build_data(settings))  # pyright: ignore
     if planned is None:
         raise InputError("the training data have no length, so the training cannot be planned")

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
-from metronome.app.cli import EXIT_FAILED, mistake, one_line
+from metronome.app.cli import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM, mistake, one_line
 from metronome.app.run import Run
 from metronome.training import Trainer
 from metronome.units import InputError
@@ -64,18 +65,34 @@ def run_processes(run: Run, count: int) -> None:
     command = [sys.executable, "-m", "metronome.app.rank", str(run.folder)]
     with tempfile.TemporaryDirectory() as reports:
         environment[_REPORTS] = reports
-        processes = [subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}) for rank in range(count)]
+        processes = [
+            # In a session of their own: whoever interrupts this process, a terminal or not, they hear it once.
+            subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}, start_new_session=True)
+            for rank in range(count)
+        ]
         handler = signal.signal(signal.SIGTERM, lambda *_: _signal_all(processes, signal.SIGTERM))
         try:
             _wait(processes)
         except KeyboardInterrupt:
-            # The terminal has interrupted the processes as well; let them say goodbye.
+            _signal_all(processes, signal.SIGINT)
             _wait(processes)
             raise
         finally:
             signal.signal(signal.SIGTERM, handler)
             _signal_all(processes, signal.SIGKILL)
         _tell(Path(reports), processes)
+
+
+def end_with_parent() -> None:
+    """In a process of a run: end when the process that started it is gone, however that ended."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def report_failure(error: BaseException) -> None:
@@ -115,8 +132,10 @@ def _tell(reports: Path, processes: list[subprocess.Popen]) -> None:
     if found:
         print(found[0]["traceback"], file=sys.stderr)
         raise ProcessFailed(found[0]["error"])
-    if any(code not in (0, EXIT_FAILED) and code > 2 for code in codes):
-        raise SystemExit(max(codes))  # told to stop
+    # Told to stop: in the training they end with a code of their own, before it by the signal.
+    for signalled, code in ((signal.SIGTERM, EXIT_SIGTERM), (signal.SIGINT, EXIT_SIGINT)):
+        if {-signalled, code} & set(codes):
+            raise SystemExit(code)
     if any(codes):
         rank = next(i for i, code in enumerate(codes) if code)
         raise ProcessFailed(f"process {rank} of {len(codes)} ended with code {codes[rank]}")

@@ -6,16 +6,18 @@ from pathlib import Path
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from metronome.app.cli import EXIT_FAILED
-from metronome.app.processes import report_failure
+from metronome.app.cli import EXIT_FAILED, sigterm_stops
+from metronome.app.processes import end_with_parent, report_failure
 from metronome.app.run import Run
 from metronome.app.train import train_here
 
 
 def main(folder: Path) -> None:
+    end_with_parent()
     _log_to(folder)
     try:
-        train_here(Run.load(folder))
+        with sigterm_stops():
+            train_here(Run.load(folder))
     except Exception as error:
         report_failure(error)
         sys.exit(EXIT_FAILED)

@@ -24,7 +24,7 @@ from metronome.app.cli import mistake, one_line
 from metronome.app.memory import peak_memory_bytes, reset_peak_memory
 from metronome.app.run import Run
 from metronome.training import Trainer
-from metronome.units import Plan
+from metronome.units import InputError, Plan
 
 RESULT_FILE, PLAN_FILE = "result.json", "plan.json"
 
@@ -77,7 +77,7 @@ class Result:
         self.seconds[phase] += now - self._last
         self._last = now
 
-    def take_progress(self, trainer: Trainer, samples_before: int = 0) -> None:
+    def take_progress(self, trainer: Trainer) -> None:
         """What the training has done so far, as it counted it."""
         counters = trainer.counters
         self.content["progress"] = {
@@ -87,7 +87,8 @@ class Result:
             "samples": counters.samples,
         }
         if self.seconds["fit"] > 0:
-            self.content["samples_per_second"] = (counters.samples - samples_before) / self.seconds["fit"]
+            trained = counters.samples - counters.samples_resumed
+            self.content["samples_per_second"] = trained / self.seconds["fit"]
         self.take_metrics(trainer.callback_metrics)
         self.content["best"] = self._best(trainer)
 
@@ -136,10 +137,14 @@ class Result:
         callback = model_checkpoint(trainer)
         if callback is None or callback.best_model_score is None or not Path(callback.best_model_path).is_file():
             return None
+        try:
+            step = read_checkpoint(callback.best_model_path)["global_step"]
+        except InputError:
+            step = None  # this runs while errors pass too, and must not hide them
         return {
             "monitor": callback.monitor,
             "value": float(callback.best_model_score),
-            "step": read_checkpoint(callback.best_model_path)["global_step"],
+            "step": step,
             "checkpoint": os.path.relpath(callback.best_model_path, self.run.folder),
         }
 

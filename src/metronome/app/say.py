@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from metronome.app.cli import mistake, one_line
 from metronome.app.run import Run
@@ -35,6 +36,8 @@ def quiet() -> None:
 def begin(run: Run) -> None:
     """In a sweep keep everything but warnings off the terminal."""
     quiet()
+    if rank_zero_only.rank != 0:
+        logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all
     if run.in_sweep:
         for handler in logging.getLogger().handlers:
             if getattr(handler, "stream", None) is sys.stdout:

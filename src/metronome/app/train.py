@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from metronome.app import say
 from metronome.app.build import Job, build_job
 from metronome.app.checkpoints import model_checkpoint
-from metronome.app.cli import EXIT_SIGINT, EXIT_SIGTERM, JobFailed
+from metronome.app.cli import EXIT_SIGINT, EXIT_SIGTERM, JobFailed, sigterm_stops
 from metronome.app.processes import processes_to_start, run_processes
 from metronome.app.result import Result
 from metronome.app.run import Run
@@ -22,7 +22,7 @@ def train(config: DictConfig) -> float | None:
     run = Run.claim(config)
     say.begin(run)
     try:
-        with Result(run) as result:
+        with sigterm_stops(), Result(run) as result:
             job = build_job(run)
             result.take_plan(job.plan)
             say.the_plan(run, job.plan)

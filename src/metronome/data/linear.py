@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from metronome.data.module import DataModule, Splits
-from metronome.units import InputError
+from metronome.units import InputError, check_number
 
 
 class Linear(DataModule):
@@ -30,9 +30,10 @@ class Linear(DataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        for name, value in (("num_samples", num_samples), ("num_features", num_features)):
-            if value < 1:
-                raise InputError(f"data.{name}={value} is not a number from 1 up")
+        check_number("data.num_samples", num_samples, "samples")
+        check_number("data.num_features", num_features, "features")
+        if not isinstance(noise, int | float) or noise < 0:
+            raise InputError(f"data.noise={noise!r} is not a standard deviation from 0 up")
         self.sizes = (num_samples, max(1, num_samples // 5), max(1, num_samples // 5))
         self.num_features, self.noise, self.data_seed = num_features, noise, data_seed
 

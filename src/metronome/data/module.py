@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from metronome.data.rows import BatchReader, as_dataset, whole_batch
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
-from metronome.units import BatchSchedule, InputError
+from metronome.units import BatchSchedule, InputError, check_number
 
 
 class Splits(NamedTuple):
@@ -42,9 +42,6 @@ class DataModule(L.LightningDataModule):
         InputError: for a value that is not allowed, on construction or once the data are loaded.
     """
 
-    # An evaluation of fewer samples than devices leaves some devices without one.
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(
         self,
         batch_size: int | str = 64,
@@ -57,10 +54,16 @@ class DataModule(L.LightningDataModule):
         pin_memory: bool | None = None,
     ) -> None:
         super().__init__()
-        if num_workers < 0:
-            raise InputError(f"data.num_workers={num_workers} is not a number of processes from 0 up")
-        if eval_batch_size is not None and eval_batch_size < 1:
-            raise InputError(f"data.eval_batch_size={eval_batch_size} is not a number of samples from 1 up")
+        check_number("data.num_workers", num_workers, "processes", least=0)
+        if eval_batch_size is not None:
+            check_number("data.eval_batch_size", eval_batch_size, "samples")
+        for name, value in (("drop_last", drop_last), ("shuffle", shuffle)):
+            if not isinstance(value, bool):
+                raise InputError(f"data.{name}={value!r} is neither true nor false")
+        if batch_growth is not None and not isinstance(batch_growth, Mapping):
+            raise InputError(
+                f"data.batch_growth={batch_growth!r} is not a mapping such as {{factor: 2, every: 5 epochs}}"
+            )
         self.batch_size, self.batch_growth = batch_size, batch_growth
         self.drop_last, self.shuffle = drop_last, shuffle
         self.num_workers, self.eval_batch_size, self.pin_memory = num_workers, eval_batch_size, pin_memory

@@ -28,6 +28,8 @@ class Classifier(Supervised):
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
+        if not 0 <= label_smoothing <= 1:
+            raise InputError(f"model.label_smoothing={label_smoothing} is not a part from 0 to 1")
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.train_acc, self.val_acc, self.test_acc = (
             MulticlassAccuracy(num_classes, average="micro", validate_args=False) for _ in range(3)
@@ -36,6 +38,10 @@ class Classifier(Supervised):
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # Here labels are still in main memory; on a GPU looking at them would halt it at every step.
         labels = batch[1]
+        if labels.is_floating_point():
+            raise InputError(
+                f"labels are whole numbers, and these are {labels.dtype}; for numbers to fit use a Regressor"
+            )
         if labels.device.type == "cpu" and len(labels):
             low, high = torch.aminmax(labels)
             if low < 0 or high >= self.num_classes:

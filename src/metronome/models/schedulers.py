@@ -25,6 +25,8 @@ def cosine(optimizer: Optimizer, plan: Plan, warmup: str | Duration = "0 steps",
     """
     if plan.total_steps is None:
         raise InputError("scheduler=cosine must know the end; give the budget in epochs, steps or samples")
+    if not isinstance(final, int | float) or not 0 <= final <= 1:
+        raise InputError(f"scheduler.final={final!r} is not a factor from 0 to 1")
     total_steps, warmup_steps = plan.total_steps, plan.steps(Duration.parse(warmup))
     if warmup_steps >= total_steps:
         raise InputError(

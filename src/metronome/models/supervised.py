@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -41,8 +42,12 @@ class Supervised(L.LightningModule):
 
     def configure_model(self) -> None:
         # Called once for each fit, test and predict.
-        if self.compile_with and self.network._compiled_call_impl is None:
-            self.network.compile(backend=self.compile_with if isinstance(self.compile_with, str) else "inductor")
+        if not self.compile_with or self.network._compiled_call_impl is not None:
+            return
+        backend = self.compile_with if isinstance(self.compile_with, str) else "inductor"
+        if backend not in (known := torch.compiler.list_backends(exclude_tags=())):
+            raise InputError(f"model.compile={backend} is no backend of torch.compile; there are: {', '.join(known)}")
+        self.network.compile(backend=backend)
 
     def configure_optimizers(self) -> Any:
         optimizer = _made("optimizer", self.make_optimizer, self.parameters())
@@ -62,9 +67,11 @@ class Supervised(L.LightningModule):
             arguments["total_steps"] = self.trainer.estimated_stepping_batches
         if None in arguments.values() or float("inf") in arguments.values():
             raise InputError(
-                f"scheduler {_name(make_scheduler)} must know how many steps the training takes; give the budget in epochs, steps "
-                "or samples, with a data set of known length, or use scheduler=constant"
+                f"scheduler {_name(make_scheduler)} must know the number of steps in the training; give the budget in "
+                "epochs, steps or samples, with a data set of known length, or use scheduler=constant"
             )
+        if arguments.get("total_steps") == 0:
+            raise InputError("the training has no step; give a budget and limit_train_batches of 1 or more")
         return arguments
 
     def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """What a training has done so far, counted while it does it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -14,9 +14,11 @@ class Counters:
     epochs: int = 0
     iterations: int = 0
     samples: int = 0
+    samples_resumed: int = field(default=0, compare=False)  # those that were there when the run was resumed
 
     def state_dict(self) -> dict[str, int]:
-        return asdict(self)
+        return {"epochs": self.epochs, "iterations": self.iterations, "samples": self.samples}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epochs, self.iterations, self.samples = state["epochs"], state["iterations"], state["samples"]
+        self.samples_resumed = self.samples

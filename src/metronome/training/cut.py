@@ -44,6 +44,8 @@ def cut_batch(batch: Any, sizes: Sequence[int]) -> list[Any]:
                 return [apply_to_collection(item, (Tensor, list), take) for item in column]
             if isinstance(column, Tensor) and column.ndim == 0:
                 return column
+            if isinstance(column, list) and len(column) != total:
+                return column
             if len(column) != total:
                 raise InputError(
                     f"cannot cut a batch of {total} samples: it holds a {type(column).__name__} of length "

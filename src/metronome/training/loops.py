@@ -9,7 +9,8 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
 from metronome.training.counters import Counters
-from metronome.training.results import Results
+from metronome.training.order import BatchSampler, EvaluationSampler
+from metronome.training.results import Results, metrics_kept
 from metronome.training.seeds import generators_kept, seed_step
 from metronome.training.step import ManualStepOptimization, StepOptimization
 from metronome.units import InputError
@@ -22,10 +23,21 @@ class EvaluationLoop(_EvaluationLoop):
     """A validation or test, whose logged values weigh every sample the same over all devices."""
 
     trainer: "Trainer"
+    _results: Results
 
     def __init__(self, trainer: "Trainer", stock: _EvaluationLoop) -> None:
         super().__init__(trainer, stock._trainer_fn, stock._stage, stock.verbose, stock.inference_mode)
         self._results = Results(trainer, training=False)
+
+    def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
+        assert self._combined_loader is not None
+        sampler = getattr(self._combined_loader.flattened[dataloader_idx], "batch_sampler", None)
+        if not isinstance(sampler, EvaluationSampler) or sampler.share_size(batch_idx) > 0:
+            super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
+            return
+        # One sample keeps the other devices company; it is counted where it belongs.
+        with self._results.nothing_counted(), metrics_kept(self.trainer.lightning_module):
+            super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
 
     def increment_progress_to_evaluation_end(self) -> None:
         # On a resume Lightning makes a loader's iterator here, in the middle of a training step, and that draws a
@@ -103,8 +115,15 @@ class FitLoop(_FitLoop):
         super().run()
 
     def setup_data(self) -> None:
+        if self._combined_loader is not None and not self._should_reload_train_dl:
+            return
         self.trainer.check_validation_interval()
         super().setup_data()
+        loaders = self._combined_loader.flattened if self._combined_loader is not None else []
+        if len(loaders) > 1 and any(isinstance(getattr(x, "batch_sampler", None), BatchSampler) for x in loaders):
+            raise InputError(
+                "several training loaders at once cannot be counted as one batch; give one data set for all"
+            )
         if isinstance(self._data_fetcher, _DataLoaderIterDataFetcher):
             raise InputError(
                 "training_step(dataloader_iter) takes batches itself, so they cannot be cut and counted; "

@@ -86,27 +86,29 @@ class EvaluationSampler(Sampler[Share]):
     """This device's share of every batch of an evaluation: each sample goes to exactly one device.
 
     The samples are cut evenly into `devices` times the number of batches, so that all devices run the same number
-    of batches (a model that exchanges its buffers in forward would hang otherwise). Only with fewer samples than
-    pieces does a device run fewer.
+    of batches: a model that exchanges its buffers in forward would hang otherwise, and so would the reduction of the
+    results. With fewer samples than pieces some are empty; there a device reads one sample that does not count.
 
     Args:
         num_samples: samples in the data set.
-        batch_size: samples in a batch, over all devices.
+        batch_size: samples in a batch, over all devices (rounded so that the batches are even).
         devices: processes that evaluate together.
         rank: which of them this is.
     """
 
     def __init__(self, num_samples: int, batch_size: int, *, devices: int = 1, rank: int = 0) -> None:
-        batches = -(-num_samples // batch_size)
-        sizes = even_split(num_samples, batches * devices)
+        sizes = even_split(num_samples, -(-num_samples // batch_size) * devices)
         ends = np.cumsum(sizes)
-        self.pieces = [
-            (int(ends[i] - sizes[i]), int(ends[i])) for i in range(rank, len(sizes), devices) if sizes[i] > 0
-        ]
+        self.pieces = [(int(ends[i] - sizes[i]), int(ends[i])) for i in range(rank, len(sizes), devices)]
 
     def __len__(self) -> int:
         return len(self.pieces)
 
+    def share_size(self, batch: int) -> int:
+        """Samples of this batch that count on this device."""
+        start, end = self.pieces[batch]
+        return end - start
+
     def __iter__(self) -> Iterator[Share]:
         for start, end in self.pieces:
-            yield Share(0, np.arange(start, end))
+            yield Share(0, np.arange(start, end) if end > start else np.zeros(1, dtype=np.int64))

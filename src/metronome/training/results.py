@@ -6,14 +6,25 @@ as `reduce_fx` says), over all devices. Epoch values weigh every sample the same
 and in evaluation.
 """
 
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from metronome.units import InputError
 
 if TYPE_CHECKING:
     from metronome.training.trainer import Trainer
+
+# Room for this many values in the one collective that reduces them. It has the same size on every device also where
+# the devices have logged different values, so that they can find that out.
+_ROOM = 64
 
 
 class Results(_ResultCollection):
@@ -23,27 +34,45 @@ class Results(_ResultCollection):
         super().__init__(training)
         self.trainer = trainer
         self._in_step = False
+        self._parts = 0
         self._counted = True
         # per key: what the micro-batches of this step logged, as (reduced value, weight)
-        self._step_values: dict[str, tuple[Tensor, int]] = {}
+        self._step_values: dict[str, tuple[Tensor, int | Tensor]] = {}
+        self._agreed: int | None = None
 
     # ---- a step, micro-batch by micro-batch ------------------------------------------------------
 
     def begin_step(self) -> None:
-        self._in_step, self._step_values = True, {}
+        self._in_step, self._parts, self._step_values = True, 0, {}
 
     def begin_micro_batch(self, micro_batch: Any, samples: int, counted: bool) -> None:
         """`counted` is false for a sample that only keeps other devices company: what it logs does not count."""
         self.batch, self.batch_size, self._counted = micro_batch, samples, counted
+        self._parts += 1
 
-    def end_step(self) -> None:
-        """Make the step's values those of the whole batch. All devices must call it together."""
+    def end_step(self, share: Any, samples: int) -> None:
+        """Make the step's values those of the whole batch. All devices must call it together.
+
+        What hooks log from here on is of this device's whole share, and weighs its samples.
+        """
         self._in_step, self._counted = False, True
-        self.batch_size = None
+        self.batch, self.batch_size = share, samples
         if self.trainer.world_size > 1:
-            self._reduce_over_devices()
+            shared = {k: v for k, v in self._step_values.items() if not self[k].meta.sync.rank_zero_only}
+            self._step_values |= self._over_devices(shared)
+        elif self._parts == 1:
+            return  # Lightning has kept the values of the one micro-batch as they are
         for key, (value, weight) in self._step_values.items():
             self[key]._forward_cache = value / weight if self[key].meta.is_mean_reduction else value
+
+    @contextmanager
+    def nothing_counted(self) -> Iterator[None]:
+        """While it lasts, what is logged registers its names and nothing else."""
+        self._counted = False
+        try:
+            yield
+        finally:
+            self._counted = True
 
     # ---- what Lightning calls -----------------------------------------------------------------------
 
@@ -59,71 +88,107 @@ class Results(_ResultCollection):
 
     def update_metrics(self, key: str, value: Any, batch_size: int) -> None:
         metric = self[key]
-        if not self._counted:
+        if self._counted:
+            super().update_metrics(key, value, batch_size)  # pyright: ignore
+            step_value = metric._forward_cache
+        else:
             metric.has_reset = False
             if not metric.is_tensor:
                 metric.value = value  # a torchmetrics.Metric is reduced over devices at the end of the epoch
-            return
-        super().update_metrics(key, value, batch_size)  # pyright: ignore
-        step_value = metric._forward_cache
+            # The other devices log this key too, and reduce it together with this one.
+            step_value, batch_size = torch.as_tensor(_neutral(metric)), 0
         if not (self._in_step and metric.meta.on_step and isinstance(step_value, Tensor)):
             return
         meta = metric.meta
         if meta.is_mean_reduction:
             step_value = step_value * batch_size
+        weight: int | Tensor = batch_size
         if key in self._step_values:
-            before, weight = self._step_values[key]
+            before, weight_before = self._step_values[key]
             combine = meta.reduce_fx if meta.is_min_reduction or meta.is_max_reduction else torch.add
-            step_value, batch_size = combine(before, step_value), weight + batch_size
-        self._step_values[key] = step_value, batch_size
+            step_value, weight = combine(before, step_value), weight_before + weight
+        self._step_values[key] = step_value, weight
 
-    def _get_cache(self, result_metric: _ResultMetric, on_step: bool) -> Tensor | None:  # pyright: ignore
-        epoch_value_due = not on_step and result_metric.meta.on_epoch and result_metric._computed is None
-        shared = self.trainer.world_size > 1 and not result_metric.meta.sync.rank_zero_only
-        if epoch_value_due and shared and result_metric.is_tensor:
-            # A device that has seen no sample yet does not know the type of the others' values.
-            meta, value = result_metric.meta, torch.as_tensor(result_metric.value).to(self._wide)
-            computed: Any
-            if meta.is_mean_reduction:
-                samples = self._reduce(torch.as_tensor(result_metric.cumulated_batch_size).clone(), "sum")
-                computed = self._reduce(value.clone(), "sum") / samples
-            else:
-                computed = self._reduce(value.clone(), meta.reduce_fx.__name__)
-            result_metric._computed = computed
-        return _ResultCollection._get_cache(result_metric, on_step)
+    def metrics(self, on_step: bool) -> Any:
+        if not on_step and self.trainer.world_size > 1:
+            self._share_epoch_values()
+        return super().metrics(on_step)
 
     # ---- over devices -----------------------------------------------------------------------------------
 
-    def _reduce_over_devices(self) -> None:
-        """One collective for all sums and means, and one for each largest or smallest value."""
-        shared = {key: value for key, value in self.items() if self._is_shared(value)}
-        sums = {k: m for k, m in shared.items() if m.meta.is_mean_reduction or m.meta.is_sum_reduction}
-        device, dtype = self.trainer.strategy.root_device, self._wide
-        if sums:
-            nothing = torch.zeros((), device=device), 0
-            mine = [self._step_values.get(key, nothing) for key in sums]
-            values = torch.stack([value.to(device, dtype) for value, _ in mine])
-            weights = torch.tensor([weight for _, weight in mine], dtype=dtype, device=device)
-            values, weights = self._reduce(torch.stack([values, weights]), "sum")
-            for i, key in enumerate(sums):
-                self._step_values[key] = values[i], weights[i]  # pyright: ignore
-        for key, metric in shared.items():
-            if key not in sums:
-                worst = float("-inf") if metric.meta.is_max_reduction else float("inf")
-                value, weight = self._step_values.get(key, (torch.tensor(worst), 0))
-                self._step_values[key] = self._reduce(value.to(device, dtype), metric.meta.reduce_fx.__name__), weight
+    def _share_epoch_values(self) -> None:
+        due: dict[str, tuple[Tensor, int | Tensor]] = {}
+        for key, metric in self.valid_items():
+            mine = metric.meta.on_epoch and metric._computed is None and metric.is_tensor
+            if mine and not metric.meta.sync.rank_zero_only:
+                weight = metric.cumulated_batch_size if metric.meta.is_mean_reduction else 0
+                due[key] = torch.as_tensor(metric.value), weight
+        for key, (value, weight) in self._over_devices(due).items() if due else ():
+            self[key]._computed = value / weight if self[key].meta.is_mean_reduction else value
 
-    def _is_shared(self, metric: _ResultMetric) -> bool:
-        # Every device knows the same keys, also one whose only micro-batch did not count.
-        in_step = metric.meta.fx == "training_step" and not metric.has_reset
-        return in_step and metric.meta.on_step and not metric.meta.sync.rank_zero_only
+    def _over_devices(self, mine: dict[str, tuple[Tensor, int | Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Reduce (value, weight) by key: one collective for all sums and means, one for each largest or smallest.
 
-    @property
-    def _wide(self) -> torch.dtype:
-        return torch.float32 if self.trainer.strategy.root_device.type == "mps" else torch.float64  # MPS has no more
+        Raises:
+            InputError: if the devices have logged different keys.
+        """
+        device = self.trainer.strategy.root_device
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no more
+        keys = sorted(mine)
+        sums = [k for k in keys if self[k].meta.is_mean_reduction or self[k].meta.is_sum_reduction]
+        digest = zlib.crc32("\n".join(keys).encode()) & 0xFFFFF  # 20 bits: its square is exact in float64
+        table = torch.zeros(2, 1 + max(_ROOM, len(sums)), dtype=dtype)
+        table[0, 0], table[1, 0] = digest, digest**2
+        weights = [mine[key][1] for key in sums]
+        for i, weight in enumerate(weights):
+            if not isinstance(weight, Tensor):
+                table[1, 1 + i] = weight
+        table = table.to(device, non_blocking=True)
+        for i, key in enumerate(sums):
+            table[0, 1 + i] = mine[key][0]
+            if isinstance(weights[i], Tensor):
+                table[1, 1 + i] = weights[i]
+        table = self._reduce(table, "sum")
+        if digest != self._agreed:
+            # Looking costs a wait for the device, so it is done where this device's keys are new; where one
+            # device's keys differ from the others', they are new to it.
+            total, squares = table[:, 0].tolist()
+            if total**2 != squares * self.trainer.world_size:
+                raise InputError(
+                    f"the devices log different values in one step or epoch (here: {', '.join(keys)}); log the same on "
+                    "all, or use self.log(..., rank_zero_only=True)"
+                )
+            self._agreed = digest
+        reduced = {key: (table[0, 1 + i], table[1, 1 + i]) for i, key in enumerate(sums)}
+        for key in keys:
+            if key not in reduced:
+                value = self._reduce(mine[key][0].to(device, dtype).clone(), self[key].meta.reduce_fx.__name__)
+                reduced[key] = value, torch.ones_like(value)
+        return reduced
 
     def _reduce(self, value: Tensor, operation: str) -> Tensor:
         """Over devices, in place; `operation` is sum, mean, max or min. All devices must call it together."""
         reduced = self.trainer.strategy.reduce(value.to(self.trainer.strategy.root_device), reduce_op=operation)
         assert isinstance(reduced, Tensor)
         return reduced
+
+
+def _neutral(metric: _ResultMetric) -> float:
+    """The value that changes no reduction."""
+    if metric.meta.is_max_reduction:
+        return float("-inf")
+    return float("inf") if metric.meta.is_min_reduction else 0.0
+
+
+@contextmanager
+def metrics_kept(module: nn.Module) -> Iterator[None]:
+    """Put the states of a module's torchmetrics back as they were: the sample seen in between does not count."""
+    metrics = [m for m in module.modules() if isinstance(m, Metric)]
+    states = [deepcopy({k: v for k, v in vars(m).items() if k in m._defaults}) for m in metrics]
+    counts = [m._update_count for m in metrics]
+    try:
+        yield
+    finally:
+        for metric, state, count in zip(metrics, states, counts, strict=True):
+            vars(metric).update(state)
+            metric._update_count, metric._computed = count, None

@@ -9,9 +9,8 @@ smaller batch included, and shares of different sizes too.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from copy import deepcopy
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +18,11 @@ from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResul
 from lightning.pytorch.loops.optimization.manual import _ManualOptimization
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.trainer import call
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from metronome.training.cut import join_outputs, micro_batch_sizes
+from metronome.training.results import metrics_kept
 
 if TYPE_CHECKING:
     from metronome.training.trainer import Trainer
@@ -46,6 +45,7 @@ class StepClosure(Closure):
         super().__init__(lambda: ClosureResult(None), backward, zero_grad)
         self.trainer, self.arguments = trainer, arguments
         size = trainer.batch_sizes(share)
+        self.share, self.share_samples = share, size.share
         self.devices, self.batch_samples = trainer.world_size, size.batch
         self.counted = size.share > 0  # else the one sample read is there for the collectives alone
         parts = trainer.accumulation if self.counted else 1
@@ -60,7 +60,8 @@ class StepClosure(Closure):
         if self._zero_grad_fn is not None:
             self._zero_grad_fn()
         loss: Tensor | None = None
-        extras = []
+        extras: list[dict[str, Any]] = []
+        extra_sizes: list[int] = []
         last = len(self.sizes) - 1
         for i, (micro_batch, samples) in enumerate(zip(self.micro_batches, self.sizes, strict=True)):
             results.begin_micro_batch(micro_batch, samples, self.counted)
@@ -75,8 +76,9 @@ class StepClosure(Closure):
             share_loss = result.loss if weight == 1 else result.loss * weight
             loss = share_loss if loss is None else loss + share_loss
             extras.append(result.extra)
+            extra_sizes.append(samples)
             trainer.counters.iterations += 1
-        results.end_step()
+        results.end_step(self.share, self.share_samples)
         if loss is None:
             self.warning_cache.warn("`training_step` returned `None`: the step has no gradient")
             return ClosureResult(None)
@@ -86,13 +88,13 @@ class StepClosure(Closure):
             reduced = trainer.strategy.reduce(loss, reduce_op="mean")
             assert isinstance(reduced, Tensor)
             loss = reduced
-        step = ClosureResult(None, extra=join_outputs(extras, self.sizes) if extras[-1] else {})
+        step = ClosureResult(None, extra=join_outputs(extras, extra_sizes) if extras[-1] else {})
         step.loss = loss
         return step
 
     def _forward(self, micro_batch: Any) -> ClosureResult:
         trainer = self.trainer
-        with nullcontext() if self.counted else _metrics_kept(trainer.lightning_module):
+        with nullcontext() if self.counted else metrics_kept(trainer.lightning_module):
             output = call._call_strategy_hook(trainer, "training_step", micro_batch, *self.arguments)
         trainer.strategy.post_training_step()
         if output is None and self.devices > 1:
@@ -114,26 +116,22 @@ class StepOptimization(_AutomaticOptimization):
 
 
 class ManualStepOptimization(_ManualOptimization):
-    """Lightning's manual optimization: the module steps its optimizers itself; here the batch is only counted."""
+    """Lightning's manual optimization: the module steps its optimizers itself; here the batch is only counted.
+
+    Gradients of the devices are averaged as they are: shares of different sizes are not weighed.
+    """
 
     trainer: "Trainer"
 
     def run(self, kwargs: OrderedDict) -> dict[str, Any]:
-        output = super().run(kwargs)
-        self.trainer.counters.iterations += 1
-        self.trainer.counters.samples += self.trainer.batch_sizes(kwargs["batch"]).batch
+        trainer, share = self.trainer, kwargs["batch"]
+        size, results = trainer.batch_sizes(share), trainer.step_results
+        counted = size.share > 0
+        results.begin_step()
+        results.begin_micro_batch(share, max(size.share, 1), counted)
+        with nullcontext() if counted else metrics_kept(trainer.lightning_module):
+            output = super().run(kwargs)
+        results.end_step(share, size.share)
+        trainer.counters.iterations += 1
+        trainer.counters.samples += size.batch
         return output
-
-
-@contextmanager
-def _metrics_kept(module: nn.Module) -> Iterator[None]:
-    """Put the states of a module's torchmetrics back as they were: the sample seen in between does not count."""
-    metrics = [m for m in module.modules() if isinstance(m, Metric)]
-    states = [deepcopy({k: v for k, v in vars(m).items() if k in m._defaults}) for m in metrics]
-    counts = [m._update_count for m in metrics]
-    try:
-        yield
-    finally:
-        for metric, state, count in zip(metrics, states, counts, strict=True):
-            vars(metric).update(state)
-            metric._update_count, metric._computed = count, None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, DistributedSampler
 
 from metronome.training.counters import Counters
@@ -61,9 +62,11 @@ class Trainer(L.Trainer):
         self.accumulate = accumulate_grad_batches
         self.seed = check_seed(seed)
         self.budget = None if budget is None else Duration.parse(budget)
-        # Lightning's own switch stays on for loaders that are not ours; DataConnector leaves ours alone.
-        flags["use_distributed_sampler"] = True
+        # Lightning's own switch, on for loaders that are not ours; DataConnector leaves ours alone.
+        flags.setdefault("use_distributed_sampler", True)
         super().__init__(**flags | _limits(self.budget))
+        if isinstance(self.strategy, ModelParallelStrategy):
+            raise InputError("ModelParallelStrategy shares one model out over devices; batches are shared out here")
         if accumulate_grad_batches > 1 and self.strategy.handles_gradient_accumulation:
             raise InputError(
                 f"strategy {type(self.strategy).__name__} accumulates gradients by itself; "
@@ -264,7 +267,12 @@ def _check_flags(accumulate: object, budget: object, flags: dict[str, Any]) -> N
     for name in _WHOLE_NUMBERS:
         if not isinstance(flags.get(name, 0), int | None):
             raise InputError(f"trainer.{name}={flags[name]!r} is not a whole number")
-    if flags.pop("use_distributed_sampler", False):
+    for name in ("val_check_interval", "check_val_every_n_epoch"):
+        if flags.get(name) is not None and flags[name] == 0:
+            raise InputError(
+                f"trainer.{name}=0 is no interval; to leave validation out use trainer.limit_val_batches=0"
+            )
+    if flags.get("use_distributed_sampler"):
         raise InputError(
             "use_distributed_sampler=True would deal the samples out by device, so that batches change with the number "
             "of devices; leave it out: the batch sampler gives each device its share"
