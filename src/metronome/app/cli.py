@@ -29,13 +29,18 @@ class JobFailed(Exception):
 def sigterm_stops() -> Iterator[None]:
     """While it lasts, SIGTERM raises SystemExit, so that a run that is told to stop leaves its result.
 
-    During a fit Lightning has a handler of its own, which lets the step end first.
+    While Lightning trains, it puts a handler of its own in front, which lets the step end first.
     """
-    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_SIGTERM))
+
+    def stop(*_: object) -> None:
+        if signal.getsignal(signal.SIGTERM) is stop:
+            sys.exit(EXIT_SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Untouched(BaseException):

@@ -3,10 +3,12 @@
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metronome.training.counters import Counters
 from metronome.training.order import BatchSampler, EvaluationSampler
@@ -89,6 +91,15 @@ class EpochLoop(_TrainingEpochLoop):
         step, device = self.batch_progress.current.ready, trainer.strategy.root_device
         seed_step(trainer.seed, trainer.epoch, step, trainer.global_rank, device)
         super().advance(data_fetcher)
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        # Lightning calls this before each step on several devices; see `SignalConnector`.
+        connector = self.trainer._signal_connector
+        told = torch.tensor(int(connector.told_to_stop), device=self.trainer.strategy.root_device)
+        torch.distributed.all_reduce(told, torch.distributed.ReduceOp.MAX)
+        if told.item():
+            connector.received_sigterm = True
+            raise SIGTERMException
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         # A run that `max_steps` ends in mid-epoch ends with a validation all the same: what it leaves is judged.

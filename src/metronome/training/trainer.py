@@ -17,6 +17,7 @@ from metronome.training.loops import EpochLoop, EvaluationLoop, FitLoop
 from metronome.training.order import BatchSampler
 from metronome.training.results import Results
 from metronome.training.seeds import check_seed
+from metronome.training.stopping import SignalConnector
 from metronome.units import BatchSchedule, Duration, InputError, Plan, accumulation_at
 
 # Flags of Lightning's that it takes without a look at their type.
@@ -73,6 +74,7 @@ class Trainer(L.Trainer):
                 "use trainer.accumulate_grad_batches=1 with it"
             )
         self._data_connector = DataConnector(self)
+        self._signal_connector = SignalConnector(self)
         stock = self.fit_loop
         self.fit_loop = FitLoop(self, min_epochs=stock.min_epochs, max_epochs=stock.max_epochs)
         self.fit_loop.epoch_loop = EpochLoop(self, min_steps=stock.min_steps, max_steps=stock.max_steps)
