@@ -55,9 +55,9 @@ def test_the_splits_share_no_sample() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_samples": 0}, "data.num_samples=0 is not a number from 1 up"),
-        ({"num_samples": -5}, "data.num_samples=-5 is not a number from 1 up"),
-        ({"num_features": 0}, "data.num_features=0 is not a number from 1 up"),
+        ({"num_samples": 0}, "data.num_samples=0 is not a number of samples from 1 up"),
+        ({"num_samples": -5}, "data.num_samples=-5 is not a number of samples from 1 up"),
+        ({"num_features": 0}, "data.num_features=0 is not a number of features from 1 up"),
         ({"num_workers": -1}, "data.num_workers=-1 is not a number of processes from 0 up"),
     ],
 )

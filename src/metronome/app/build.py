@@ -56,7 +56,7 @@ def set_threads(number: int | None) -> None:
 
 def _check_groups(config: dict[str, Any]) -> None:
     for group in ("data", "model", "trainer"):
-        if not isinstance(config[group], dict) or "_target_" not in config[group]:
+        if not isinstance(config.get(group), dict) or "_target_" not in config[group]:
             raise InputError(f"{group} has no _target_ to make; choose a file of the group, such as {group}=mine")
 
 

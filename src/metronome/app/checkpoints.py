@@ -26,8 +26,8 @@ class KeepConfig(Callback):
         for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks"):
             if (culprit := _not_plain(checkpoint.get(name))) is not None:
                 raise InputError(
-                    f"an object of class {type(culprit).__name__} in the checkpoint's {name} could not be loaded as plain "
-                    "data; save hyperparameters as numbers, texts, lists and dicts: self.save_hyperparameters(ignore=[...])"
+                    f"an object of class {type(culprit).__name__} in the checkpoint's {name} could not be loaded as "
+                    "plain data; keep numbers, texts, lists and dicts, and save_hyperparameters(ignore=[...]) the rest"
                 )
         checkpoint[KEY] = self.about
 
