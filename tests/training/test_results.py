@@ -189,6 +189,34 @@ def test_what_a_step_returns_beside_the_loss_is_of_the_whole_batch() -> None:
     fit(model=Returns(), accumulate_grad_batches=3, max_epochs=1)
 
 
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_no_step_waits_for_the_device(accumulation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every way from a tensor to a number is a wait; none is taken in a step that is neither logged nor drawn."""
+    waits: list[int] = []
+    so_far: list[int] = []
+
+    class Shows(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.log("shown", loss, on_step=True, on_epoch=False, prog_bar=True)
+            return loss
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            so_far.append(len(waits))
+
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            pass
+
+    item = Tensor.item
+    for name in ("item", "__float__", "__int__", "__bool__", "tolist"):
+        original = getattr(Tensor, name)
+        monkeypatch.setattr(Tensor, name, lambda self, original=original: waits.append(1) or original(self))
+    _, run = fit(model=Shows(), max_epochs=1, limit_val_batches=0, accumulate_grad_batches=accumulation)
+    assert len(so_far) == 5
+    assert len(set(so_far)) == 1
+    assert run.progress_bar_metrics["shown"] == pytest.approx(item(run.callback_metrics["shown"]))
+
+
 def test_a_value_logged_between_steps_is_left_alone() -> None:
     class Between(Net):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

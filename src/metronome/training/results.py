@@ -112,7 +112,21 @@ class Results(_ResultCollection):
     def metrics(self, on_step: bool) -> Any:
         if not on_step and self.trainer.world_size > 1:
             self._share_epoch_values()
-        return super().metrics(on_step)
+        # As Lightning's, but for one thing: values for a progress bar stay tensors until one is drawn. Lightning
+        # turns them into numbers after each step, and a GPU is waited for each time.
+        log, callback, pbar = {}, {}, {}
+        for _, metric in self.valid_items():
+            value = self._get_cache(metric, on_step)
+            if not isinstance(value, Tensor):
+                continue
+            name, forked_name = self._forked_name(metric, on_step)
+            if metric.meta.logger:
+                log[forked_name] = value
+            if self.training or (metric.meta.on_epoch and not on_step):
+                callback[name] = callback[forked_name] = value
+            if metric.meta.prog_bar:
+                pbar[forked_name] = value
+        return {"callback": callback, "log": log, "pbar": pbar}
 
     # ---- over devices -----------------------------------------------------------------------------------
 

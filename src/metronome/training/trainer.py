@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch.utils.data import DataLoader, DistributedSampler
@@ -158,6 +159,11 @@ class Trainer(L.Trainer):
             return [self.budget]
         limits = [(self.max_epochs, "epochs"), (self.max_steps, "steps")]
         return [Duration.parse(f"{n} {unit}") for n, unit in limits if n is not None and n != -1]
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, float]:
+        """Values logged with `prog_bar=True`, as numbers: asking waits for the device."""
+        return convert_tensors_to_scalars(self._logger_connector.progress_bar_metrics)  # pyright: ignore
 
     # ---- one batch -------------------------------------------------------------------------------------
 
