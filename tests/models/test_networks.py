@@ -18,14 +18,14 @@ def parameters(network: nn.Module) -> int:
         (networks.mlp(3, 2, hidden=(7, 5)), (4, 3), (4, 2), (3 * 7 + 7) + (7 * 5 + 5) + (5 * 2 + 2)),
         (networks.mlp(3, 2, hidden=()), (4, 3), (4, 2), 3 * 2 + 2),
         (networks.mlp(3, 2, hidden=(7,), dropout=0.5), (4, 3), (4, 2), (3 * 7 + 7) + (7 * 2 + 2)),
-        # 3x3 kernels without bias, and two numbers a channel of each BatchNorm.
+        # 3x3 kernels without bias, and two numbers a channel of each GroupNorm.
         (
             networks.cnn(1, 10),
             (5, 1, 8, 8),
             (5, 10),
             9 * (1 * 32 + 32 * 64) + 2 * (32 + 64) + (64 * 10 + 10),
         ),
-        # With a bias in place of BatchNorm.
+        # With a bias in place of GroupNorm.
         (
             networks.cnn(3, 2, channels=(4, 6, 8), normalize=False),
             (5, 3, 17, 9),
@@ -42,7 +42,7 @@ def test_shapes_and_parameters(network: nn.Module, inputs: tuple, outputs: tuple
 @pytest.mark.parametrize(("normalize", "norms"), [(True, 2), (False, 0)])
 def test_normalize(normalize: bool, norms: int) -> None:
     layers = list(networks.cnn(1, 10, normalize=normalize))  # pyright: ignore
-    assert sum(isinstance(layer, nn.BatchNorm2d) for layer in layers) == norms
+    assert sum(isinstance(layer, nn.GroupNorm) for layer in layers) == norms
     assert all((layer.bias is None) == normalize for layer in layers if isinstance(layer, nn.Conv2d))
 
 
