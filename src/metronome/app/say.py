@@ -51,16 +51,16 @@ def the_plan(run: Run, plan: Plan | None) -> None:
 
 def the_result(run: Run, content: dict[str, Any]) -> None:
     """The end of a run that did what it should."""
-    facts = [*_scores(content), f"{content['seconds']['fit']:.1f} s"]
+    best, tested = _best(content), _tested(content)
     if run.in_sweep:
+        facts = [*best, *tested, f"{content['seconds']['fit']:.1f} s"]
         print(f"{_job(run)}  {'  '.join(facts)}  {run.relative_folder}", flush=True)
         return
-    best = content["best"]
-    if best is not None:
-        log.info("\nbest       %s %.4g at step %s", best["monitor"], best["value"], f"{best['step']:,}")
-    tested = {k: v for k, v in content["metrics"].items() if k.startswith("test/")}
+    if best:
+        step = content["best"]["step"]  # unknown where the checkpoint could not be read
+        log.info("\nbest       %s%s", best[0], "" if step is None else f" at step {step:,}")
     if tested:
-        log.info("test       %s", "  ".join(f"{name} {value:.4g}" for name, value in sorted(tested.items())))
+        log.info("test       %s", "  ".join(tested))
     rate = content["samples_per_second"]
     speed = f", {rate:,.0f} samples/s" if rate else ""
     log.info("fit        %.1f s%s", content["seconds"]["fit"], speed)
@@ -82,7 +82,9 @@ def _job(run: Run) -> str:
     return f"#{HydraConfig.get().job.num} {' '.join(overrides)}"
 
 
-def _scores(content: dict[str, Any]) -> list[str]:
-    best = [] if content["best"] is None else [f"{content['best']['monitor']} {content['best']['value']:.4g}"]
-    tested = [f"{k} {v:.4g}" for k, v in sorted(content["metrics"].items()) if k.startswith("test/")]
-    return best + tested
+def _best(content: dict[str, Any]) -> list[str]:
+    return [] if content["best"] is None else [f"{content['best']['monitor']} {content['best']['value']:.4g}"]
+
+
+def _tested(content: dict[str, Any]) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in sorted(content["metrics"].items()) if name.startswith("test/")]
