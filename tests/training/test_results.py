@@ -9,6 +9,7 @@ from jobs import SEED, Data, Net, X, Y, fit, weights
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from metronome.training.nonfinite import Watch
 from metronome.training.seeds import epoch_order
 
 LAYOUTS = pytest.mark.parametrize(
@@ -189,8 +190,19 @@ def test_what_a_step_returns_beside_the_loss_is_of_the_whole_batch() -> None:
     fit(model=Returns(), accumulate_grad_batches=3, max_epochs=1)
 
 
+class Arrived:
+    """Stands for the event of a GPU that is behind."""
+
+    def query(self) -> bool:
+        return False
+
+    def synchronize(self) -> None: ...
+
+
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_no_step_waits_for_the_device(accumulation: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Watch, "_is_far", lambda self, values: True)
+    monkeypatch.setattr(Watch, "_send", lambda self, values: (values, Arrived()))
     """Every way from a tensor to a number is a wait; none is taken in a step that is neither logged nor drawn."""
     waits: list[int] = []
     so_far: list[int] = []

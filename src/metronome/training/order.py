@@ -1,7 +1,7 @@
 """Which samples make up each batch, and which of them this device takes."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -59,6 +59,20 @@ class BatchSampler(Sampler[Share]):
     def position(self, position: tuple[int, int]) -> None:
         self.epoch, self.first_step = position
 
+    @property
+    def order(self) -> dict[str, Any]:
+        """What decides on the samples of each step of this epoch, besides the epoch itself."""
+        size = self.schedule.at(self.epoch)
+        return {"num_samples": self.num_samples, "batch_size": size, "seed": self.seed, "shuffle": self.shuffle}
+
+    def samples(self, step: int) -> np.ndarray:
+        """The samples of the batch of this step of the epoch, over all devices: int64, shape (samples,)."""
+        size = self.schedule.at(self.epoch)
+        return self._epoch_order()[step * size : (step + 1) * size]
+
+    def _epoch_order(self) -> np.ndarray:
+        return epoch_order(self.seed, self.epoch, self.num_samples) if self.shuffle else np.arange(self.num_samples)
+
     def __len__(self) -> int:
         """Steps in this epoch, wherever the iterator starts."""
         whole, rest = divmod(self.num_samples, self.schedule.at(self.epoch))
@@ -74,8 +88,7 @@ class BatchSampler(Sampler[Share]):
         return share_size(self.batch_size(step), self.devices, self.rank)
 
     def __iter__(self) -> Iterator[Share]:
-        epoch, size = self.epoch, self.schedule.at(self.epoch)
-        order = epoch_order(self.seed, epoch, self.num_samples) if self.shuffle else np.arange(self.num_samples)
+        epoch, size, order = self.epoch, self.schedule.at(self.epoch), self._epoch_order()
         for step in range(self.first_step, len(self)):
             batch = order[step * size : (step + 1) * size]
             share = np.array_split(batch, self.devices)[self.rank]

@@ -7,9 +7,8 @@ and in evaluation.
 """
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,14 +49,21 @@ class Results(_ResultCollection):
         self.batch, self.batch_size, self._counted = micro_batch, samples, counted
         self._parts += 1
 
-    def end_step(self, share: Any, samples: int) -> None:
-        """Make the step's values those of the whole batch. All devices must call it together.
+    @property
+    def is_counting(self) -> bool:
+        return self._counted
+
+    def end_step(self, share: Any, samples: int, over_devices: bool = True) -> None:
+        """Make the step's values those of the whole batch (of this device's share, if not `over_devices`, for which all
+        devices must call it together).
 
         What hooks log from here on is of this device's whole share, and weighs its samples.
         """
-        self._in_step, self._counted = False, True
+        self._in_step = False
         self.batch, self.batch_size = share, samples
-        if self.trainer.world_size > 1:
+        if over_devices:
+            self._counted = True
+        if over_devices and self.trainer.world_size > 1:
             shared = {k: v for k, v in self._step_values.items() if not self[k].meta.sync.rank_zero_only}
             self._step_values |= self._over_devices(shared)
         elif self._parts == 1:
@@ -194,15 +200,30 @@ def _neutral(metric: _ResultMetric) -> float:
     return float("inf") if metric.meta.is_min_reduction else 0.0
 
 
-@contextmanager
-def metrics_kept(module: nn.Module) -> Iterator[None]:
-    """Put the states of a module's torchmetrics back as they were: the sample seen in between does not count."""
+def metric_states(module: nn.Module) -> Callable[[], None]:
+    """Remember the states of a module's torchmetrics; what is returned puts them back."""
     metrics = [m for m in module.modules() if isinstance(m, Metric)]
-    states = [deepcopy({k: v for k, v in vars(m).items() if k in m._defaults}) for m in metrics]
+    states = [{k: _copy(v) for k, v in vars(m).items() if k in m._defaults} for m in metrics]
     counts = [m._update_count for m in metrics]
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for metric, state, count in zip(metrics, states, counts, strict=True):
             vars(metric).update(state)
             metric._update_count, metric._computed = count, None
+
+    return put_back
+
+
+def _copy(state: Any) -> Any:
+    # Tensors are updated in place; of a list the tensors stay as they are, and more are added.
+    return state.detach().clone() if isinstance(state, Tensor) else list(state) if isinstance(state, list) else state
+
+
+@contextmanager
+def metrics_kept(module: nn.Module) -> Iterator[None]:
+    """Put the states of a module's torchmetrics back as they were: the sample seen in between does not count."""
+    put_back = metric_states(module)
+    try:
+        yield
+    finally:
+        put_back()

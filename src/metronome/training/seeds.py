@@ -6,7 +6,7 @@ its words well: with `seed + epoch`, the second epoch of seed 42 would be the fi
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -49,16 +49,30 @@ def seed_sample(seed: int, epoch: int, index: int) -> None:
     _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_SAMPLE, index)))
 
 
-@contextmanager
-def generators_kept() -> Iterator[None]:
-    """Put torch's (CPU), numpy's and Python's generators back as they were."""
+def generator_states(device: torch.device | None = None) -> Callable[[], None]:
+    """Remember torch's (of the CPU, and of a GPU), numpy's and Python's generators; what is returned puts them back."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    try:
-        yield
-    finally:
+    on_gpu = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
+
+    def put_back() -> None:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
+        if on_gpu is not None:
+            assert device is not None
+            torch.cuda.set_rng_state(on_gpu, device)
+
+    return put_back
+
+
+@contextmanager
+def generators_kept() -> Iterator[None]:
+    """Put torch's (CPU), numpy's and Python's generators back as they were."""
+    put_back = generator_states()
+    try:
+        yield
+    finally:
+        put_back()
 
 
 def _seed_generators(sequence: np.random.SeedSequence) -> int:

@@ -8,9 +8,11 @@ so that the gradient, which the strategy averages over devices, is that of the m
 smaller batch included, and shares of different sizes too.
 """
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,10 +24,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metronome.training.cut import join_outputs, micro_batch_sizes
+from metronome.training.devices import average_gradients, share_buffers
+from metronome.training.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.results import metrics_kept
+from metronome.training.undo import Undo
+from metronome.units import RunFailed
 
 if TYPE_CHECKING:
     from metronome.training.trainer import Trainer
+
+log = logging.getLogger("metronome.training")
 
 
 class StepClosure(Closure):
@@ -48,37 +56,103 @@ class StepClosure(Closure):
         self.share, self.share_samples = share, size.share
         self.devices, self.batch_samples = trainer.world_size, size.batch
         self.counted = size.share > 0  # else the one sample read is there for the collectives alone
-        parts = trainer.accumulation if self.counted else 1
+        self._evaluated = False
+        self._cut()
+
+    def _cut(self) -> None:
+        parts = self.trainer.accumulation if self.counted else 1
         # A share that is not cut need not have a countable structure.
-        self.sizes = micro_batch_sizes(max(size.share, 1), parts)
-        self.micro_batches = trainer.cut_batch(share, self.sizes) if len(self.sizes) > 1 else [share]
+        self.sizes = micro_batch_sizes(max(self.share_samples, 1), parts)
+        self.micro_batches = self.trainer.cut_batch(self.share, self.sizes) if len(self.sizes) > 1 else [self.share]
 
     @torch.enable_grad()
     def closure(self, *_: Any, **__: Any) -> ClosureResult:
-        trainer, results = self.trainer, self.trainer.step_results
+        trainer = self.trainer
+        may_undo = trainer.auto_accumulate or trainer.watch.skips
+        undo = Undo(trainer, trainer.step_results) if may_undo else None
+        passes = self._passes_that_fit(undo)
+        result = self._joined(passes)
+        is_first, self._evaluated = not self._evaluated, True
+        # Later evaluations of the same batch are at weights that the optimizer tries out (L-BFGS).
+        if is_first and result.loss is not None and not trainer.watch.allows(result.loss):
+            assert undo is not None
+            undo.put_values_back()
+            undo.put_metrics_back()
+            for parameter in trainer.lightning_module.parameters():
+                parameter.grad = None  # every optimizer leaves these alone, with their state
+        return result
+
+    # ---- forward and backward ------------------------------------------------------------------------------
+
+    def _passes_that_fit(self, undo: Undo | None) -> "_Passes":
+        """Every micro-batch forward and backward; in finer pieces for as long as memory is short."""
+        trainer, finer = self.trainer, False
+        while True:
+            reason = None
+            try:
+                passes = self._passes()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = one_line(error)
+                if undo is None or not trainer.auto_accumulate:
+                    raise RunFailed(
+                        f"out of memory in step {trainer.global_step + 1:,} ({reason}); use "
+                        "trainer.accumulate_grad_batches=auto, or cut the batch into more than "
+                        f"{len(self.sizes)} micro-batches"
+                    ) from error
+            # The error is gone by now, and with it the frames that held on to memory.
+            if not trainer.auto_accumulate or not trainer.any_device(reason is not None):
+                break
+            assert undo is not None
+            undo()
+            for parameter in trainer.lightning_module.parameters():
+                parameter.grad = None
+            free_memory()
+            trainer.cut_finer(self.batch_samples, reason)
+            self._cut()
+            finer = True
+        if finer:
+            trainer.remember_memory(accumulate_grad_batches=trainer.accumulate, micro_batch_size=max(self.sizes))
+            log.warning(
+                "out of memory in step %s: each device now takes its share of a batch in %d micro-batches of up to %d "
+                "samples; the step was done again, and the result stays the same",
+                f"{trainer.global_step + 1:,}", len(self.sizes), max(self.sizes),
+            )  # fmt: skip
+        if trainer.auto_accumulate and self.devices > 1:
+            average_gradients(trainer.lightning_module)
+        return passes
+
+    def _passes(self) -> "_Passes":
+        trainer, results, passes = self.trainer, self.trainer.step_results, _Passes()
         results.begin_step()
         if self._zero_grad_fn is not None:
             self._zero_grad_fn()
-        loss: Tensor | None = None
-        extras: list[dict[str, Any]] = []
-        extra_sizes: list[int] = []
+        if trainer.auto_accumulate and self.devices > 1:
+            share_buffers(trainer.lightning_module)
         last = len(self.sizes) - 1
         for i, (micro_batch, samples) in enumerate(zip(self.micro_batches, self.sizes, strict=True)):
             results.begin_micro_batch(micro_batch, samples, self.counted)
             weight = samples * self.devices / self.batch_samples if self.counted else 0.0
-            # Gradients need to meet the other devices' only once, in the last backward pass.
-            with _block_parallel_sync_behavior(trainer.strategy, block=i < last):
+            # Gradients need to meet the other devices' only once, in the last backward pass. A device that may run out
+            # of memory in it must not keep the others waiting there, so then they meet after it.
+            with _block_parallel_sync_behavior(trainer.strategy, block=i < last or trainer.auto_accumulate):
                 result = self._forward(micro_batch)
                 if result.closure_loss is None or result.loss is None:
                     continue
                 if self._backward_fn is not None:
                     self._backward_fn(result.closure_loss if weight == 1 else result.closure_loss * weight)
             share_loss = result.loss if weight == 1 else result.loss * weight
-            loss = share_loss if loss is None else loss + share_loss
-            extras.append(result.extra)
-            extra_sizes.append(samples)
+            passes.loss = share_loss if passes.loss is None else passes.loss + share_loss
+            passes.extras.append(result.extra)
+            passes.sizes.append(samples)
             trainer.counters.iterations += 1
-        results.end_step(self.share, self.share_samples)
+        return passes
+
+    def _joined(self, passes: "_Passes") -> ClosureResult:
+        """What the micro-batches gave, as one batch over all devices."""
+        trainer, loss = self.trainer, passes.loss
+        trainer.step_results.end_step(self.share, self.share_samples)
         if loss is None:
             self.warning_cache.warn("`training_step` returned `None`: the step has no gradient")
             return ClosureResult(None)
@@ -88,7 +162,7 @@ class StepClosure(Closure):
             reduced = trainer.strategy.reduce(loss, reduce_op="mean")
             assert isinstance(reduced, Tensor)
             loss = reduced
-        step = ClosureResult(None, extra=join_outputs(extras, extra_sizes) if extras[-1] else {})
+        step = ClosureResult(None, extra=join_outputs(passes.extras, passes.sizes) if passes.extras[-1] else {})
         step.loss = loss
         return step
 
@@ -100,6 +174,15 @@ class StepClosure(Closure):
         if output is None and self.devices > 1:
             raise RuntimeError("training_step returned None: on several devices no step can be skipped")
         return ClosureResult.from_training_step_output(output)
+
+
+@dataclass
+class _Passes:
+    """What the micro-batches of a step gave: their weighted loss, and all else that they returned."""
+
+    loss: Tensor | None = None
+    extras: list[dict[str, Any]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
 
 
 class StepOptimization(_AutomaticOptimization):

@@ -1,25 +1,84 @@
-"""Told to stop by SIGTERM, all devices of a run stop after the same step."""
+"""Told to stop, all devices of a run finish the step, save, and stop after the same one."""
 
+import logging
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any
 
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+log = logging.getLogger("metronome.training")
+
+
+class Told(IntEnum):
+    """What a device has been told. The devices do what the largest of theirs says."""
+
+    NOTHING = 0
+    INTERRUPT = 1  # SIGINT
+    END = 2  # SIGTERM
+    REQUEUE = 3  # the signal by which SLURM announces the end of a job's time
 
 
 class SignalConnector(_SignalConnector):
-    """Lightning's signal connector, without a collective inside the signal handler.
+    """Lightning's signal connector, whose handlers only take a note while steps are taken.
 
-    Lightning's handler broadcasts wherever the signal happens to meet the process, which pairs up with whatever
-    collective the other devices are in, and hangs. Here the handler only takes a note; before each step the devices
-    ask each other for it.
+    Lightning's broadcast, or save a checkpoint, wherever the signal happens to meet the process: in the middle of a
+    step, or of a collective of the other devices, and hang. Here the devices ask each other before each step. A second
+    SIGINT does not wait.
     """
 
-    told_to_stop = False
+    told = Told.NOTHING
+    _waits = False
+
+    @contextmanager
+    def waiting_for_the_step(self) -> Iterator[None]:
+        """While it lasts, a signal is only noted. Before and after it stops the process at once."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
 
     def register_signal_handlers(self) -> None:
-        self.told_to_stop = False
+        self.told = Told.NOTHING
         super().register_signal_handlers()
+        interruptible = signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL, None)
+        if interruptible and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _on_interrupt(self, *_: Any) -> None:
+        if not self._waits or self.told is Told.INTERRUPT:
+            raise KeyboardInterrupt
+        self.told = max(self.told, Told.INTERRUPT)
+        if self.trainer.is_global_zero:
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # what a handler may call
 
     def _sigterm_notifier_fn(self, signum: Any, _: Any) -> None:
-        self.told_to_stop = True
-        # On several devices no one may leave alone.
-        self.received_sigterm = self.trainer.world_size == 1
+        if not self._waits:
+            raise SIGTERMException
+        self.told = max(self.told, Told.END)
+
+    def _slurm_sigusr_handler_fn(self, signum: Any, _: Any) -> None:
+        self.told = Told.REQUEUE
+
+
+def requeue() -> None:
+    """Have SLURM start this job again, when it can."""
+    job = os.environ["SLURM_JOB_ID"]
+    if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
+        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
+        reason = done.stderr.strip() if done.returncode else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        reason = str(error)
+    if reason is None:
+        log.info("SLURM starts job %s again", job)
+    else:
+        log.warning("SLURM did not requeue job %s: %s", job, reason)

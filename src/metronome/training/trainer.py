@@ -1,25 +1,37 @@
 """Lightning's Trainer, where a batch is what one optimizer step sees."""
 
+import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.nn import SyncBatchNorm
 from torch.utils.data import DataLoader, DistributedSampler
 
+from metronome.training.checkpoint import Checkpoint
 from metronome.training.counters import Counters
 from metronome.training.cut import count_samples, cut_batch
+from metronome.training.evaluation import EvaluationLoop
+from metronome.training.files import CheckpointFiles
 from metronome.training.loaders import DataConnector
-from metronome.training.loops import EpochLoop, EvaluationLoop, FitLoop
+from metronome.training.loops import EpochLoop, FitLoop
+from metronome.training.nonfinite import Watch
 from metronome.training.order import BatchSampler
 from metronome.training.results import Results
 from metronome.training.seeds import check_seed
-from metronome.training.stopping import SignalConnector
-from metronome.units import BatchSchedule, Duration, InputError, Plan, accumulation_at
+from metronome.training.stopping import SignalConnector, Told, requeue
+from metronome.units import BatchSchedule, Duration, InputError, Plan, RunFailed, accumulation_at, share_size
+
+log = logging.getLogger("metronome.training")
 
 # Flags of Lightning's that it takes without a look at their type.
 _WHOLE_NUMBERS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "log_every_n_steps", "num_nodes")
@@ -40,10 +52,13 @@ class Trainer(L.Trainer):
     `interval: step` and checkpoint intervals all count steps, on every layout.
 
     Args:
-        accumulate_grad_batches: micro-batches into which each device cuts its share of a batch.
+        accumulate_grad_batches: micro-batches into which each device cuts its share of a batch; `auto`: 1, and twice as
+            many whenever a step runs out of memory, which is then done again.
         budget: how long to train, as text with a unit (`20 epochs`, `500 steps`, `1e6 samples`, `90 min`),
             in place of `max_epochs`, `max_steps` and `max_time`.
         seed: from it, the epoch and the step come the order of the samples and every random number of a step.
+        on_nonfinite: what to do about a step whose loss or gradient is not finite: `stop` the run with one line, or
+            `skip` the update (on a GPU this waits for the device in each step; to stop does not).
         flags: Lightning's own, with their names and meaning.
 
     Raises:
@@ -55,13 +70,18 @@ class Trainer(L.Trainer):
     def __init__(
         self,
         *,
-        accumulate_grad_batches: int = 1,
+        accumulate_grad_batches: int | str = 1,
         budget: str | Duration | None = None,
         seed: int = 0,
+        on_nonfinite: str = "stop",
         **flags: Any,
     ) -> None:
         _check_flags(accumulate_grad_batches, budget, flags)
-        self.accumulate = accumulate_grad_batches
+        self.auto_accumulate = accumulate_grad_batches == "auto"
+        self.accumulate = 1 if isinstance(accumulate_grad_batches, str) else accumulate_grad_batches
+        self.out_of_memory: list[dict[str, Any]] = []  # what was cut finer, and when
+        self.nonfinite: list[dict[str, Any]] = []  # the steps whose loss or gradient was not finite
+        self.watch = Watch(self, on_nonfinite)
         self.seed = check_seed(seed)
         self.budget = None if budget is None else Duration.parse(budget)
         # Lightning's own switch, on for loaders that are not ours; DataConnector leaves ours alone.
@@ -69,11 +89,20 @@ class Trainer(L.Trainer):
         super().__init__(**flags | _limits(self.budget))
         if isinstance(self.strategy, ModelParallelStrategy):
             raise InputError("ModelParallelStrategy shares one model out over devices; batches are shared out here")
-        if accumulate_grad_batches > 1 and self.strategy.handles_gradient_accumulation:
+        if (self.accumulate > 1 or self.auto_accumulate) and self.strategy.handles_gradient_accumulation:
             raise InputError(
                 f"strategy {type(self.strategy).__name__} accumulates gradients by itself; "
                 "use trainer.accumulate_grad_batches=1 with it"
             )
+        if self.auto_accumulate and self.world_size > 1 and not isinstance(self.strategy, DDPStrategy):
+            raise InputError(
+                f"trainer.accumulate_grad_batches=auto on several devices needs the strategy ddp, not "
+                f"{type(self.strategy).__name__}; give a number"
+            )
+        with suppress(NotImplementedError):  # some strategies write in ways of their own
+            if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
+                self.strategy.checkpoint_io = CheckpointFiles()
+        self._meeting: Any = None  # the devices' group for what they tell each other between steps
         self._data_connector = DataConnector(self)
         self._signal_connector = SignalConnector(self)
         stock = self.fit_loop
@@ -165,6 +194,100 @@ class Trainer(L.Trainer):
         """Values logged with `prog_bar=True`, as numbers: asking waits for the device."""
         return convert_tensors_to_scalars(self._logger_connector.progress_bar_metrics)  # pyright: ignore
 
+    # ---- between two steps -----------------------------------------------------------------------------
+
+    def meet(self) -> None:
+        """Before each step: stop, or save, if any device has been told to. All devices must call it together."""
+        self.watch.look_back()
+        saves = [c for c in self._our_checkpoints if c.is_due(self)]
+        told, due, nonfinite = self._largest(
+            self._signal_connector.told, len(saves) if self.is_global_zero else 0, int(self.watch.has_found)
+        )
+        if nonfinite:
+            self.settle()
+        if told:
+            self._stop(Told(told))
+        if due:
+            for callback in self._our_checkpoints:
+                callback.save_last_if_due(self)
+
+    def stop_if_told(self) -> None:
+        """Between the batches of an evaluation too, which may be long. All devices must call it together."""
+        if self.state.fn == TrainerFn.FITTING:
+            (told,) = self._largest(self._signal_connector.told)
+            if told:
+                self._stop(Told(told))
+
+    def settle(self) -> None:
+        """Wait for what the devices know of the steps so far. Raises RunFailed if one was not finite."""
+        self.watch.settle()
+
+    def any_device(self, flag: bool) -> bool:
+        """Whether it is true on any device. All devices must call it together."""
+        return bool(self._largest(int(flag))[0])
+
+    def remember_memory(self, **found: Any) -> None:
+        """Take down what was cut finer for want of memory."""
+        self.out_of_memory.append({"step": self.global_step + 1, **found})
+
+    def call_checkpoints(self, hook: str) -> None:
+        for callback in self._our_checkpoints:
+            getattr(callback, hook)(self)
+
+    @property
+    def _our_checkpoints(self) -> list[Checkpoint]:
+        return [c for c in self.callbacks if isinstance(c, Checkpoint)]  # pyright: ignore
+
+    def _stop(self, told: Told) -> NoReturn:
+        self._signal_connector.told = Told.NOTHING
+        if not self.sanity_checking:
+            self.call_checkpoints("save_last_now")
+            log.info(
+                "told to stop: %s after step %s", "requeue" if told is Told.REQUEUE else told.name, self.global_step
+            )
+        if told is Told.REQUEUE and self.is_global_zero:
+            requeue()
+        raise KeyboardInterrupt if told is Told.INTERRUPT else SIGTERMException
+
+    def _largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over all devices."""
+        if self.world_size == 1:
+            return list(numbers)
+        if self._meeting is None and self.strategy.root_device.type != "cpu":
+            # On the CPU, so that no device has to be waited for.
+            self._meeting = torch.distributed.new_group(backend="gloo")
+        table = torch.tensor(numbers)
+        torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX, group=self._meeting)
+        return table.tolist()
+
+    def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
+        """Write a checkpoint, whole or not at all. All devices must call it together.
+
+        Raises:
+            RunFailed: if it cannot be written (the disk is full, say), or the weights are not finite; on all devices.
+        """
+        if self.model is None:
+            raise AttributeError("there is nothing to save before fit, validate, test or predict were called")
+        self.settle()
+        with self.profiler.profile("save_checkpoint"):  # pyright: ignore
+            checkpoint, failure = self._checkpoint_connector.dump_checkpoint(weights_only), None
+            try:
+                self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+            except (OSError, RuntimeError) as error:
+                # PyTorch's writer says RuntimeError where the disk said OSError.
+                reason = error if isinstance(error, OSError) else error.__context__
+                if not isinstance(reason, OSError):
+                    raise
+                failure = f"checkpoint {filepath} could not be written ({reason.strerror or reason})"
+            failure = self.strategy.broadcast(failure)
+        if failure:
+            raise RunFailed(f"{failure}; what was there before is whole")
+
+    def _run_sanity_check(self) -> None:
+        # It would forget what was logged, and a run that goes on has shown that its validation works.
+        if not self.fit_loop._loaded_from_state_dict:
+            super()._run_sanity_check()
+
     # ---- one batch -------------------------------------------------------------------------------------
 
     @property
@@ -190,6 +313,10 @@ class Trainer(L.Trainer):
         assert isinstance(results, Results)
         return results
 
+    def count_samples(self, batch: Any) -> int:
+        """Samples in a batch that a loader gave to this device. Raises InputError if they cannot be counted."""
+        return self._hook("count_samples", count_samples)(batch)
+
     def batch_sizes(self, share: Any) -> BatchSizes:
         """Samples in this device's share and in the whole batch, given the share. All devices must call it together.
 
@@ -205,15 +332,25 @@ class Trainer(L.Trainer):
         total = self.strategy.reduce(torch.tensor(count, device=self.strategy.root_device), reduce_op="sum")
         return BatchSizes(count, int(total))  # pyright: ignore
 
+    def cut_finer(self, batch_samples: int, reason: str | None) -> None:
+        """Twice as many micro-batches, from this batch on. Raises RunFailed if they hold one sample each already."""
+        samples = share_size(batch_samples, self.world_size, 0)
+        if self.accumulation >= samples:
+            where = reason or "on another device"
+            raise RunFailed(f"out of memory in step {self.global_step + 1:,} with one sample at a time ({where})")
+        before = self.accumulation
+        while self.accumulation == before:
+            self.accumulate *= 2
+
     def cut_batch(self, share: Any, sizes: Sequence[int]) -> list[Any]:
         """The micro-batches of a share."""
         return self._hook("cut_batch", cut_batch)(share, sizes)
 
     def _count(self, share: Any) -> int:
         try:
-            return self._hook("count_samples", count_samples)(share)
+            return self.count_samples(share)
         except InputError:
-            if self.world_size > 1 or self.accumulate > 1:
+            if self.world_size > 1 or self.accumulate > 1 or self.auto_accumulate:
                 raise
             # Uncut and alone, the batch weighs 1 whatever is in it; only the counter needs a number.
             return getattr(self.train_dataloader, "batch_size", None) or 1
@@ -242,10 +379,15 @@ class Trainer(L.Trainer):
         """Refuse what the attached module brings along and this Trainer cannot do. Raises InputError."""
         model = self.lightning_module
         _check_callbacks(self.callbacks)  # pyright: ignore
-        if not model.automatic_optimization and self.accumulate > 1:
+        if not model.automatic_optimization and (self.accumulate > 1 or self.auto_accumulate):
             raise InputError(
                 f"{type(model).__name__} optimizes manually, so its batches cannot be cut up for it; "
-                f"use trainer.accumulate_grad_batches=1, not {self.accumulate}"
+                f"use trainer.accumulate_grad_batches=1, not {'auto' if self.auto_accumulate else self.accumulate}"
+            )
+        if self.auto_accumulate and self.world_size > 1 and any(isinstance(m, SyncBatchNorm) for m in model.modules()):
+            raise InputError(
+                "SyncBatchNorm makes devices meet in the middle of a step, where one that is out of memory cannot tell;"
+                " give trainer.accumulate_grad_batches a number, not auto"
             )
 
 
@@ -260,6 +402,8 @@ def _limits(budget: Duration | None) -> dict[str, Any]:
     if budget.unit == "percent":
         raise InputError(f"budget={budget} is a part of nothing; write for example budget='20 epochs'")
     if budget.unit == "seconds":
+        if float(budget.value) >= timedelta.max.total_seconds():
+            raise InputError(f"budget={budget} is longer than any clock; write for example budget='90 min'")
         return {"max_time": timedelta(seconds=float(budget.value)), "max_epochs": -1}
     if budget.unit == "epochs" and budget.value == int(budget.value):
         return {"max_epochs": int(budget.value)}
@@ -268,9 +412,10 @@ def _limits(budget: Duration | None) -> dict[str, Any]:
 
 
 def _check_flags(accumulate: object, budget: object, flags: dict[str, Any]) -> None:
-    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
+    is_number = isinstance(accumulate, int) and not isinstance(accumulate, bool) and accumulate >= 1
+    if not is_number and accumulate != "auto":
         raise InputError(
-            f"trainer.accumulate_grad_batches={accumulate!r} is not a whole number of micro-batches from 1 up"
+            f"trainer.accumulate_grad_batches={accumulate!r} is not a whole number of micro-batches from 1 up, nor auto"
         )
     for name in _WHOLE_NUMBERS:
         if not isinstance(flags.get(name, 0), int | None):

@@ -2,7 +2,7 @@
 
 from metronome.units.course import EpochPlan, accumulation_at
 from metronome.units.duration import Duration
-from metronome.units.errors import InputError, check_number
+from metronome.units.errors import InputError, RunFailed, check_number
 from metronome.units.plan import Plan
 from metronome.units.schedule import BatchSchedule
 from metronome.units.split import even_split, share_size
@@ -13,6 +13,7 @@ __all__ = [
     "EpochPlan",
     "InputError",
     "Plan",
+    "RunFailed",
     "accumulation_at",
     "check_number",
     "even_split",

@@ -1,0 +1,115 @@
+"""Validation and test: every sample weighs the same, and what does not fit into memory is cut up."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+
+from metronome.training.cut import join_outputs, micro_batch_sizes
+from metronome.training.memory import free_memory, is_out_of_memory, one_line
+from metronome.training.order import EvaluationSampler
+from metronome.training.results import Results, metrics_kept
+from metronome.training.undo import Undo
+from metronome.units import InputError, RunFailed
+
+if TYPE_CHECKING:
+    from metronome.training.trainer import Trainer
+
+log = logging.getLogger("metronome.training")
+
+
+class EvaluationLoop(_EvaluationLoop):
+    """A validation or test, whose logged values weigh every sample the same over all devices.
+
+    A batch that does not fit into memory is evaluated in halves, and those after it too: on one device always, on
+    several where `accumulate_grad_batches=auto` lets them agree on it.
+    """
+
+    trainer: "Trainer"
+    _results: Results
+
+    def __init__(self, trainer: "Trainer", stock: _EvaluationLoop) -> None:
+        super().__init__(trainer, stock._trainer_fn, stock._stage, stock.verbose, stock.inference_mode)
+        self._results = Results(trainer, training=False)
+        self.pieces = 1  # into which each batch is cut
+        self.is_judged = False  # whether all that this evaluation finds has been logged
+
+    def reset(self) -> None:
+        self.is_judged = False
+        super().reset()
+
+    def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
+        self.is_judged = True
+        super()._on_evaluation_end(*args, **kwargs)
+
+    def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
+        assert self._combined_loader is not None
+        self.trainer.stop_if_told()
+        sampler = getattr(self._combined_loader.flattened[dataloader_idx], "batch_sampler", None)
+        with self._cut_up_if_need_be():
+            if not isinstance(sampler, EvaluationSampler) or sampler.share_size(batch_idx) > 0:
+                super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
+                return
+            # One sample keeps the other devices company; it is counted where it belongs.
+            with self._results.nothing_counted(), metrics_kept(self.trainer.lightning_module):
+                super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
+
+    # ---- a batch that does not fit --------------------------------------------------------------------
+
+    @contextmanager
+    def _cut_up_if_need_be(self) -> Iterator[None]:
+        """While it lasts, the strategy's step takes a batch in as many pieces as memory demands."""
+        strategy, name = self.trainer.strategy, "test_step" if self.trainer.testing else "validation_step"
+        whole = getattr(strategy, name)
+        setattr(strategy, name, lambda batch, *arguments: self._step(whole, batch, arguments))
+        try:
+            yield
+        finally:
+            delattr(strategy, name)
+
+    def _step(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
+        while True:
+            undo, reason = Undo(self.trainer, self._results, generators=False), None
+            try:
+                output = self._step_in_pieces(step, batch, arguments)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                output, reason = None, one_line(error)
+            # The error is gone by now, and with it the frames that held on to memory.
+            alone = self.trainer.world_size == 1 or not self.trainer.auto_accumulate
+            if not (reason is not None if alone else self.trainer.any_device(reason is not None)):
+                return output
+            undo()
+            free_memory()
+            self._halve(batch, reason or "on another device")
+
+    def _step_in_pieces(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
+        if self.pieces == 1:
+            return step(batch, *arguments)
+        results, samples = self._results, self.trainer.count_samples(batch)
+        sizes, outputs = micro_batch_sizes(samples, self.pieces), []
+        results.begin_step()
+        for piece, size in zip(self.trainer.cut_batch(batch, sizes), sizes, strict=True):
+            results.begin_micro_batch(piece, size, results.is_counting)
+            outputs.append(step(piece, *arguments))
+        results.end_step(batch, samples, over_devices=False)
+        return join_outputs([{"output": output} for output in outputs], sizes)["output"]
+
+    def _halve(self, batch: Any, reason: str) -> None:
+        trainer, samples = self.trainer, None
+        with suppress(InputError):
+            samples = trainer.count_samples(batch)
+        if trainer.world_size > 1 and not trainer.auto_accumulate:
+            raise RunFailed(
+                f"out of memory in an evaluation ({reason}); use a smaller data.eval_batch_size, or "
+                "trainer.accumulate_grad_batches=auto, with which devices agree on smaller ones"
+            )
+        # On several devices the largest batch decides, so that all decide alike.
+        if samples is None or not trainer.any_device(self.pieces < samples):
+            raise RunFailed(f"out of memory in an evaluation with one sample at a time ({reason})")
+        self.pieces *= 2
+        trainer.remember_memory(evaluation=self._stage.value, pieces=self.pieces)
+        log.warning("out of memory in an evaluation: its batches are now cut in %d; the result stays", self.pieces)

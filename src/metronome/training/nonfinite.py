@@ -1,0 +1,177 @@
+"""A loss or a gradient that is not finite: found without waiting for the device, told in one line."""
+
+import logging
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from metronome.units import InputError, RunFailed
+
+if TYPE_CHECKING:
+    from metronome.training.trainer import Trainer
+
+log = logging.getLogger("metronome.training")
+
+_SAMPLES_TOLD, _STEPS_TOLD, _STEPS_KEPT = 8, 10, 1_000
+# A GPU may be so many steps behind; then it is waited for.
+_STEPS_AHEAD = 64
+
+
+@dataclass
+class _Probe:
+    """Loss and gradient norm of a step, on their way from the device."""
+
+    values: Tensor
+    arrived: Any  # a CUDA event, or None for values that are there
+    facts: dict[str, Any]
+
+
+class Watch:
+    """Looks at the loss and the gradient of every step, before the update.
+
+    On a GPU the two numbers are copied while it works on, and looked at when they have arrived, a step or two later; no
+    checkpoint is written before they have. With `skip` the update depends on them, so there the device is waited for.
+    Under a gradient scaler (`16-mixed`) only the loss is looked at: the scaler skips its own overflows.
+
+    Args:
+        trainer: whose steps they are.
+        on_nonfinite: `stop` or `skip`.
+
+    Raises:
+        InputError: for another word.
+    """
+
+    def __init__(self, trainer: "Trainer", on_nonfinite: str) -> None:
+        if on_nonfinite not in ("stop", "skip"):
+            raise InputError(f"trainer.on_nonfinite={on_nonfinite} is not known; use stop or skip")
+        self.trainer, self.skips = trainer, on_nonfinite == "skip"
+        self._on_the_way: deque[_Probe] = deque()
+        self._found: _Probe | None = None
+
+    @property
+    def has_found(self) -> bool:
+        """Whether a step that was not finite has been found and not been told."""
+        return self._found is not None
+
+    @torch.no_grad()
+    def allows(self, loss: Tensor) -> bool:
+        """Look at the step whose gradients are ready: whether its update is to be made.
+
+        Raises:
+            RunFailed: if it is known already that it must not be, and the run is to stop.
+        """
+        norm = self._gradient_norm()
+        values = torch.stack([loss.detach().float(), loss.new_zeros((), dtype=torch.float32) if norm is None else norm])
+        if self.skips or not self._is_far(values):
+            probe = _Probe(values.cpu(), None, {})
+            if _is_finite(probe):
+                return True
+            probe.facts = self._facts()
+            if not self.skips:
+                self._stop(probe)
+            self._skip(probe)
+            return False
+        self._on_the_way.append(_Probe(*self._send(values), self._facts()))
+        return True
+
+    @staticmethod
+    def _is_far(values: Tensor) -> bool:
+        """Whether to read them means to wait for a device."""
+        return values.device.type == "cuda"
+
+    @staticmethod
+    def _send(values: Tensor) -> tuple[Tensor, Any]:
+        """Where they will arrive, and the event that says so."""
+        host = torch.empty(2, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        return host, arrived
+
+    def look_back(self) -> None:
+        """See what has arrived, without waiting (unless the device is far behind)."""
+        while self._on_the_way and self._found is None:
+            probe = self._on_the_way[0]
+            if len(self._on_the_way) > _STEPS_AHEAD:
+                probe.arrived.synchronize()
+            if not probe.arrived.query():
+                return
+            self._arrive()
+
+    def settle(self) -> None:
+        """Wait for all that is on its way. Raises RunFailed if a step was not finite."""
+        while self._on_the_way and self._found is None:
+            self._on_the_way[0].arrived.synchronize()
+            self._arrive()
+        self._on_the_way.clear()
+        if (found := self._found) is not None:
+            self._found = None
+            self._stop(found)
+
+    def _arrive(self) -> None:
+        probe = self._on_the_way.popleft()
+        if not _is_finite(probe):
+            self._found = probe
+
+    # ---- what there is to tell -----------------------------------------------------------------------------
+
+    def _gradient_norm(self) -> Tensor | None:
+        trainer = self.trainer
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            return None
+        gradients = [p.grad for p in trainer.lightning_module.parameters() if p.grad is not None]
+        if not gradients:
+            return None
+        return torch.nn.utils.get_total_norm(gradients).float()
+
+    def _facts(self) -> dict[str, Any]:
+        trainer = self.trainer
+        rates = [float(group["lr"]) for o in trainer.optimizers for group in o.param_groups if "lr" in group]
+        return {
+            "step": trainer.global_step + 1,
+            "epoch": trainer.epoch + 1,
+            "learning_rate": rates[0] if rates else None,
+            "batch": trainer.fit_loop.epoch_loop.batch_idx,
+        }
+
+    def _entry(self, probe: _Probe) -> dict[str, Any]:
+        """What result.json says: the epoch counted from 1, and all samples of the batch by their index."""
+        loss, norm = probe.values.tolist()
+        sampler = self.trainer.batch_sampler
+        samples = None if sampler is None else sampler.samples(probe.facts["batch"]).tolist()
+        facts = {name: value for name, value in probe.facts.items() if name != "batch"}
+        return facts | {"loss": loss, "gradient_norm": norm, "samples": samples}
+
+    def _line(self, entry: dict[str, Any]) -> str:
+        samples = entry["samples"]
+        of = ""
+        if samples is not None:
+            more = f" and {len(samples) - _SAMPLES_TOLD} more" if len(samples) > _SAMPLES_TOLD else ""
+            of = f", samples {', '.join(map(str, samples[:_SAMPLES_TOLD]))}{more}"
+        rate = "" if entry["learning_rate"] is None else f", learning rate {entry['learning_rate']:.4g}"
+        what = "the loss" if not math.isfinite(entry["loss"]) else "the gradient"
+        return (
+            f"{what} is not finite in step {entry['step']:,} (epoch {entry['epoch']:,}): loss {entry['loss']:.4g}, "
+            f"gradient norm {entry['gradient_norm']:.4g}{rate}{of}"
+        )
+
+    def _stop(self, probe: _Probe) -> None:
+        entry = self._entry(probe)
+        self.trainer.nonfinite.append(entry)
+        raise RunFailed(f"{self._line(entry)}; a lower rate may help, or trainer.on_nonfinite=skip")
+
+    def _skip(self, probe: _Probe) -> None:
+        entry, told = self._entry(probe), len(self.trainer.nonfinite)
+        if told < _STEPS_KEPT:
+            self.trainer.nonfinite.append(entry)
+        if told < _STEPS_TOLD:
+            last = "; more will be counted in result.json only" if told == _STEPS_TOLD - 1 else ""
+            log.warning("left out: %s%s", self._line(entry), last)
+
+
+def _is_finite(probe: _Probe) -> bool:
+    return all(math.isfinite(value) for value in probe.values.tolist())
