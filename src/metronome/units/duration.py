@@ -29,6 +29,7 @@ _NUMBER = (
     r"[+-]?(?:\d+/0*[1-9]\d*|\d{1,3}(?:,\d{3})+(?:\.\d+)?"
     r"|(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:e[+-]?\d{1,2}(?!\d))?)"
 )
+_MAX_LENGTH = 200  # Python refuses to read and to print numbers of thousands of digits
 _WORD = r"(?:%|[a-z]+)"
 _ONE = re.compile(rf"({_NUMBER})\s*({_WORD})?", re.ASCII)
 _TWO = re.compile(rf"{_NUMBER}\s*{_WORD}(?:[\s,;+&]+|\s+and\s+){_NUMBER}\s*{_WORD}.*", re.ASCII)
@@ -69,7 +70,7 @@ class Duration:
         match = _ONE.fullmatch(given.lower())
         if match is None and _TWO.fullmatch(given.lower()):
             raise InputError(f"`{given}` is two durations; give one, e.g. `20 epochs` or `90 min`")
-        if match is None:
+        if match is None or len(match[1]) > _MAX_LENGTH:
             raise InputError(f"`{given}` is not a duration; write a number and a unit ({_ALLOWED}), e.g. `20 epochs`")
         number, word = match.groups()
         if word is None:

@@ -69,7 +69,7 @@ class Plan:
         within = replace(schedule, maximum=min(schedule.maximum or num_samples, num_samples))
         course = Course(num_samples, within, devices, accumulate_grad_batches, drop_last, limit_train_batches)
         first = course.epoch(0)
-        ends = [course.steps(budget) for budget in budgets if budget.unit != "seconds"]
+        ends = _ends(course, [budget for budget in budgets if budget.unit != "seconds"])
         times = [budget for budget in budgets if budget.unit == "seconds"]
         total_steps = min(ends, default=None) if first.steps else 0
         if total_steps is None and within.factor > 1:
@@ -120,6 +120,21 @@ class Plan:
     def text(self) -> str:
         """The plan as a short table for a terminal."""
         return plan_text(self)
+
+
+def _ends(course: Course, budgets: Sequence[Duration]) -> list[int]:
+    """The steps after which each of the budgets ends. One that would need an impossible epoch is no matter
+    where another ends before; otherwise raises InputError."""
+    ends: list[int] = []
+    impossible: InputError | None = None
+    for budget in budgets:
+        try:
+            ends.append(course.steps(budget))
+        except InputError as error:
+            impossible = error
+    if impossible is not None and not ends:
+        raise impossible
+    return ends
 
 
 def _count(course: Course, total_steps: int) -> tuple[int, int, int, tuple[EpochPlan, ...]]:

@@ -28,7 +28,7 @@ def plan_text(plan: "Plan") -> str:
     lines = [
         f"{'' if i else label:{width}}{line}"
         for label, text in rows
-        for i, line in enumerate(wrap(text, 100 - width, break_long_words=False))
+        for i, line in enumerate(wrap(text, max(100 - width, 40), break_long_words=False))
     ]
     return "\n".join(lines)
 

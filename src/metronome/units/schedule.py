@@ -1,6 +1,7 @@
 """The batch size of each epoch: constant, or b_t = b_0 * g^t."""
 
 import math
+import re
 from bisect import bisect_left
 from collections.abc import Mapping
 from contextlib import suppress
@@ -11,6 +12,8 @@ from typing import Any
 
 from metronome.units.duration import Duration
 from metronome.units.errors import InputError
+
+_LEAST_GROWTH = Fraction(1, 10**9)  # of the batch, a time; with less, floats leave too much to exact integers
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,9 @@ class BatchSchedule:
     def at(self, epoch: int) -> int:
         """Samples in a batch of this epoch (the first is 0): b_0 * g^(epoch // every), halves rounded up."""
         power, factor = epoch // self.every, Fraction(self.factor)
-        exponent = power * self._rate
         # Floats settle all but an exact half and the astronomically large; those take exact integers.
-        near = self.batch_size * math.exp(min(exponent, 600.0))
+        exponent = min(power * self._rate, 600.0)
+        near = self.batch_size * math.exp(exponent)
         slack = near * (1 + abs(exponent)) * 2**-44  # some hundred roundings; about three occur
         if self.maximum is not None and near - slack > self.maximum:
             return self.maximum
@@ -109,20 +112,22 @@ class BatchSchedule:
 
 
 def _whole(value: object) -> int | None:
-    """A whole number above 0, given as such or as digits."""
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
+    """A whole number above 0, given as such or as digits (not thousands: Python refuses to read those)."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,100}", value.strip(), re.ASCII):
         value = int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def _factor(given: object) -> Fraction:
-    try:
-        # By way of text, so that 1.1 is 11/10 and not the binary number next to it.
-        factor = Fraction(str(given))
-    except (ValueError, ZeroDivisionError):
-        factor = Fraction(0)
+    factor = Fraction(0)
+    with suppress(InputError):
+        # By way of text, so that 1.1 is 11/10 and not the binary number next to it; and as a number of epochs
+        # is read, so that `1e999999999` is a message and not gigabytes of zeros.
+        factor = Fraction(Duration.parse(f"{given} epochs").value)
     if factor <= 0:
         raise InputError(f"data.batch_growth.factor={given!r} must be a number above 0, e.g. 2")
+    if 0 < abs(factor - 1) < _LEAST_GROWTH:
+        raise InputError(f"data.batch_growth.factor={given!r} is too close to 1 to count with; use e.g. 1.01, or 1")
     return factor
 
 
