@@ -5,16 +5,21 @@ import json
 
 from metronome.app.cli import command_line
 
+CHANGES = "values of that configuration to change; allow=mypackage,other lets it use packages of your own"
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Test a checkpoint on the test set of its run.")
     parser.add_argument("checkpoint", help="the file; its run's configuration is inside it")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="values of that configuration to change")
+    parser.add_argument("changes", nargs="*", metavar="key=value", help=CHANGES)
     arguments = parser.parse_args()
 
     from metronome.app.evaluate import evaluate  # only now, so that --help need not wait for torch
 
-    print(json.dumps(evaluate(arguments.checkpoint, arguments.changes), indent=2))
+    changes = [change for change in arguments.changes if not change.startswith("allow=")]
+    allowed = [change.removeprefix("allow=") for change in arguments.changes if change.startswith("allow=")]
+    packages = [package for names in allowed for package in names.split(",")]
+    print(json.dumps(evaluate(arguments.checkpoint, changes, packages), indent=2))
 
 
 if __name__ == "__main__":

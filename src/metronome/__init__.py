@@ -1,3 +1,40 @@
 """Metronome: training on PyTorch Lightning and Hydra, in units that are exact."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from lightning import LightningModule
+
 __version__ = "0.1.0"
+
+
+def load(
+    path: str | Path, allow: str | Iterable[str] = (), map_location: str | torch.device = "cpu"
+) -> LightningModule:
+    """The trained module in a checkpoint, ready to use: `metronome.load("runs/.../checkpoints/best.ckpt")`.
+
+    What it is made of is written in the file, and a file may come from anywhere, so nothing in it is run: its module
+    is made of classes and functions from `metronome.models` and `metronome.data`, layers from `torch.nn`, optimizers
+    and schedulers from `torch.optim`, metrics from `torchmetrics`, and what is in the packages that you allow.
+
+    Args:
+        path: a checkpoint of a run of this project.
+        allow: packages of your own, or modules in them, that the file may use too. They get any arguments that the
+            file gives, so name only what you would run on them.
+        map_location: the device to put the module on.
+
+    Returns:
+        The module with its weights, in evaluation mode.
+
+    Raises:
+        InputError: for a file that is not such a checkpoint, or that asks for anything else.
+    """
+    from metronome.app.load import load  # only now, so that the package itself needs neither torch nor lightning
+
+    return load(path, allow, map_location)
