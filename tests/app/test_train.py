@@ -33,7 +33,8 @@ def test_result(digits: Done) -> None:
     result = digits.result
     assert list(result) == [
         *("status", "experiment", "overrides", "seed", "plan", "progress", "metrics", "best", "seconds"),
-        *("samples_per_second", "peak_memory_bytes", "weights_sha256", "advice", "versions", "git_commit"),
+        *("samples_per_second", "peak_memory_bytes", "weights_sha256", "resumed_from", "out_of_memory"),
+        *("nonfinite", "advice", "versions", "git_commit"),
     ]
     assert (result["status"], result["experiment"], result["seed"]) == ("finished", "digits", 0)
     assert result["overrides"] == ["+experiment=digits"]

@@ -42,8 +42,8 @@ def build_job(run: Run) -> Job:
     trainer = build_trainer(config, callbacks=[KeepConfig(run)])
     data = build_data(config)
     model = build_model(config)
-    if (checkpoint := config["ckpt_path"]) is not None:
-        check_fits(read_checkpoint(checkpoint), model, checkpoint)
+    if run.checkpoint is not None:
+        check_fits(read_checkpoint(run.checkpoint), model, run.checkpoint)
     return Job(data, model, trainer, plan_training(trainer, data))
 
 

@@ -1,25 +1,32 @@
 """Checkpoints as files: what is kept in them beside Lightning's own, and how they are read."""
 
-import pickle
+import logging
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from metronome import __version__
-from metronome.app.run import Run
+from metronome.app.logs import log_positions
 from metronome.units import InputError
+
+if TYPE_CHECKING:
+    from metronome.app.run import Run
+
+log = logging.getLogger("metronome")
 
 KEY = "metronome"
 
 
 class KeepConfig(Callback):
-    """Keeps the run's configuration in each checkpoint, so that a checkpoint is all one needs."""
+    """Keeps in each checkpoint the run's configuration, so that a checkpoint is all one needs, and how far its logs had
+    come."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: "Run") -> None:
+        self.folder = run.folder
         self.about = {"version": __version__, "experiment": run.experiment, "config": run.config}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -29,7 +36,8 @@ class KeepConfig(Callback):
                     f"an object of class {type(culprit).__name__} in the checkpoint's {name} could not be loaded as "
                     "plain data; keep numbers, texts, lists and dicts, and save_hyperparameters(ignore=[...]) the rest"
                 )
-        checkpoint[KEY] = self.about
+        positions = log_positions(trainer.loggers, self.folder) if trainer.is_global_zero else {}
+        checkpoint[KEY] = self.about | {"logs": positions}
 
 
 def _not_plain(content: Any) -> Any:
@@ -56,12 +64,29 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"checkpoint {path} is {kind}; give the path of a file such as runs/.../checkpoints/best.ckpt")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, BadZipFile, ValueError, OSError) as error:
+    except Exception as error:  # a damaged file raises whatever its bytes happen to say
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"checkpoint {path} cannot be read as plain data: {reason[:160]}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise InputError(f"checkpoint {path} is a file of another kind: it has no state_dict")
     return checkpoint
+
+
+def newest_whole(files: list[Path]) -> Path | None:
+    """The checkpoint with the most steps that can be read to its last byte; others are passed over, and said so."""
+    found: list[tuple[int, int, Path]] = []
+    for file in files:
+        try:
+            found.append((read_checkpoint(file)["global_step"], file.stat().st_mtime_ns, file))
+        except (InputError, KeyError) as error:
+            log.warning("passed over: %s", error)
+    for *_, file in sorted(found, reverse=True):
+        with ZipFile(file) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            return file
+        log.warning("passed over: checkpoint %s is damaged in %s", file, damaged)
+    return None
 
 
 def check_fits(checkpoint: dict[str, Any], model: L.LightningModule, path: str | Path) -> None:

@@ -16,7 +16,7 @@ from hydra.errors import (
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
 from metronome.app.names import register_resolvers
-from metronome.units import InputError
+from metronome.units import InputError, RunFailed
 
 EXIT_FAILED, EXIT_INPUT, EXIT_SIGINT, EXIT_SIGTERM = 1, 2, 130, 143
 
@@ -69,7 +69,7 @@ def command_line() -> Iterator[None]:
     """
     register_resolvers()
     # Hydra's parser takes no flag between overrides, and `+experiment=x -m seed=0,1` is what people type.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = sorted(map(_spelled, sys.argv[1:]), key=lambda argument: argument not in ("-m", "--multirun"))
     whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself, over many lines
     try:
@@ -86,15 +86,25 @@ def command_line() -> Iterator[None]:
         if line is None or whole_traceback:
             raise
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(EXIT_INPUT)
+        sys.exit(EXIT_FAILED if isinstance(error, RunFailed) else EXIT_INPUT)
     finally:
         if not whole_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
 
 
+def _spelled(argument: str) -> str:
+    """An argument as Hydra takes it."""
+    if argument == "hydra/sweeper=optuna":
+        return "hydra/sweeper=search"  # ours, which goes on after a kill; Hydra wants another name for it
+    # Lightning's names for checkpoints (`epoch=3-step=60.ckpt`) are no plain word to Hydra's parser.
+    key, _, path = argument.partition("=")
+    plain = key != "ckpt_path" or not set(path) & set("= ") or path[0] in "'\""
+    return argument if plain else f"{key}='{path}'"
+
+
 def mistake(error: BaseException) -> str | None:
-    """The line to tell for a user's mistake; None for an error that is nobody's input."""
-    if isinstance(error, InputError):
+    """The line to tell for a user's mistake, or for a run that cannot go on; None for an error in the code."""
+    if isinstance(error, InputError | RunFailed):
         return one_line(error)
     if isinstance(error, InstantiationException):
         cause = error.__cause__
@@ -106,11 +116,15 @@ def mistake(error: BaseException) -> str | None:
     if isinstance(error, OverrideParseException):
         return f"cannot read the override '{error.override}'; write key=value, with quotes around a value of many words"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return _composition(error)
+        # One of our own resolvers may have raised it.
+        return mistake(error.__cause__) if isinstance(error.__cause__, InputError) else _composition(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be a string"):
         return "a group takes the name of one of its files, not null; --help lists them"
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory outside of a step: {one_line(error).split('. ')[0]}; use a smaller batch or model"
     # Lightning's own word for a user's mistake; it is imported by the time it can be raised.
     exceptions = sys.modules.get("lightning.pytorch.utilities.exceptions")
     if exceptions is not None and isinstance(error, exceptions.MisconfigurationException):

@@ -4,9 +4,14 @@ import hashlib
 import os
 import re
 import secrets
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from omegaconf import OmegaConf
+
+from metronome.app.folders import chosen_once, run_folder, sweep_folder
+from metronome.app.search import trials_done, trials_left
 
 MAX_NAME = 120  # file systems allow 255 bytes; TensorBoard shows names of this length whole
 
@@ -32,6 +37,14 @@ def job_name(overrides: str, number: int | str) -> str:
 
 
 def register_resolvers() -> None:
-    """Make `${run_name:}` and `${job_name:overrides,number}` known to the configuration."""
+    """Make `${run_name:}`, `${job_name:overrides,number}` and the folders known to the configuration."""
     OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
+    OmegaConf.register_new_resolver("trials_left", trials_left, replace=True)
+    OmegaConf.register_new_resolver("trials_done", trials_done, replace=True)
+    for name, choose in (("run_folder", chosen_once(run_folder)), ("sweep_folder", chosen_once(sweep_folder))):
+        OmegaConf.register_new_resolver(name, _with_root(choose), replace=True)
+
+
+def _with_root(choose: Callable[[str, str, Any], str]) -> Callable[..., str]:
+    return lambda base, new, *, _root_: choose(base, new, _root_)

@@ -22,7 +22,7 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _Su
 from metronome.app.cli import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM, mistake, one_line
 from metronome.app.run import Run
 from metronome.training import Trainer
-from metronome.units import InputError
+from metronome.units import InputError, RunFailed
 
 _REPORTS = "METRONOME_REPORTS"  # the folder where a process that fails says why
 _GRACE_SECONDS = 10
@@ -52,7 +52,7 @@ def run_processes(run: Run, count: int) -> None:
     """Train in `count` processes, and wait for them.
 
     Raises:
-        InputError: for a user's mistake that one of them met.
+        InputError, RunFailed: for what one of them met that takes one line to tell.
         ProcessFailed: if one of them failed otherwise.
         SystemExit, KeyboardInterrupt: if they were told to stop.
     """
@@ -62,7 +62,7 @@ def run_processes(run: Run, count: int) -> None:
         # The modules of a user may lie beside the script.
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
     }
-    command = [sys.executable, "-m", "metronome.app.rank", str(run.folder)]
+    command = [sys.executable, "-m", "metronome.app.rank", str(run.folder), json.dumps(run.start)]
     with tempfile.TemporaryDirectory() as reports:
         environment[_REPORTS] = reports
         processes = [
@@ -101,7 +101,10 @@ def report_failure(error: BaseException) -> None:
         return
     line = mistake(error)
     text = None if line else "".join(traceback.format_exception(error))
-    report = {"time": time.time(), "mistake": line, "error": one_line(error), "traceback": text}
+    report = {
+        "time": time.time(), "mistake": line, "error": one_line(error), "traceback": text,
+        "failed": isinstance(error, RunFailed),
+    }  # fmt: skip
     (Path(folder) / f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(report))
 
 
@@ -126,8 +129,8 @@ def _signal_all(processes: list[subprocess.Popen], number: int) -> None:
 def _tell(reports: Path, processes: list[subprocess.Popen]) -> None:
     """Raise what the processes' ends amount to. The first to fail knows why; the others only lost its company."""
     found = sorted((json.loads(path.read_text()) for path in reports.glob("*.json")), key=lambda r: r["time"])
-    if told := next((report["mistake"] for report in found if report["mistake"]), None):
-        raise InputError(told)
+    if told := next((report for report in found if report["mistake"]), None):
+        raise (RunFailed if told["failed"] else InputError)(told["mistake"])
     codes = [process.returncode for process in processes]
     if found:
         print(found[0]["traceback"], file=sys.stderr)

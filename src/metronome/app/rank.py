@@ -1,8 +1,10 @@
-"""One process of a run on several devices: `python -m metronome.app.rank FOLDER`, started by `run_processes`."""
+"""One process of a run on several devices: `python -m metronome.app.rank FOLDER START`, started by `run_processes`."""
 
+import json
 import logging
 import sys
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
@@ -12,12 +14,12 @@ from metronome.app.run import Run
 from metronome.app.train import train_here
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, start: dict[str, Any]) -> None:
     end_with_parent()
     _log_to(folder)
     try:
         with sigterm_stops():
-            train_here(Run.load(folder))
+            train_here(Run.load(folder, start))
     except Exception as error:
         report_failure(error)
         sys.exit(EXIT_FAILED)
@@ -35,4 +37,4 @@ def _log_to(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

@@ -51,6 +51,9 @@ class Result:
             "samples_per_second": None,
             "peak_memory_bytes": None,
             "weights_sha256": None,
+            "resumed_from": None,
+            "out_of_memory": [],
+            "nonfinite": [],
             "advice": [],
             "versions": {
                 "python": platform.python_version(),
@@ -71,6 +74,10 @@ class Result:
         if plan is not None and rank_zero_only.rank == 0:
             write_json(self.run.folder / PLAN_FILE, self.content["plan"])
 
+    def take_start(self, checkpoint: str, step: int) -> None:
+        """The checkpoint that the run went on from."""
+        self.content["resumed_from"] = {"checkpoint": os.path.relpath(checkpoint, self.run.folder), "step": step}
+
     def lap(self, phase: str) -> None:
         """The time since the last lap was spent on this phase."""
         now = time.monotonic()
@@ -89,6 +96,8 @@ class Result:
         if self.seconds["fit"] > 0:
             trained = counters.samples - counters.samples_resumed
             self.content["samples_per_second"] = trained / self.seconds["fit"]
+        self.content["out_of_memory"] = list(trainer.out_of_memory)
+        self.content["nonfinite"] = list(trainer.nonfinite)
         self.take_metrics(trainer.callback_metrics)
         self.content["best"] = self._best(trainer)
 

@@ -1,6 +1,8 @@
 """What a run says on the terminal: the plan before it, its result after it; in a sweep, one line a job."""
 
+import json
 import logging
+import os
 import re
 import sys
 import warnings
@@ -9,7 +11,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from metronome.app.cli import mistake, one_line
+from metronome.app.cli import JobFailed, mistake, one_line
+from metronome.app.folders import RESULT_FILE, what_it_is
 from metronome.app.run import Run
 from metronome.units import Plan
 
@@ -22,6 +25,7 @@ _NOISE = (
     "You have overridden `on_before_batch_transfer` in `LightningModule`",  # the Classifier does, to check labels
     "does not have many workers",  # tensors in memory are read fastest without any
     "is smaller than the logging interval",  # epoch values are logged all the same
+    "exists and is not empty",  # the checkpoints of a run that goes on
 )
 
 
@@ -47,6 +51,27 @@ def begin(run: Run) -> None:
 def the_plan(run: Run, plan: Plan | None) -> None:
     text = "the data have no length, so only the budget is known" if plan is None else plan.text()
     log.info("%s  ->  %s\n\n%s\n", run.experiment, run.relative_folder, text)
+
+
+def the_start(run: Run, step: int) -> None:
+    """Where a run goes on from."""
+    assert run.checkpoint is not None
+    log.info("goes on     after step %s, from %s\n", f"{step:,}", os.path.relpath(run.checkpoint))
+
+
+def done_before(run: Run) -> float | None:
+    """A run that an earlier start has brought to its end. Returns its objective; raises JobFailed if it failed."""
+    content = json.loads((run.folder / RESULT_FILE).read_text())
+    if content["status"] == "failed":
+        print(f"{_job(run)}  failed before: {content.get('error')}  {run.relative_folder}", flush=True)
+        raise JobFailed(str(content.get("error")))
+    if run.in_sweep:
+        print(
+            f"{_job(run)}  {'  '.join([*_best(content), *_tested(content)])}  before  {run.relative_folder}", flush=True
+        )
+    else:
+        log.info("finished before: %s/%s", run.relative_folder, RESULT_FILE)
+    return content["best"] and content["best"]["value"]
 
 
 def the_result(run: Run, content: dict[str, Any]) -> None:
@@ -78,7 +103,7 @@ def a_failed_job(run: Run, error: BaseException) -> None:
 
 
 def _job(run: Run) -> str:
-    overrides = [o for o in run.overrides if not o.startswith("+experiment=")]
+    overrides = [o for o in what_it_is(run.overrides) if not o.startswith(("+experiment=", "+study="))]
     return f"#{HydraConfig.get().job.num} {' '.join(overrides)}"
 
 

@@ -1,13 +1,20 @@
 """The story of a run: compose, plan, build, fit, test, write the result."""
 
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from metronome.app import say
 from metronome.app.build import Job, build_job
-from metronome.app.checkpoints import model_checkpoint
+from metronome.app.checkpoints import KEY, model_checkpoint, read_checkpoint
 from metronome.app.cli import EXIT_SIGINT, EXIT_SIGTERM, JobFailed, sigterm_stops
+from metronome.app.folders import run_of
+from metronome.app.logs import go_on_with_rows, take_back
 from metronome.app.processes import processes_to_start, run_processes
 from metronome.app.result import Result
 from metronome.app.run import Run
@@ -21,6 +28,8 @@ def train(config: DictConfig) -> float | None:
     """
     run = Run.claim(config)
     say.begin(run)
+    if run.is_done:
+        return say.done_before(run)
     try:
         with sigterm_stops(), Result(run) as result:
             job = build_job(run)
@@ -36,6 +45,8 @@ def train(config: DictConfig) -> float | None:
             raise
         say.a_failed_job(run, error)
         raise JobFailed(str(error)) from error
+    finally:
+        run.release()
     say.the_result(run, result.content)
     return result.objective
 
@@ -52,12 +63,11 @@ def train_here(run: Run) -> None:
 def fit_and_test(run: Run, job: Job, result: Result) -> None:
     """Train, then test the best checkpoint, or the last weights where none was kept."""
     trainer, model, data = job.trainer, job.model, job.data
-    for logger in trainer.loggers:
-        logger.log_hyperparams(run.config)
+    begin_logs(run, job, result)
     result.lap("setup")
 
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=run.config["ckpt_path"], weights_only=True)
+        trainer.fit(model, datamodule=data, ckpt_path=run.checkpoint, weights_only=True)
     except SystemExit as stop:
         # Lightning ends a run that is told to stop with code 0 or 1; a shell and a cluster expect these.
         raise SystemExit(EXIT_SIGTERM if isinstance(stop, SIGTERMException) else EXIT_SIGINT) from stop
@@ -72,3 +82,20 @@ def fit_and_test(run: Run, job: Job, result: Result) -> None:
         trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False, weights_only=True)
         result.take_metrics(trainer.callback_metrics)
         result.lap("test")
+
+
+def begin_logs(run: Run, job: Job, result: Result) -> None:
+    """The logs as they were at the checkpoint that the run goes on from, or new ones."""
+    before: dict[str, Any] = {}
+    if run.checkpoint is not None:
+        checkpoint = read_checkpoint(run.checkpoint)
+        before = checkpoint.get(KEY, {}).get("logs", {})
+        result.take_start(run.checkpoint, checkpoint["global_step"])
+        say.the_start(run, checkpoint["global_step"])
+    if rank_zero_only.rank == 0 and (run.goes_on or before):
+        source = run_of(Path(run.checkpoint)) if run.checkpoint is not None else run.folder
+        take_back(source or run.folder, before, run.folder)
+        go_on_with_rows(job.trainer.loggers)
+    for logger in job.trainer.loggers:
+        if not (before and isinstance(logger, TensorBoardLogger)):  # it has them from before
+            logger.log_hyperparams(run.config)

@@ -1,0 +1,137 @@
+"""Which folder a run or a sweep goes to: a new one, or that of one that goes on. Imports nothing heavy."""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metronome.units import InputError
+
+CONFIG_FILE, RESULT_FILE, CHECKPOINTS, SWEEP_FILE = "config.yaml", "result.json", "checkpoints", "multirun.yaml"
+# Overrides that say how to go on, not what the run is.
+_ON_THE_WAY = ("ckpt_path=", "resume=", "trials=", "hydra.", "hydra/")
+
+
+def resumes(resume: object) -> bool:
+    """Whether a run is to pick up what an earlier start of it has left. Raises InputError for an unknown word."""
+    if resume not in (None, "auto", "retry"):
+        raise InputError(
+            f"resume={resume} is not known; use resume=auto (or retry: failed jobs of a sweep too), or null"
+        )
+    # SLURM starts a requeued job with the same command.
+    return resume is not None or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+
+
+def run_folder(base: str, new: str, root: Any) -> str:
+    """The folder of a run: `base/new`, or that of an earlier one that goes on.
+
+    With `ckpt_path=last` it is the newest run in `base` that has a checkpoint; with the path of a checkpoint its run,
+    if that was cut off and has nothing newer; with `resume=auto` the newest run of the same overrides that is not
+    finished.
+
+    Args:
+        base: where the experiment's runs are.
+        new: a name for a new one.
+        root: the whole configuration.
+
+    Raises:
+        InputError: if there is none to go on from.
+    """
+    checkpoint, resume = root.get("ckpt_path"), resumes(root.get("resume"))
+    if checkpoint == "last":
+        return str(newest_run(Path(base)))
+    if checkpoint is not None:
+        path = Path(str(checkpoint))
+        run = run_of(path)
+        if run is not None and status(run) != "finished" and _newest(checkpoints(run)) == path.absolute():
+            return os.path.relpath(run)
+        return f"{base}/{new}"
+    if resume:
+        mine = what_it_is(root.hydra.overrides.task)
+        same = [run for run in _runs(Path(base)) if overrides_of(run) == mine and status(run) != "finished"]
+        if (newest := max(same, key=_began, default=None)) is not None:
+            return str(newest)
+    return f"{base}/{new}"
+
+
+def sweep_folder(base: str, new: str, root: Any) -> str:
+    """The folder of a sweep: `base/new`, or with `resume=auto` the newest one of the same overrides."""
+    if resumes(root.get("resume")):
+        mine = what_it_is(root.hydra.overrides.task)
+        same = [f.parent for f in Path(base).glob(f"sweep_*/{SWEEP_FILE}") if what_it_is(_sweep_overrides(f)) == mine]
+        if (newest := max(same, key=_began, default=None)) is not None:
+            return str(newest)
+    return f"{base}/{new}"
+
+
+def chosen_once(choose: Callable[[str, str, Any], str]) -> Callable[[str, str, Any], str]:
+    """The same function, asked once for each new name: later on there are more folders, and the jobs of a sweep, which
+    may run in other processes, have overrides of their own."""
+
+    def once(base: str, new: str, root: Any) -> str:
+        key = f"METRONOME_FOLDER_{new}"
+        if key not in os.environ:
+            os.environ[key] = choose(base, new, root)
+        return os.environ[key]
+
+    return once
+
+
+def newest_run(base: Path) -> Path:
+    """The run in `base` whose checkpoint was written last. Raises InputError if there is none."""
+    found = {run: newest for run in _runs(base) if (newest := _newest(checkpoints(run))) is not None}
+    if not found:
+        raise InputError(f"ckpt_path=last, and no run in {base} has a checkpoint; leave it out to start a new one")
+    return max(found, key=lambda run: found[run].stat().st_mtime_ns)
+
+
+def run_of(checkpoint: Path) -> Path | None:
+    """The folder of the run that wrote a checkpoint; None if it does not lie in one."""
+    return next((folder for folder in checkpoint.absolute().parents[:2] if (folder / CONFIG_FILE).is_file()), None)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    return [*run.glob(f"{CHECKPOINTS}/*.ckpt"), *run.glob("*.ckpt")]
+
+
+def status(run: Path) -> str | None:
+    """How a run ended; None if it has not: it runs, or was cut off."""
+    try:
+        return json.loads((run / RESULT_FILE).read_text()).get("status")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def overrides_of(run: Path) -> list[str] | None:
+    """What was asked of a run, in the order of the words; None for a folder that cannot be read."""
+    try:
+        return what_it_is(yaml.safe_load((run / CONFIG_FILE).read_text())["overrides"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def what_it_is(overrides: Iterable[str]) -> list[str]:
+    """Overrides without those that only say how to go on, in the order of their letters."""
+    return sorted(o for o in map(str, overrides) if not o.lstrip("+~").startswith(_ON_THE_WAY))
+
+
+def _runs(base: Path) -> list[Path]:
+    return [file.parent for file in base.glob(f"*/{CONFIG_FILE}")]
+
+
+def _newest(files: list[Path]) -> Path | None:
+    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
+def _began(folder: Path) -> int:
+    return folder.stat().st_mtime_ns
+
+
+def _sweep_overrides(file: Path) -> list[str]:
+    try:
+        return yaml.safe_load(file.read_text())["hydra"]["overrides"]["task"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return []
