@@ -26,7 +26,8 @@ _BOOKS = ("best_k_models", "kth_best_model_path", "kth_value", "best_model_path"
 class Checkpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, made to be resumed from.
 
-    - It saves between two steps, when all that belongs to a step has been done, and always after the last step.
+    - It saves between two steps, when all that belongs to a step has been done.
+    - The last step is saved after every validation (Lightning: only where the best ones have changed), and at the end.
     - Told to stop by a signal, a run saves its last step.
     - `save_last_every` saves the last step in between too, however long an epoch is.
     - A save that fails (a full disk) leaves the checkpoints, and the knowledge of them, as they were; the training goes
@@ -75,10 +76,25 @@ class Checkpoint(ModelCheckpoint):
             self._or_as_before(save)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self._or_as_before(lambda: super(Checkpoint, self).on_validation_end(trainer, pl_module))
+        def save() -> None:
+            super(Checkpoint, self).on_validation_end(trainer, pl_module)
+            if not self._should_save_on_train_epoch_end(trainer):
+                self._save_last_too(trainer)
+
+        self._or_as_before(save)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        self._or_as_before(lambda: super(Checkpoint, self).on_train_epoch_end(trainer, pl_module))
+        def save() -> None:
+            super(Checkpoint, self).on_train_epoch_end(trainer, pl_module)
+            if self._should_save_on_train_epoch_end(trainer):
+                self._save_last_too(trainer)
+
+        self._or_as_before(save)
+
+    def _save_last_too(self, trainer: "Trainer") -> None:
+        # Lightning does it only where the best ones have changed.
+        if not self._should_skip_saving_checkpoint(trainer) and self._saved_at[1] != trainer.global_step:
+            self.save_last_now(trainer)
 
     def is_due(self, trainer: "Trainer") -> bool:
         """Whether it is time for `save_last_every`."""

@@ -244,6 +244,7 @@ class FitLoop(_FitLoop):
     def run(self) -> None:
         self.trainer.check_module()
         self.setup_data()
+        self.trainer.check_schedulers()
         self.is_finishing = self.epoch_loop.rest is not Rest.NOTHING
         if self.epoch_loop.rest is Rest.EPOCH:
             self._finish_epoch()
