@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,18 +70,23 @@ def kill(process: Any, chance: random.Random, begun: Path, seconds: float) -> bo
     time.sleep(chance.uniform(0, seconds))
     if not process.is_alive():
         return False
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended in this very moment
+        strike(process, chance)
+    process.join(60)
+    return process.exitcode != 0
+
+
+def strike(process: Any, chance: random.Random) -> None:
+    """Kill the whole run or, where it has several processes, now and then one of them."""
     ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ranks = [int(pid) for pid in ranks if b"metronome.app.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     if ranks and chance.random() < 0.5:
         os.kill(chance.choice(ranks), signal.SIGKILL)  # the others are ended by the one that started them
-        process.join(60)
     else:
         os.killpg(process.pid, signal.SIGKILL)
         for rank in ranks:
             if chance.random() < 0.5:
                 subprocess.run(["kill", "-9", str(rank)], capture_output=True)
-    process.join(60)
-    return True
 
 
 def survive(folder: Path, runs: int, *arguments: str) -> None:
@@ -103,6 +109,8 @@ def survive(folder: Path, runs: int, *arguments: str) -> None:
         alike += run_to_the_end(victim, *arguments) == expected
         assert not list(victim.glob("run/**/*.part"))
         shutil.rmtree(victim)
+        if (number + 1) % 10 == 0:
+            print(f"{number + 1} runs, {kills} kills, {alike} ended alike", flush=True)
     line = f"{kills} kills in {runs} runs, {alike} of {runs} ended alike, {time.monotonic() - began:.0f} s"
     print(line)
     assert kills >= runs * 0.9, f"{line}: too few runs lived long enough"

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import PROJECT
+import torch
+from commands import PROJECT, run_apart
 
-ENDLESS = ("+experiment=linear", "budget=300 s", "logger=none", "hydra.run.dir=run")
+ENDLESS = ("+experiment=linear", "budget=300 s", "logger=none")
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, str(PROJECT / "scripts/train.py"), *ENDLESS, *arguments]
+def start(folder: Path, *arguments: str, endless: bool = True) -> subprocess.Popen:
+    job = (*(ENDLESS if endless else ()), "hydra.run.dir=run", *arguments)
+    command = [sys.executable, str(PROJECT / "scripts/train.py"), *job]
     # SIGINT is ignored in what a shell starts in the background, and so in what runs these tests there.
     return subprocess.Popen(
         command,
@@ -58,7 +60,51 @@ def test_stopped_in_training(trainer: str, number: int, code: int, tmp_path: Pat
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert result["status"] == "stopped"
     assert result["progress"]["steps"] >= 100
+    # The step was finished, and it is that step which was saved.
+    assert (
+        torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
+        == result["progress"]["steps"]
+    )
     wait_for(lambda: not any(alive(pid) for pid in started), 10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_one_of_two_processes_is_told(number: int, code: int, tmp_path: Path) -> None:
+    """Both stop after the same step, and save it."""
+    process = start(tmp_path, "trainer=ddp_cpu")
+    wait_for((tmp_path / "run/checkpoints/last.ckpt").exists)
+    os.kill(children(process.pid)[1], number)
+    assert process.wait(60) == code
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert result["status"] == "stopped"
+    assert (
+        torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
+        == result["progress"]["steps"]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_preempted_again_and_again(trainer: str, tmp_path: Path) -> None:
+    """SIGTERM, and the same command again: at last the result of a run that was left alone."""
+    job = ("+experiment=digits", "model=mlp", "model.network.dropout=0.2", f"trainer={trainer}", "num_threads=1")
+    whole = run_apart(tmp_path, "train", *job, "hydra.run.dir=whole")
+    assert whole.code == 0, whole.err
+    run, told = tmp_path / "run", 0
+    for _ in range(20):
+        process = start(tmp_path, *job, "resume=auto", endless=False)
+        begun = time.monotonic()
+        # Told some moments after it has begun to train, wherever it is then.
+        wait_for(lambda p=process, b=begun: p.poll() is not None or time.monotonic() > b + 9)
+        if process.poll() is None and told < 3:
+            os.kill(process.pid, signal.SIGTERM)
+            told += 1
+        if process.wait(120) == 0:
+            break
+    results = [json.loads((tmp_path / name / "result.json").read_text()) for name in ("whole", "run")]
+    for name in ("status", "weights_sha256", "metrics", "progress"):
+        assert results[0][name] == results[1][name], name
 
 
 @pytest.mark.slow

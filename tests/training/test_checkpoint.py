@@ -50,7 +50,7 @@ def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypat
     class Sees(FullDisk):
         def on_train_epoch_start(self) -> None:
             if self.trainer.global_step:
-                seen.append((step_of(tmp_path / "last.ckpt"), float(self.trainer.checkpoint_callback.best_model_score)))
+                seen.append((step_of(tmp_path / "last.ckpt"), float(save.best_model_score or 0)))
 
     save = checkpoint(tmp_path)
     whole, _ = fit()

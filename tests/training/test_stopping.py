@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from jobs import Data, Net, fit, weights
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metronome.training import Checkpoint

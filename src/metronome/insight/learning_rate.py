@@ -15,8 +15,14 @@ class LearningRate(Callback):
     def __init__(self) -> None:
         self._numbered = False
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._numbered = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"numbered": self._numbered}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._numbered = state_dict["numbered"]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -18,8 +18,8 @@ class PlanText(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Asked for on every device, since all may have to meet to load a foreign loader.
         plan = trainer.plan if isinstance(trainer, Trainer) else None
-        if plan is None or not trainer.is_global_zero:
-            return
+        if plan is None or not trainer.is_global_zero or trainer.global_step > 0:
+            return  # a run that goes on has it in its logs
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("plan", plan_markdown(plan), 0)

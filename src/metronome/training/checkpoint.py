@@ -7,10 +7,10 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from metronome.units import Duration, InputError, RunFailed
+from metronome.training.files import NotWritten
+from metronome.units import Duration, InputError
 
 if TYPE_CHECKING:
     from metronome.training.trainer import Trainer
@@ -109,7 +109,7 @@ class Checkpoint(ModelCheckpoint):
         self._or_as_before(lambda: self.save_last_now(trainer))
 
     def save_last_now(self, trainer: "Trainer") -> None:
-        """Write last.ckpt, if it is wanted and the step is not in it. Raises RunFailed if it cannot be written."""
+        """Write last.ckpt, if it is wanted and the step is not in it. Raises NotWritten if it cannot be."""
         if self.save_last and not trainer.fast_dev_run and trainer.global_step:  # pyright: ignore
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
@@ -134,7 +134,7 @@ class Checkpoint(ModelCheckpoint):
         books = {name: copy(getattr(self, name)) for name in _BOOKS}
         try:
             save()
-        except RunFailed as error:
+        except NotWritten as error:
             vars(self).update(books)
             # Not asked again before the next step's time has come.
             self._saved_at = (time.monotonic(), self._saved_at[1])
@@ -159,21 +159,14 @@ class Checkpoint(ModelCheckpoint):
 
 
 def _moved(state: dict[str, Any], before: Path, here: Path) -> dict[str, Any]:
-    """The same books for checkpoints that now lie in another folder; those that are not there are forgotten."""
+    """The same books where the best ones now lie in another folder; as they were where they do not."""
 
     def moved(path: str) -> str:
         inside = path and Path(path).is_relative_to(before)
         return str(here / Path(path).relative_to(before)) if inside else path
 
-    state = dict(state)
-    best = {moved(path): score for path, score in state["best_k_models"].items() if Path(moved(path)).is_file()}
-    for name in ("best_model_path", "kth_best_model_path", "last_model_path", "last_checkpoint_saved"):
-        state[name] = moved(state.get(name, ""))
-    if len(best) == len(state["best_k_models"]):
-        state |= {"dirpath": str(here), "best_k_models": best}
-    return state
-
-
-def scores(callback: ModelCheckpoint) -> dict[str, float]:
-    """The checkpoints that are kept as the best, and the values that they have of what is monitored."""
-    return {path: float(torch.as_tensor(score)) for path, score in callback.best_k_models.items()}
+    best = {moved(path): score for path, score in state["best_k_models"].items()}
+    if not all(Path(path).is_file() for path in best):
+        return state
+    names = ("best_model_path", "kth_best_model_path", "last_model_path", "last_checkpoint_saved")
+    return state | {name: moved(state.get(name, "")) for name in names} | {"dirpath": str(here), "best_k_models": best}

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
@@ -46,8 +46,9 @@ class EvaluationLoop(_EvaluationLoop):
 
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
         assert self._combined_loader is not None
-        self.trainer.stop_if_told()
         sampler = getattr(self._combined_loader.flattened[dataloader_idx], "batch_sampler", None)
+        if self.trainer.world_size == 1 or isinstance(sampler, EvaluationSampler):
+            self.trainer.meeting.stop_if_told()  # of other loaders the devices may have different numbers of batches
         with self._cut_up_if_need_be():
             if not isinstance(sampler, EvaluationSampler) or sampler.share_size(batch_idx) > 0:
                 super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
@@ -80,7 +81,7 @@ class EvaluationLoop(_EvaluationLoop):
                 output, reason = None, one_line(error)
             # The error is gone by now, and with it the frames that held on to memory.
             alone = self.trainer.world_size == 1 or not self.trainer.auto_accumulate
-            if not (reason is not None if alone else self.trainer.any_device(reason is not None)):
+            if not (reason is not None if alone else self.trainer.meeting.any(reason is not None)):
                 return output
             undo()
             free_memory()
@@ -96,20 +97,24 @@ class EvaluationLoop(_EvaluationLoop):
             results.begin_micro_batch(piece, size, results.is_counting)
             outputs.append(step(piece, *arguments))
         results.end_step(batch, samples, over_devices=False)
+        if all(isinstance(output, dict) for output in outputs):
+            return join_outputs(outputs, sizes)
         return join_outputs([{"output": output} for output in outputs], sizes)["output"]
 
     def _halve(self, batch: Any, reason: str) -> None:
-        trainer, samples = self.trainer, None
-        with suppress(InputError):
-            samples = trainer.count_samples(batch)
+        trainer = self.trainer
         if trainer.world_size > 1 and not trainer.auto_accumulate:
             raise RunFailed(
                 f"out of memory in an evaluation ({reason}); use a smaller data.eval_batch_size, or "
                 "trainer.accumulate_grad_batches=auto, with which devices agree on smaller ones"
             )
+        try:
+            samples = trainer.count_samples(batch)
+        except InputError as error:
+            raise RunFailed(f"out of memory in an evaluation ({reason}); {error}") from error
         # On several devices the largest batch decides, so that all decide alike.
-        if samples is None or not trainer.any_device(self.pieces < samples):
+        if not trainer.meeting.any(self.pieces < samples):
             raise RunFailed(f"out of memory in an evaluation with one sample at a time ({reason})")
         self.pieces *= 2
-        trainer.remember_memory(evaluation=self._stage.value, pieces=self.pieces)
+        trainer.remember_memory(trainer.global_step, evaluation=self._stage.value, pieces=self.pieces)
         log.warning("out of memory in an evaluation: its batches are now cut in %d; the result stays", self.pieces)

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from metronome.units import RunFailed
+
 PART = ".part"  # what the name of a file ends with while it is written
+
+
+class NotWritten(RunFailed):
+    """A checkpoint could not be written; what was there before is whole."""
 
 
 class CheckpointFiles(TorchCheckpointIO):

@@ -134,14 +134,15 @@ class EpochLoop(_TrainingEpochLoop):
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         trainer = self.trainer
-        trainer.meet()
+        trainer.meeting.before_step()
         self.val_loop.is_judged = False
         # Before the batch is fetched, so that what is drawn while it is moved to the device is covered too.
         step, device = self.batch_progress.current.ready, trainer.strategy.root_device
         seed_step(trainer.seed, trainer.epoch, step, trainer.global_rank, device)
         super().advance(data_fetcher)
         self.rest = Rest.VALIDATION
-        trainer.call_checkpoints("after_step")
+        for save in trainer.meeting.checkpoints:
+            save.after_step(trainer)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         self._end_step()
@@ -251,7 +252,7 @@ class FitLoop(_FitLoop):
         with self.trainer._signal_connector.waiting_for_the_step():
             super().run()
             self.trainer.settle()
-            self.trainer.stop_if_told()
+            self.trainer.meeting.stop_if_told()
 
     @property
     def skip(self) -> bool:

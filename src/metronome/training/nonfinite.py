@@ -1,5 +1,6 @@
 """A loss or a gradient that is not finite: found without waiting for the device, told in one line."""
 
+import copy
 import logging
 import math
 from collections import deque
@@ -23,7 +24,7 @@ _STEPS_AHEAD = 64
 
 @dataclass
 class _Probe:
-    """Loss and gradient norm of a step, on their way from the device."""
+    """Loss and gradient norm (if there is one) of a step, on their way from the device."""
 
     values: Tensor
     arrived: Any  # a CUDA event, or None for values that are there
@@ -50,12 +51,17 @@ class Watch:
             raise InputError(f"trainer.on_nonfinite={on_nonfinite} is not known; use stop or skip")
         self.trainer, self.skips = trainer, on_nonfinite == "skip"
         self._on_the_way: deque[_Probe] = deque()
-        self._found: _Probe | None = None
+        self._found: str | None = None
 
     @property
     def has_found(self) -> bool:
-        """Whether a step that was not finite has been found and not been told."""
+        """Whether a step that was not finite has been found after its update."""
         return self._found is not None
+
+    def forget(self) -> None:
+        """What was found and what is on its way belong to another run."""
+        self._on_the_way.clear()
+        self._found = None
 
     @torch.no_grad()
     def allows(self, loss: Tensor) -> bool:
@@ -65,16 +71,20 @@ class Watch:
             RunFailed: if it is known already that it must not be, and the run is to stop.
         """
         norm = self._gradient_norm()
-        values = torch.stack([loss.detach().float(), loss.new_zeros((), dtype=torch.float32) if norm is None else norm])
+        dtype = torch.float32 if loss.device.type == "mps" else torch.float64  # MPS has no more
+        values = torch.stack([value.detach().to(dtype).reshape(()) for value in (loss, norm) if value is not None])
         if self.skips or not self._is_far(values):
             probe = _Probe(values.cpu(), None, {})
-            if _is_finite(probe):
+            is_finite = _is_finite(probe)
+            if self.skips:  # where a strategy shards gradients, each device sees its own
+                is_finite = not self.trainer.meeting.any(not is_finite)
+            if is_finite:
                 return True
             probe.facts = self._facts()
-            if not self.skips:
-                self._stop(probe)
-            self._skip(probe)
-            return False
+            if self.skips:
+                self._skip(probe)
+                return False
+            raise RunFailed(self._tell(probe))
         self._on_the_way.append(_Probe(*self._send(values), self._facts()))
         return True
 
@@ -86,7 +96,7 @@ class Watch:
     @staticmethod
     def _send(values: Tensor) -> tuple[Tensor, Any]:
         """Where they will arrive, and the event that says so."""
-        host = torch.empty(2, pin_memory=True)
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
         host.copy_(values, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
@@ -103,19 +113,21 @@ class Watch:
             self._arrive()
 
     def settle(self) -> None:
-        """Wait for all that is on its way. Raises RunFailed if a step was not finite."""
+        """Wait for all that is on its way. Raises RunFailed if a step was not finite, each time it is called.
+
+        The update has been made by then, and what gets over a save that fails must not get over that.
+        """
         while self._on_the_way and self._found is None:
             self._on_the_way[0].arrived.synchronize()
             self._arrive()
-        self._on_the_way.clear()
-        if (found := self._found) is not None:
-            self._found = None
-            self._stop(found)
+        if self._found is not None:
+            self._on_the_way.clear()
+            raise RunFailed(self._found)
 
     def _arrive(self) -> None:
         probe = self._on_the_way.popleft()
         if not _is_finite(probe):
-            self._found = probe
+            self._found = self._tell(probe)
 
     # ---- what there is to tell -----------------------------------------------------------------------------
 
@@ -126,7 +138,7 @@ class Watch:
         gradients = [p.grad for p in trainer.lightning_module.parameters() if p.grad is not None]
         if not gradients:
             return None
-        return torch.nn.utils.get_total_norm(gradients).float()
+        return torch.nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
 
     def _facts(self) -> dict[str, Any]:
         trainer = self.trainer
@@ -135,14 +147,15 @@ class Watch:
             "step": trainer.global_step + 1,
             "epoch": trainer.epoch + 1,
             "learning_rate": rates[0] if rates else None,
-            "batch": trainer.fit_loop.epoch_loop.batch_idx,
+            # The sampler as it is now: when the values have arrived, it may be in the next epoch.
+            "batch": (copy.copy(trainer.batch_sampler), trainer.fit_loop.epoch_loop.batch_idx),
         }
 
     def _entry(self, probe: _Probe) -> dict[str, Any]:
         """What result.json says: the epoch counted from 1, and all samples of the batch by their index."""
-        loss, norm = probe.values.tolist()
-        sampler = self.trainer.batch_sampler
-        samples = None if sampler is None else sampler.samples(probe.facts["batch"]).tolist()
+        loss, norm, *_ = [*probe.values.tolist(), None]
+        sampler, batch = probe.facts["batch"]
+        samples = None if sampler is None else sampler.samples(batch).tolist()
         facts = {name: value for name, value in probe.facts.items() if name != "batch"}
         return facts | {"loss": loss, "gradient_norm": norm, "samples": samples}
 
@@ -152,17 +165,18 @@ class Watch:
         if samples is not None:
             more = f" and {len(samples) - _SAMPLES_TOLD} more" if len(samples) > _SAMPLES_TOLD else ""
             of = f", samples {', '.join(map(str, samples[:_SAMPLES_TOLD]))}{more}"
+        norm = "" if entry["gradient_norm"] is None else f", gradient norm {entry['gradient_norm']:.4g}"
         rate = "" if entry["learning_rate"] is None else f", learning rate {entry['learning_rate']:.4g}"
         what = "the loss" if not math.isfinite(entry["loss"]) else "the gradient"
         return (
-            f"{what} is not finite in step {entry['step']:,} (epoch {entry['epoch']:,}): loss {entry['loss']:.4g}, "
-            f"gradient norm {entry['gradient_norm']:.4g}{rate}{of}"
+            f"{what} is not finite in step {entry['step']:,} (epoch {entry['epoch']:,}): loss {entry['loss']:.4g}"
+            f"{norm}{rate}{of}"
         )
 
-    def _stop(self, probe: _Probe) -> None:
+    def _tell(self, probe: _Probe) -> str:
         entry = self._entry(probe)
         self.trainer.nonfinite.append(entry)
-        raise RunFailed(f"{self._line(entry)}; a lower rate may help, or trainer.on_nonfinite=skip")
+        return f"{self._line(entry)}; a lower rate may help, or trainer.on_nonfinite=skip"
 
     def _skip(self, probe: _Probe) -> None:
         entry, told = self._entry(probe), len(self.trainer.nonfinite)

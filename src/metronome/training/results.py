@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # the devices have logged different values, so that they can find that out.
 _ROOM = 64
 
+# What a torchmetric's forward changes for as long as it lasts, besides its states; an error leaves it changed.
+_BOOKS = ("_update_count", "_to_sync", "_should_unsync", "_is_synced", "_enable_grad", "compute_on_cpu")
+
 
 class Results(_ResultCollection):
     """Lightning's collection of logged values, exact over micro-batches and devices."""
@@ -81,6 +84,12 @@ class Results(_ResultCollection):
             self._counted = True
 
     # ---- what Lightning calls -----------------------------------------------------------------------
+
+    def reset(self, metrics: bool | None = None, fx: str | None = None) -> None:
+        # In an epoch's first batch Lightning resets a hook's values when another hook has logged before it. All were
+        # reset when the last epoch ended; the hooks of a step take turns, one micro-batch after the other.
+        if fx is None or not self._in_step:
+            super().reset(metrics, fx)
 
     def log(self, fx: str, name: str, value: Any, *args: Any, sync_dist: bool = False, **kwargs: Any) -> None:
         # Lightning would reduce over devices by a mean of means; all reductions are made here instead.
@@ -201,15 +210,14 @@ def _neutral(metric: _ResultMetric) -> float:
 
 
 def metric_states(module: nn.Module) -> Callable[[], None]:
-    """Remember the states of a module's torchmetrics; what is returned puts them back."""
+    """Remember the states of a module's torchmetrics; what is returned puts them back, as often as it is called."""
     metrics = [m for m in module.modules() if isinstance(m, Metric)]
-    states = [{k: _copy(v) for k, v in vars(m).items() if k in m._defaults} for m in metrics]
-    counts = [m._update_count for m in metrics]
+    states = [{k: _copy(v) for k, v in vars(m).items() if k in m._defaults or k in _BOOKS} for m in metrics]
 
     def put_back() -> None:
-        for metric, state, count in zip(metrics, states, counts, strict=True):
-            vars(metric).update(state)
-            metric._update_count, metric._computed = count, None
+        for metric, state in zip(metrics, states, strict=True):
+            vars(metric).update({k: _copy(v) for k, v in state.items()})
+            metric._computed = None
 
     return put_back
 

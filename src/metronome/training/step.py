@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from metronome.training.cut import join_outputs, micro_batch_sizes
-from metronome.training.devices import average_gradients, share_buffers
+from metronome.training.devices import average_gradients, gradients_there, share_buffers
 from metronome.training.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.results import metrics_kept
 from metronome.training.undo import Undo
@@ -56,7 +56,7 @@ class StepClosure(Closure):
         self.share, self.share_samples = share, size.share
         self.devices, self.batch_samples = trainer.world_size, size.batch
         self.counted = size.share > 0  # else the one sample read is there for the collectives alone
-        self._evaluated = False
+        self._evaluated = self._is_left_out = False
         self._cut()
 
     def _cut(self) -> None:
@@ -64,6 +64,12 @@ class StepClosure(Closure):
         # A share that is not cut need not have a countable structure.
         self.sizes = micro_batch_sizes(max(self.share_samples, 1), parts)
         self.micro_batches = self.trainer.cut_batch(self.share, self.sizes) if len(self.sizes) > 1 else [self.share]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | None:
+        loss = super().__call__(*args, **kwargs)
+        # A gradient scaler wants gradients, or to be told that there are none.
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return None if self._is_left_out and scaled else loss
 
     @torch.enable_grad()
     def closure(self, *_: Any, **__: Any) -> ClosureResult:
@@ -76,8 +82,8 @@ class StepClosure(Closure):
         # Later evaluations of the same batch are at weights that the optimizer tries out (L-BFGS).
         if is_first and result.loss is not None and not trainer.watch.allows(result.loss):
             assert undo is not None
-            undo.put_values_back()
-            undo.put_metrics_back()
+            undo.forget()
+            self._is_left_out = True
             for parameter in trainer.lightning_module.parameters():
                 parameter.grad = None  # every optimizer leaves these alone, with their state
         return result
@@ -86,7 +92,7 @@ class StepClosure(Closure):
 
     def _passes_that_fit(self, undo: Undo | None) -> "_Passes":
         """Every micro-batch forward and backward; in finer pieces for as long as memory is short."""
-        trainer, finer = self.trainer, False
+        trainer, module, finer = self.trainer, self.trainer.lightning_module, False
         while True:
             reason = None
             try:
@@ -102,25 +108,30 @@ class StepClosure(Closure):
                         f"{len(self.sizes)} micro-batches"
                     ) from error
             # The error is gone by now, and with it the frames that held on to memory.
-            if not trainer.auto_accumulate or not trainer.any_device(reason is not None):
+            if not trainer.auto_accumulate:
+                return passes
+            is_short, *has_gradient = trainer.meeting.largest(int(reason is not None), *gradients_there(module))
+            if not is_short:
                 break
             assert undo is not None
             undo()
-            for parameter in trainer.lightning_module.parameters():
+            for parameter in module.parameters():
                 parameter.grad = None
             free_memory()
             trainer.cut_finer(self.batch_samples, reason)
             self._cut()
             finer = True
         if finer:
-            trainer.remember_memory(accumulate_grad_batches=trainer.accumulate, micro_batch_size=max(self.sizes))
+            step = trainer.global_step + 1
+            trainer.remember_memory(step, accumulate_grad_batches=trainer.accumulate, micro_batch_size=max(self.sizes))
             log.warning(
                 "out of memory in step %s: each device now takes its share of a batch in %d micro-batches of up to %d "
                 "samples; the step was done again, and the result stays the same",
-                f"{trainer.global_step + 1:,}", len(self.sizes), max(self.sizes),
+                f"{step:,}", len(self.sizes), max(self.sizes),
             )  # fmt: skip
-        if trainer.auto_accumulate and self.devices > 1:
-            average_gradients(trainer.lightning_module)
+        if self.devices > 1:
+            average_gradients(module, has_gradient)
+            share_buffers(trainer.strategy.model)
         return passes
 
     def _passes(self) -> "_Passes":
@@ -128,8 +139,6 @@ class StepClosure(Closure):
         results.begin_step()
         if self._zero_grad_fn is not None:
             self._zero_grad_fn()
-        if trainer.auto_accumulate and self.devices > 1:
-            share_buffers(trainer.lightning_module)
         last = len(self.sizes) - 1
         for i, (micro_batch, samples) in enumerate(zip(self.micro_batches, self.sizes, strict=True)):
             results.begin_micro_batch(micro_batch, samples, self.counted)

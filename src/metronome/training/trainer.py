@@ -1,10 +1,9 @@
 """Lightning's Trainer, where a batch is what one optimizer step sees."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -12,26 +11,23 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
-from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.nn import SyncBatchNorm
 from torch.utils.data import DataLoader, DistributedSampler
 
-from metronome.training.checkpoint import Checkpoint
 from metronome.training.counters import Counters
 from metronome.training.cut import count_samples, cut_batch
+from metronome.training.devices import take_buffers_over
 from metronome.training.evaluation import EvaluationLoop
-from metronome.training.files import CheckpointFiles
+from metronome.training.files import CheckpointFiles, NotWritten
 from metronome.training.loaders import DataConnector
 from metronome.training.loops import EpochLoop, FitLoop
+from metronome.training.meeting import Meeting
 from metronome.training.nonfinite import Watch
 from metronome.training.order import BatchSampler
 from metronome.training.results import Results
 from metronome.training.seeds import check_seed
-from metronome.training.stopping import SignalConnector, Told, requeue
+from metronome.training.stopping import SignalConnector
 from metronome.units import BatchSchedule, Duration, InputError, Plan, RunFailed, accumulation_at, share_size
-
-log = logging.getLogger("metronome.training")
 
 # Flags of Lightning's that it takes without a look at their type.
 _WHOLE_NUMBERS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "log_every_n_steps", "num_nodes")
@@ -102,7 +98,7 @@ class Trainer(L.Trainer):
         with suppress(NotImplementedError):  # some strategies write in ways of their own
             if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.strategy.checkpoint_io = CheckpointFiles()
-        self._meeting: Any = None  # the devices' group for what they tell each other between steps
+        self.meeting = Meeting(self)
         self._data_connector = DataConnector(self)
         self._signal_connector = SignalConnector(self)
         stock = self.fit_loop
@@ -139,11 +135,14 @@ class Trainer(L.Trainer):
 
     def plan_for(self, num_samples: int, schedule: BatchSchedule, drop_last: bool = False) -> Plan:
         """The plan of a training with these data and this Trainer's flags."""
+        accumulate = self.accumulate
+        if self.auto_accumulate:  # found for a larger batch, it may be more than this one has samples
+            accumulate = min(accumulate, self._share(schedule))
         return Plan.make(
             num_samples,
             schedule,
             devices=self.world_size,
-            accumulate_grad_batches=self.accumulate,
+            accumulate_grad_batches=accumulate,
             drop_last=drop_last,
             limit_train_batches=self.limit_train_batches,
             budgets=self._budgets(),
@@ -196,75 +195,20 @@ class Trainer(L.Trainer):
 
     # ---- between two steps -----------------------------------------------------------------------------
 
-    def meet(self) -> None:
-        """Before each step: stop, or save, if any device has been told to. All devices must call it together."""
-        self.watch.look_back()
-        saves = [c for c in self._our_checkpoints if c.is_due(self)]
-        told, due, nonfinite = self._largest(
-            self._signal_connector.told, len(saves) if self.is_global_zero else 0, int(self.watch.has_found)
-        )
-        if nonfinite:
-            self.settle()
-        if told:
-            self._stop(Told(told))
-        if due:
-            for callback in self._our_checkpoints:
-                callback.save_last_if_due(self)
-
-    def stop_if_told(self) -> None:
-        """Between the batches of an evaluation too, which may be long. All devices must call it together."""
-        if self.state.fn == TrainerFn.FITTING:
-            (told,) = self._largest(self._signal_connector.told)
-            if told:
-                self._stop(Told(told))
-
     def settle(self) -> None:
         """Wait for what the devices know of the steps so far. Raises RunFailed if one was not finite."""
         self.watch.settle()
 
-    def any_device(self, flag: bool) -> bool:
-        """Whether it is true on any device. All devices must call it together."""
-        return bool(self._largest(int(flag))[0])
-
-    def remember_memory(self, **found: Any) -> None:
-        """Take down what was cut finer for want of memory."""
-        self.out_of_memory.append({"step": self.global_step + 1, **found})
-
-    def call_checkpoints(self, hook: str) -> None:
-        for callback in self._our_checkpoints:
-            getattr(callback, hook)(self)
-
-    @property
-    def _our_checkpoints(self) -> list[Checkpoint]:
-        return [c for c in self.callbacks if isinstance(c, Checkpoint)]  # pyright: ignore
-
-    def _stop(self, told: Told) -> NoReturn:
-        self._signal_connector.told = Told.NOTHING
-        if not self.sanity_checking:
-            self.call_checkpoints("save_last_now")
-            log.info(
-                "told to stop: %s after step %s", "requeue" if told is Told.REQUEUE else told.name, self.global_step
-            )
-        if told is Told.REQUEUE and self.is_global_zero:
-            requeue()
-        raise KeyboardInterrupt if told is Told.INTERRUPT else SIGTERMException
-
-    def _largest(self, *numbers: int) -> list[int]:
-        """The largest of each number over all devices."""
-        if self.world_size == 1:
-            return list(numbers)
-        if self._meeting is None and self.strategy.root_device.type != "cpu":
-            # On the CPU, so that no device has to be waited for.
-            self._meeting = torch.distributed.new_group(backend="gloo")
-        table = torch.tensor(numbers)
-        torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX, group=self._meeting)
-        return table.tolist()
+    def remember_memory(self, step: int, **found: Any) -> None:
+        """Take down what was cut finer for want of memory: in this step, or in an evaluation after it."""
+        self.out_of_memory.append({"step": step, **found})
 
     def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
         """Write a checkpoint, whole or not at all. All devices must call it together.
 
         Raises:
-            RunFailed: if it cannot be written (the disk is full, say), or the weights are not finite; on all devices.
+            NotWritten: if it cannot be written (the disk is full, say); on all devices.
+            RunFailed: if a step was not finite.
         """
         if self.model is None:
             raise AttributeError("there is nothing to save before fit, validate, test or predict were called")
@@ -281,7 +225,13 @@ class Trainer(L.Trainer):
                 failure = f"checkpoint {filepath} could not be written ({reason.strerror or reason})"
             failure = self.strategy.broadcast(failure)
         if failure:
-            raise RunFailed(f"{failure}; what was there before is whole")
+            raise NotWritten(f"{failure}; what was there before is whole")
+
+    def _run_stage(self) -> Any:
+        self.watch.forget()
+        if self.auto_accumulate:
+            take_buffers_over(self.strategy.model)
+        return super()._run_stage()
 
     def _run_sanity_check(self) -> None:
         # It would forget what was logged, and a run that goes on has shown that its validation works.
@@ -338,9 +288,15 @@ class Trainer(L.Trainer):
         if self.accumulation >= samples:
             where = reason or "on another device"
             raise RunFailed(f"out of memory in step {self.global_step + 1:,} with one sample at a time ({where})")
+        # At most as many as there are samples in the first batch of a growing one, from which those of this follow.
+        most = samples if self.batch_sampler is None else self._share(self.batch_sampler.schedule)
         before = self.accumulation
         while self.accumulation == before:
-            self.accumulate *= 2
+            self.accumulate = min(2 * self.accumulate, most)
+
+    def _share(self, schedule: BatchSchedule) -> int:
+        """The most samples of a device in a batch of the first epoch."""
+        return share_size(schedule.at(0), self.world_size, 0)
 
     def cut_batch(self, share: Any, sizes: Sequence[int]) -> list[Any]:
         """The micro-batches of a share."""
@@ -374,6 +330,18 @@ class Trainer(L.Trainer):
                 f"trainer.val_check_interval={interval} is more than the {fewest} steps of an epoch; use at most "
                 f"{fewest}, or trainer.check_val_every_n_epoch=null to count steps across epochs"
             )
+
+    def check_schedulers(self) -> None:
+        """Raises InputError if a scheduler from a checkpoint ends before the run does."""
+        if not self.fit_loop._loaded_from_state_dict:
+            return
+        for config in self.lr_scheduler_configs:
+            ends, steps = getattr(config.scheduler, "total_steps", None), self.estimated_stepping_batches
+            if isinstance(ends, int) and config.interval == "step" and ends < steps < float("inf"):
+                raise InputError(
+                    f"the {type(config.scheduler).__name__} of the checkpoint ends after {ends:,} steps, and this run "
+                    f"has {steps:,.0f}; keep the budget, or begin anew"
+                )
 
     def check_module(self) -> None:
         """Refuse what the attached module brings along and this Trainer cannot do. Raises InputError."""

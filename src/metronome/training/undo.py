@@ -26,21 +26,26 @@ class Undo:
         self.values = {key: dict(vars(metric)) for key, metric in results.items()}
         self.put_metrics_back = metric_states(trainer.lightning_module)
         self.put_generators_back = generator_states(trainer.strategy.root_device) if generators else None
-        self.buffers = [(b, b.detach().clone()) for b in trainer.lightning_module.buffers()] if generators else []
+        owners = trainer.lightning_module.modules() if generators else ()
+        self.buffers = [
+            (owner._buffers, name, buffer, None if buffer is None else buffer.detach().clone())
+            for owner in owners for name, buffer in owner._buffers.items()
+        ]  # fmt: skip
         self.iterations = trainer.counters.iterations
 
-    @torch.no_grad()
     def __call__(self) -> None:
-        self.put_values_back()
-        self.put_metrics_back()
-        for buffer, before in self.buffers:
-            buffer.copy_(before)
+        self.forget()
         if self.put_generators_back is not None:
             self.put_generators_back()
         self.trainer.counters.iterations = self.iterations
 
-    def put_values_back(self) -> None:
-        """What was logged, and nothing else."""
+    @torch.no_grad()
+    def forget(self) -> None:
+        """Put back what was learnt from the samples: values, torchmetrics, buffers. What was done still counts."""
+        self.put_metrics_back()
+        for owner, name, buffer, before in self.buffers:
+            # It may have been replaced, not written into.
+            owner[name] = None if buffer is None or before is None else buffer.copy_(before)
         for key in [key for key in self.results if key not in self.values]:
             del self.results[key]
         for key, values in self.values.items():
