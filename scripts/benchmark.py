@@ -3,6 +3,7 @@
 import argparse
 
 from metronome.app.cli import command_line
+from metronome.units import check_number
 
 
 def main() -> None:
@@ -10,6 +11,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help="steps to measure, after a warm-up of 50")
     parser.add_argument("--rounds", type=int, default=7, help="times that each way is measured")
     arguments = parser.parse_args()
+
+    for name in ("steps", "rounds"):
+        check_number(f"--{name}", getattr(arguments, name), name)
 
     from metronome.app.benchmark import benchmark
 

@@ -5,6 +5,9 @@ import os
 import runpy
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,3 +72,25 @@ def run_apart(folder: Path, script: str, *arguments: str, project: Path = PROJEC
         command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=300
     )
     return Done(done.returncode, done.stdout, done.stderr, folder)
+
+
+@contextmanager
+def a_process_in(folder: Path) -> Iterator[None]:
+    """Another process that works in the folder."""
+    code = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    command = [sys.executable, "-c", code, str(folder / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Until something that another process does is done."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.005)

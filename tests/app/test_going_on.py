@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -73,13 +74,13 @@ def test_last(cut: Path, whole: Path, commands: Commands) -> None:
 
 
 def test_the_same_command_again(cut: Path, whole: Path, commands: Commands) -> None:
-    """In another order of its words; then a third time, when there is nothing left to do but a new run."""
+    """In another order of its words; then again, when there is nothing left to do."""
     command = (*EACH_EPOCH, *reversed(JOB))
     same(commands("train", *command, "resume=auto"), cut, whole)
     done = commands("train", *command, "resume=auto", f"hydra.run.dir={FIRST}")
     assert (done.code, done.out.strip()) == (0, "finished before: runs/digits/first/result.json")
     done = commands("train", *command, "resume=auto")
-    assert len(done.runs) == 2
+    assert (done.code, len(done.runs)) == (0, 1)
 
 
 def test_resume_begins_where_there_is_nothing(commands: Commands) -> None:
@@ -140,6 +141,113 @@ def test_a_checkpoint_damaged_inside_is_passed_over(cut: Path, whole: Path, comm
     done = commands("train", *JOB, *EACH_EPOCH, "resume=auto")
     same(done, cut, whole)
     assert result(cut)["resumed_from"]["checkpoint"] == "checkpoints/before.ckpt"
+
+
+@pytest.mark.parametrize("place", [-1, -30, -60, -200, -400])
+def test_a_list_of_contents_that_is_damaged(place: int, cut: Path, whole: Path, commands: Commands) -> None:
+    """PyTorch may take such a file."""
+    last = cut / "checkpoints/last.ckpt"
+    shutil.copy2(last, cut / "checkpoints/before.ckpt")
+    os.utime(cut / "checkpoints/before.ckpt", (1, 1))
+    content = bytearray(last.read_bytes())
+    content[place] ^= 0x40
+    last.write_bytes(content)
+    same(commands("train", *JOB, *EACH_EPOCH, "resume=auto"), cut, whole)
+
+
+def test_a_path_of_a_damaged_checkpoint(cut: Path, commands: Commands) -> None:
+    last = cut / "checkpoints/last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    for script, arguments in (("train", (*JOB, f"ckpt_path={last}")), ("evaluate", (str(last),))):
+        done = commands(script, *arguments)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert "is damaged in archive/" in done.err or "is damaged in last/" in done.err
+
+
+def test_what_is_not_of_a_run_is_left_alone(whole: Path, commands: Commands) -> None:
+    mine = commands.folder / "mine"
+    mine.mkdir()
+    (mine / "config.yaml").write_text("my: config\n")
+    (mine / "result.json").write_text("{}")
+    shutil.copy2(whole / FIRST / "checkpoints/epochs/step=10.ckpt", mine / "last.ckpt")
+    done = commands("train", *JOB, "ckpt_path=mine/last.ckpt")
+    assert done.code == 0, done.err
+    assert (mine / "config.yaml").read_text() == "my: config\n"
+    assert sorted(path.name for path in mine.iterdir()) == ["config.yaml", "last.ckpt", "result.json"]
+    done = commands("train", *JOB, "ckpt_path=mine/last.ckpt", "hydra.run.dir=mine")
+    assert done.code == 2
+    assert (mine / "config.yaml").read_text() == "my: config\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("optimizer.lr=0.5", "optimizer.lr=0.5, and the checkpoint has 0.05, which a run that goes on keeps"),
+        ("optimizer=adamw", "and the checkpoint has "),
+        ("scheduler=cosine", "and the checkpoint has "),
+        ("model.network.hidden=[7]", "is of another model"),
+        ("data.batch_size=100", "in the middle of an epoch with batch_size=256, and this run has batch_size=100"),
+    ],
+)
+def test_a_mistake_destroys_nothing(change: str, words: str, whole: Path, commands: Commands) -> None:
+    """The result and the configuration of a finished run stay what they were."""
+    shutil.copytree(whole / "runs", commands.folder / "runs")
+    run, job = commands.folder / FIRST, JOB
+    if "batch_size" in change:
+        (run / "checkpoints/last.ckpt").unlink()
+        job = (*JOB, "scheduler=constant")
+        done = commands(
+            "train", *job, "trainer.max_epochs=-1", "trainer.max_steps=7", "hydra.run.dir=runs/digits/second"
+        )
+        assert done.code == 0
+        run = commands.folder / "runs/digits/second"
+    before = {name: (run / name).read_text() for name in ("result.json", "config.yaml")}
+    done = commands("train", *job, "ckpt_path=last", change)
+    assert done.code == 2
+    assert words in done.err
+    if "batch_size" not in change:  # that is known when the data are there, and the training has begun
+        assert before == {name: (run / name).read_text() for name in before}
+
+
+def test_folders_that_count_versions(commands: Commands) -> None:
+    """What an earlier start has logged in a folder of its own is taken back too."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    options = (*JOB, *EACH_EPOCH, "logger.tensorboard.version=null", "hydra.run.dir=run")
+    for _ in range(3):
+        done = commands("train", *options, "resume=auto")
+        assert done.code == 0, done.err
+        cut_off_again = commands.folder / "run"
+        folders = sorted(cut_off_again.glob("version_*"))
+        points: list[int] = []
+        for folder in folders:
+            events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
+            points += [point.step for point in events.Scalars("lr")] if "lr" in events.Tags()["scalars"] else []
+        assert sorted(points) == list(range(15))
+        (cut_off_again / "result.json").unlink()
+        shutil.copy2(cut_off_again / "checkpoints/epochs/step=10.ckpt", cut_off_again / "checkpoints/last.ckpt")
+        for path in [*cut_off_again.glob("checkpoints/epochs/step=15*"), cut_off_again / "checkpoints/best.ckpt"]:
+            path.unlink(missing_ok=True)
+
+
+def test_stopped_in_its_test(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the code that a cluster expects; and then only the test is left to do."""
+    told: list[int] = []
+
+    def step(self: object, batch: object, batch_idx: int) -> None:
+        if not told:
+            told.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("metronome.models.Classifier.test_step", step)
+    done = commands("train", *JOB, "hydra.run.dir=run")
+    assert done.code == 143
+    assert result(commands.folder / "run")["status"] == "stopped"
+    done = commands("train", *JOB, "hydra.run.dir=run", "resume=auto")
+    assert done.code == 0
+    assert result(commands.folder / "run")["status"] == "finished"
 
 
 def test_the_folder_may_move(cut: Path, whole: Path, commands: Commands) -> None:

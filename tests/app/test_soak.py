@@ -11,7 +11,6 @@ import random
 import runpy
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -70,23 +69,37 @@ def kill(process: Any, chance: random.Random, begun: Path, seconds: float) -> bo
     time.sleep(chance.uniform(0, seconds))
     if not process.is_alive():
         return False
-    with suppress(FileNotFoundError, ProcessLookupError):  # it has ended in this very moment
-        strike(process, chance)
+    strike(process, chance)
     process.join(60)
+    assert process.exitcode is not None
     return process.exitcode != 0
 
 
 def strike(process: Any, chance: random.Random) -> None:
     """Kill the whole run or, where it has several processes, now and then one of them."""
-    ranks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ranks = [int(pid) for pid in ranks if b"metronome.app.rank" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    ranks = ranks_of(process.pid)
     if ranks and chance.random() < 0.5:
-        os.kill(chance.choice(ranks), signal.SIGKILL)  # the others are ended by the one that started them
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
-        for rank in ranks:
-            if chance.random() < 0.5:
-                subprocess.run(["kill", "-9", str(rank)], capture_output=True)
+        send(os.kill, chance.choice(ranks))  # the others are ended by the one that started them
+        return
+    send(os.killpg, process.pid)
+    for rank in ranks:
+        if chance.random() < 0.5:
+            send(os.kill, rank)
+
+
+def ranks_of(pid: int) -> list[int]:
+    found = []
+    with suppress(FileNotFoundError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if b"metronome.app.rank" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    found.append(int(child))
+    return found
+
+
+def send(kill: Any, pid: int) -> None:
+    with suppress(ProcessLookupError):  # it has ended in this very moment
+        kill(pid, signal.SIGKILL)
 
 
 def survive(folder: Path, runs: int, *arguments: str) -> None:

@@ -13,6 +13,8 @@ import pytest
 import torch
 from commands import PROJECT, run_apart
 
+from metronome.app import processes
+
 ENDLESS = ("+experiment=linear", "budget=300 s", "logger=none")
 
 
@@ -91,7 +93,7 @@ def test_preempted_again_and_again(trainer: str, tmp_path: Path) -> None:
     job = ("+experiment=digits", "model=mlp", "model.network.dropout=0.2", f"trainer={trainer}", "num_threads=1")
     whole = run_apart(tmp_path, "train", *job, "hydra.run.dir=whole")
     assert whole.code == 0, whole.err
-    run, told = tmp_path / "run", 0
+    told = 0
     for _ in range(20):
         process = start(tmp_path, *job, "resume=auto", endless=False)
         begun = time.monotonic()
@@ -114,6 +116,26 @@ def test_stopped_before_training(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 143
     assert json.loads((tmp_path / "run/result.json").read_text())["status"] == "stopped"
+
+
+def test_a_process_that_comes_too_late_ends(tmp_path: Path) -> None:
+    """The one that started it was killed while it was still importing: it must not train on its own."""
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    waits = "import metronome.app.rank as r, time; r.Run.load = lambda *_: time.sleep(600); r.main(r.Path('.'), {})"
+    environment = os.environ | {"METRONOME_PARENT": gone.stdout.strip(), "LOCAL_RANK": "0"}
+    done = subprocess.run([sys.executable, "-c", waits], env=environment, cwd=tmp_path, timeout=60)
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_process_that_dies_before_the_others_have_met_it(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other would wait for it for ever, whichever of them it is."""
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.2)
+    commands = [["sleep", "600"], ["sleep", "600"]]
+    commands[dead] = ["false"]
+    started = [subprocess.Popen(command) for command in commands]
+    processes._wait(started)
+    assert sorted(process.returncode for process in started) == [-signal.SIGKILL, 1]
 
 
 @pytest.mark.slow

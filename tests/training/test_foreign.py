@@ -126,8 +126,11 @@ def test_a_plain_loader_yields_batches(accumulation: int) -> None:
 
 
 @pytest.mark.parametrize("shares", [True, False], ids=["own sampler", "Lightning's sampler"])
-def test_what_a_loader_yields_on_each_device_is_its_share(shares: bool, tmp_path: Path) -> None:
+def test_what_a_loader_yields_on_each_device_is_its_share(
+    shares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """157 samples in pairs: device r takes samples r, r + 2, ...; a batch is 16 of each device's."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)  # what Lightning seeds its sampler with
     mine = [torch.arange(r, 156, 2) for r in (0, 1)]
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)

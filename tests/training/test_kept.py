@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torchmetrics import CatMetric, MaxMetric, MeanMetric, MetricCollection
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
+from torchmetrics.wrappers import MinMaxMetric
 
 
 class Logs(Net):
@@ -20,6 +21,7 @@ class Logs(Net):
         super().__init__()
         self.file, self.values = file, {}
         self.mean, self.largest, self.seen = MeanMetric(), MaxMetric(), CatMetric()
+        self.extremes = MinMaxMetric(MeanMetric())  # keeps tensors that are no states, over all epochs
         self.collection = MetricCollection([MeanSquaredError(), MeanAbsoluteError()])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -34,6 +36,7 @@ class Logs(Net):
         self.mean(y)
         self.largest(y)
         self.seen(y[:, 0])
+        self.extremes.update(y)
         self.collection(outputs, y)
         self.log("metric/mean", self.mean, on_step=False, on_epoch=True)
         self.log("metric/largest", self.largest, on_step=False, on_epoch=True)
@@ -46,6 +49,7 @@ class Logs(Net):
         values = {name: float(value) for name, value in self.trainer.callback_metrics.items() if name != "both_step"}
         values["seen"] = float(self.seen.compute().sum())
         self.seen.reset()
+        values |= {f"extremes/{name}": float(value) for name, value in self.extremes.compute().items()}
         self.values[self.trainer.current_epoch] = values
         if self.trainer.is_global_zero:
             self.file.write_text(json.dumps(self.values))

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from jobs import Data, Net, fit, weights
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metronome.training import Checkpoint
@@ -17,8 +18,8 @@ from metronome.training import Checkpoint
 class Told(Net):
     """Sends itself a signal in the middle of a step (counted from 0), or of the validation after it."""
 
-    def __init__(self, number: int, step: int = -1, validation: int = -1, times: int = 1) -> None:
-        super().__init__(dropout=0.2)
+    def __init__(self, number: int, step: int = -1, validation: int = -1, times: int = 1, dropout: float = 0.2) -> None:
+        super().__init__(dropout)
         self.number, self.step, self.validation, self.times = number, step, validation, times
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
@@ -66,6 +67,25 @@ def test_the_step_is_finished_and_saved(number: int, error: type, where: dict[st
     assert told.val_losses + again.val_losses == whole.val_losses
     assert told.epoch_means + again.epoch_means == whole.epoch_means
     assert (trainer.global_step, trainer.counters.epochs, trainer.counters.samples) == (20, 4, 4 * 157)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_averaged_weights_are_not_saved_as_the_trained_ones(number: int, tmp_path: Path) -> None:
+    """While an average of the weights is validated, the stop waits."""
+
+    def run(model: Net, **flags: Any) -> Any:
+        average = EMAWeightAveraging(decay=0.9)
+        data = Data(batch_size=32, eval_batch_size=8)
+        return fit(
+            model=model, data=data, callbacks=[average, checkpoint(tmp_path)], enable_checkpointing=True, **flags
+        )
+
+    whole, _ = run(Net())
+    with pytest.raises(SystemExit):
+        run(Told(number, validation=10, dropout=0.0))
+    again, _ = run(Net(), checkpoint=str(tmp_path / "last.ckpt"))
+    assert torch.equal(weights(again), weights(whole))
+    assert again.val_losses == whole.val_losses[2:]
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
-from metronome.app.checkpoints import KeepConfig, check_fits, read_checkpoint
+from metronome.app.checkpoints import KeepConfig, check_fits, check_same, read_checkpoint
 from metronome.app.run import Run
 from metronome.training import Trainer
 from metronome.units import InputError, Plan, check_number
@@ -38,12 +38,16 @@ def build_job(run: Run) -> Job:
     config = run.config
     _check_groups(config)
     set_threads(config["num_threads"])
+    if not isinstance(config["test"], bool):
+        raise InputError(f"test={config['test']} is neither true nor false")
     choose_budget(config, run.overrides)
     trainer = build_trainer(config, callbacks=[KeepConfig(run)])
     data = build_data(config)
     model = build_model(config)
     if run.checkpoint is not None:
-        check_fits(read_checkpoint(run.checkpoint), model, run.checkpoint)
+        checkpoint = read_checkpoint(run.checkpoint)
+        check_fits(checkpoint, model, run.checkpoint)
+        check_same(checkpoint, config)
     return Job(data, model, trainer, plan_training(trainer, data))
 
 
@@ -63,8 +67,8 @@ def _check_groups(config: dict[str, Any]) -> None:
 def build_trainer(config: dict[str, Any], callbacks: list[Callback], on_this_machine: bool = True) -> Trainer:
     """The Trainer with the callbacks and loggers of the configuration and those given; checks that the machine has
     the devices, unless it is not to train `on_this_machine`."""
-    callbacks = build_all(config, "callbacks") + callbacks
-    loggers: list[Logger] | bool = build_all(config, "logger") or False
+    callbacks = build_all(config, "callbacks", Callback) + callbacks
+    loggers: list[Logger] | bool = build_all(config, "logger", Logger) or False
     if not any(isinstance(callback, Checkpoint) for callback in callbacks):
         config["trainer"]["enable_checkpointing"] = False  # or Lightning adds one of its own
     if not any(isinstance(callback, ProgressBar) for callback in callbacks):
@@ -96,8 +100,8 @@ def build_model(config: dict[str, Any]) -> L.LightningModule:
     return model
 
 
-def build_all(config: dict[str, Any], group: str) -> list[Any]:
-    """The objects of a group that holds several, by name. One set to null is left out."""
+def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:
+    """The objects of a group that holds several of a kind, by name. One set to null is left out."""
     objects = []
     for name, entry in (config.get(group) or {}).items():
         if entry is None:
@@ -105,6 +109,8 @@ def build_all(config: dict[str, Any], group: str) -> list[Any]:
         if not isinstance(entry, dict) or "_target_" not in entry:
             raise InputError(f"{group}.{name} has no _target_: name the class to make, or set it to null")
         objects.append(instantiate(entry, _convert_="all"))
+        if not isinstance(objects[-1], kind):
+            raise InputError(f"{group}.{name} must make a {kind.__name__}, and it makes a {type(objects[-1]).__name__}")
     return objects
 
 
@@ -133,10 +139,14 @@ def choose_budget(config: dict[str, Any], overrides: list[str]) -> None:
 def _check_devices(flags: dict[str, Any]) -> None:
     """Refuse more processes or GPUs than there are, before Lightning starts them."""
     devices, accelerator = flags.get("devices", "auto"), flags.get("accelerator", "auto")
-    if isinstance(devices, bool) or (isinstance(devices, int) and (devices < -1 or devices == 0)):
-        raise InputError(f"trainer.devices={devices} is not a number of devices from 1 up, nor auto")
     gpus = torch.cuda.device_count()
     wants_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
+    if isinstance(devices, str) and devices.isdecimal():
+        devices = int(devices)  # as Lightning reads it
+    is_number = isinstance(devices, int) and not isinstance(devices, bool) and (devices >= 1 or devices == -1)
+    by_index = accelerator != "cpu" and (isinstance(devices, list) or (isinstance(devices, str) and "," in devices))
+    if not is_number and not by_index and devices != "auto":
+        raise InputError(f"trainer.devices={devices} is not a number of devices from 1 up, nor auto")
     if accelerator in ("gpu", "cuda") and gpus == 0:
         raise InputError("trainer.accelerator=gpu, and this machine has no GPU that PyTorch can use; use trainer=cpu")
     if not isinstance(devices, int) or devices == -1:

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import ZipFile
+from zipfile import ZipFile, is_zipfile
 
 import lightning as L
 import torch
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("metronome")
 
 KEY = "metronome"
+# What a training needs of a checkpoint beside the weights, and as what.
+_STATES = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "callbacks": dict, "global_step": int,
+           "pytorch-lightning_version": str}  # fmt: skip
 
 
 class KeepConfig(Callback):
@@ -65,11 +68,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # a damaged file raises whatever its bytes happen to say
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"checkpoint {path} cannot be read as plain data: {reason[:160]}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise InputError(f"checkpoint {path} cannot be read as plain data: {_reason(error, path)}") from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"checkpoint {path} is a file of another kind: it has no state_dict")
     return checkpoint
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Why PyTorch cannot load a file, without its advice for programs."""
+    text = str(error)
+    if not is_zipfile(path) or "mmap can only be used" in text:
+        return "it is no checkpoint, or a damaged one" if path.stat().st_size else "it is empty"
+    lines = (text.partition("WeightsUnpickler error:")[2] or text).strip().splitlines() or [type(error).__name__]
+    return lines[0].split(". ")[0][:160]
 
 
 def newest_whole(files: list[Path]) -> Path | None:
@@ -77,16 +88,64 @@ def newest_whole(files: list[Path]) -> Path | None:
     found: list[tuple[int, int, Path]] = []
     for file in files:
         try:
-            found.append((read_checkpoint(file)["global_step"], file.stat().st_mtime_ns, file))
+            checkpoint = read_checkpoint(file)
+            check_goes_on(checkpoint, file)
+            found.append((checkpoint["global_step"], file.stat().st_mtime_ns, file))
         except (InputError, KeyError) as error:
             log.warning("passed over: %s", error)
     for *_, file in sorted(found, reverse=True):
-        with ZipFile(file) as archive:
-            damaged = archive.testzip()
-        if damaged is None:
+        try:
+            check_whole(file)
             return file
-        log.warning("passed over: checkpoint %s is damaged in %s", file, damaged)
+        except InputError as error:
+            log.warning("passed over: %s", error)
     return None
+
+
+def check_whole(path: str | Path) -> None:
+    """Read a checkpoint to its last byte. Raises InputError if a sum in it does not fit."""
+    if not is_zipfile(path):
+        return  # in PyTorch's old format, which has no sums
+    try:
+        with ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged file raises whatever its bytes happen to say
+        damaged = f"its list of contents ({type(error).__name__})"
+    if damaged is not None:
+        raise InputError(f"checkpoint {path} is damaged in {damaged}")
+
+
+def check_goes_on(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises InputError if a training cannot go on from a checkpoint."""
+    if "optimizer_states" not in checkpoint:
+        raise InputError(f"checkpoint {path} holds weights only, and no training can go on from it")
+    ours = checkpoint.get(KEY, {})
+    parts = [(name, checkpoint.get(name), kind) for name, kind in _STATES.items()] + [(KEY, ours, dict)]
+    parts += [(f"{KEY}.{name}", ours.get(name, {}), dict) for name in ("config", "logs") if isinstance(ours, dict)]
+    for name, part, kind in parts:
+        if not isinstance(part, kind):
+            raise InputError(
+                f"checkpoint {path} is damaged, and no training can go on from it: {name} is of type "
+                f"{type(part).__name__}, not {kind.__name__}"
+            )
+
+
+def check_same(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
+    """Raises InputError if optimizer or scheduler are to change: those of a checkpoint go on as they were."""
+    before = checkpoint.get(KEY, {}).get("config", {})
+    for group in ("optimizer", "scheduler"):
+        theirs, ours = _flat(group, before.get(group)), _flat(group, config.get(group))
+        for name in [name for name in {**theirs, **ours} if group in before and theirs.get(name) != ours.get(name)]:
+            raise InputError(
+                f"{name}={ours.get(name)}, and the checkpoint has {theirs.get(name)}, which a run that goes on keeps; "
+                "leave it as it was, or begin anew"
+            )
+
+
+def _flat(name: str, content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {name: content}
+    return {key: value for part in content for key, value in _flat(f"{name}.{part}", content[part]).items()}
 
 
 def check_fits(checkpoint: dict[str, Any], model: L.LightningModule, path: str | Path) -> None:
@@ -100,11 +159,10 @@ def check_fits(checkpoint: dict[str, Any], model: L.LightningModule, path: str |
             + (f" and {len(different) - 1} more" if len(different) > 1 else "")
         )
     for name, tensor in ours.items():
-        if tensor.shape != theirs[name].shape:
-            raise InputError(
-                f"checkpoint {path} is of another model: {name} has shape {tuple(theirs[name].shape)} there and "
-                f"{tuple(tensor.shape)} here"
-            )
+        there, here = (getattr(value, "shape", None) for value in (theirs[name], tensor))
+        if there != here:
+            there, here = (None if shape is None else tuple(shape) for shape in (there, here))
+            raise InputError(f"checkpoint {path} is of another model: {name} has shape {there} there and {here} here")
 
 
 def model_checkpoint(trainer: L.Trainer) -> ModelCheckpoint | None:

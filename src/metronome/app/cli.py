@@ -1,12 +1,18 @@
 """What every script shares: a user's mistake is told in one line, with a non-zero exit and no traceback."""
 
+import argparse
+import errno
+import logging
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
+import yaml
 from hydra.errors import (
     HydraException,
     InstantiationException,
@@ -15,10 +21,18 @@ from hydra.errors import (
 )
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
+from metronome.app.misfit import misfit
 from metronome.app.names import register_resolvers
 from metronome.units import InputError, RunFailed
 
 EXIT_FAILED, EXIT_INPUT, EXIT_SIGINT, EXIT_SIGTERM = 1, 2, 130, 143
+
+# What torchrun, SLURM and users set for the processes of a run. Lightning reads some of them when it is imported.
+_WHOLE_NUMBERS = (
+    "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT", "SLURM_NTASKS",
+    "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_RESTART_COUNT", "JSM_NAMESPACE_RANK",
+)  # fmt: skip
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class JobFailed(Exception):
@@ -69,11 +83,15 @@ def command_line() -> Iterator[None]:
     """
     register_resolvers()
     # Hydra's parser takes no flag between overrides, and `+experiment=x -m seed=0,1` is what people type.
-    sys.argv[1:] = sorted(map(_spelled, sys.argv[1:]), key=lambda argument: argument not in ("-m", "--multirun"))
+    sys.argv[1:] = sorted(map(_spelled, sys.argv[1:]), key=lambda argument: not _is_flag(argument))
+    # Else argparse shows all there is to give, and a log file on a full disk makes a traceback of each line.
+    before, argparse.ArgumentParser.error = argparse.ArgumentParser.error, _not_understood
+    logging.raiseExceptions = False
     whole_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or Hydra prints errors itself, over many lines
     try:
         try:
+            check_environment()
             yield
         except _Untouched as carrier:
             raise carrier.error from carrier.error.__cause__
@@ -86,10 +104,29 @@ def command_line() -> Iterator[None]:
         if line is None or whole_traceback:
             raise
         print(f"error: {line}", file=sys.stderr)
-        sys.exit(EXIT_FAILED if isinstance(error, RunFailed) else EXIT_INPUT)
+        failed = isinstance(error, RunFailed) or getattr(error, "errno", None) in _DISK_FULL
+        sys.exit(EXIT_FAILED if failed else EXIT_INPUT)
     finally:
+        argparse.ArgumentParser.error, logging.raiseExceptions = before, True
         if not whole_traceback:
             del os.environ["HYDRA_FULL_ERROR"]
+
+
+def check_environment() -> None:
+    """Raises InputError for a variable of the environment that is no number and must be one."""
+    for name in _WHOLE_NUMBERS:
+        if (value := os.environ.get(name)) is not None and not value.isdecimal():
+            raise InputError(f"the environment has {name}={value}, which is no whole number; correct it, or unset it")
+    if int(os.environ.get("MASTER_PORT", "0")) > 65_535:
+        raise InputError(f"the environment has MASTER_PORT={os.environ['MASTER_PORT']}; a port is at most 65535")
+
+
+def _not_understood(self: argparse.ArgumentParser, message: str) -> NoReturn:
+    raise InputError(f"{message}; --help shows what there is to give")
+
+
+def _is_flag(argument: str) -> bool:
+    return argument in ("-m", "--multirun") or re.match("--[a-z-]+=", argument) is not None
 
 
 def _spelled(argument: str) -> str:
@@ -116,20 +153,32 @@ def mistake(error: BaseException) -> str | None:
     if isinstance(error, OverrideParseException):
         return f"cannot read the override '{error.override}'; write key=value, with quotes around a value of many words"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        # One of our own resolvers may have raised it.
-        return mistake(error.__cause__) if isinstance(error.__cause__, InputError) else _composition(error)
+        return _composition(error)
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be a string"):
         return "a group takes the name of one of its files, not null; --help lists them"
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory outside of a step: {one_line(error).split('. ')[0]}; use a smaller batch or model"
+    if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark) is not None:
+        return f"cannot read {mark.name}, line {mark.line + 1}: {error.problem}"
+    if isinstance(error, ValueError) and _raised_in(error) in ("hydra", "hydra_plugins", "optuna", "logging", "yaml"):
+        return mistake(error.__cause__) if isinstance(error.__cause__, OSError) else one_line(error)
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK_FULL):
+        return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror)
+    memory = sys.modules.get("metronome.training.memory")
+    if memory is not None and memory.is_out_of_memory(error):
+        return f"out of memory outside of a step: {memory.one_line(error)}; use a smaller batch or model"
     # Lightning's own word for a user's mistake; it is imported by the time it can be raised.
     exceptions = sys.modules.get("lightning.pytorch.utilities.exceptions")
     if exceptions is not None and isinstance(error, exceptions.MisconfigurationException):
         return one_line(error)
-    return None
+    if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
+        return one_line(error)
+    return misfit(error)
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package in which an error was raised; for texts in another encoding the one that reads them."""
+    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packages = [name.split(".")[0] for name in names if name != "codecs"]
+    return packages[-1] if packages else ""
 
 
 def one_line(error: BaseException) -> str:
@@ -143,14 +192,18 @@ def one_line(error: BaseException) -> str:
 
 def _missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = ", ".join(sorted(error.options)) if error.options else ""
-    if not group or not options:
+    options = f"there are: {', '.join(sorted(error.options))}" if error.options else ""
+    packages = "others come with: pip install -e '.[sweeps]'" if group in ("hydra/sweeper", "hydra/launcher") else ""
+    if not group or not (options or packages):
         return one_line(error)
-    return f"no {group} '{option}'; there are: {options}"
+    return "; ".join(filter(None, (f"no {group} '{option}'", options, packages)))
 
 
 def _composition(error: Exception) -> str:
     text = one_line(error)
+    ours = "InputError raised while resolving interpolation: "
+    if text.startswith(ours):  # by one of our resolvers; OmegaConf keeps only the words
+        return re.sub(r" (full_key|object_type|reference_type)[:=].*", "", text.removeprefix(ours))
     cause = error.__cause__
     if "No match in the defaults list" in text and (name := re.search(r"override '([^']+)'", text)):
         return f"{name.group(1)} is chosen with a plus sign: write +{name.group(1)}=..."
@@ -158,8 +211,9 @@ def _composition(error: Exception) -> str:
         return _unknown_key(name.group(1), cause)
     if isinstance(error, InterpolationKeyError) or isinstance(cause, InterpolationKeyError):
         inner = error if isinstance(error, InterpolationKeyError) else cause
-        return f"{getattr(inner, 'full_key', 'a key')} refers to a key that is not there: {one_line(inner or error)}"
-    return re.sub(r" (full_key|object_type|reference_type)[:=].*", "", text)
+        text = f"{getattr(inner, 'full_key', 'a key')} refers to a key that is not there: {one_line(inner or error)}"
+    text, key = re.sub(r" (full_key|object_type|reference_type)[:=].*", "", text), getattr(error, "full_key", None)
+    return text if not key or key in text else f"{key}: {text}"
 
 
 def _unknown_key(key: str, cause: Exception) -> str:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
 
 from metronome.units import InputError
 
-CONFIG_FILE, RESULT_FILE, CHECKPOINTS, SWEEP_FILE = "config.yaml", "result.json", "checkpoints", "multirun.yaml"
+CONFIG_FILE, RESULT_FILE, SWEEP_FILE = "config.yaml", "result.json", "multirun.yaml"
+LOCK_FILE = ".lock"
 # Overrides that say how to go on, not what the run is.
 _ON_THE_WAY = ("ckpt_path=", "resume=", "trials=", "hydra.", "hydra/")
 
@@ -29,8 +31,8 @@ def run_folder(base: str, new: str, root: Any) -> str:
     """The folder of a run: `base/new`, or that of an earlier one that goes on.
 
     With `ckpt_path=last` it is the newest run in `base` that has a checkpoint; with the path of a checkpoint its run,
-    if that was cut off and has nothing newer; with `resume=auto` the newest run of the same overrides that is not
-    finished.
+    if that was cut off and has nothing newer; with `resume=auto` the newest run of the same overrides, first of
+    those that are not finished.
 
     Args:
         base: where the experiment's runs are.
@@ -51,17 +53,19 @@ def run_folder(base: str, new: str, root: Any) -> str:
         return f"{base}/{new}"
     if resume:
         mine = what_it_is(root.hydra.overrides.task)
-        same = [run for run in _runs(Path(base)) if overrides_of(run) == mine and status(run) != "finished"]
-        if (newest := max(same, key=_began, default=None)) is not None:
+        same = [run for run in _runs(Path(base)) if overrides_of(run) == mine]
+        # One that is finished too, so that there is nothing left to do.
+        newest = max(same, key=lambda run: (status(run) != "finished", _began(run)), default=None)
+        if newest is not None:
             return str(newest)
     return f"{base}/{new}"
 
 
 def sweep_folder(base: str, new: str, root: Any) -> str:
-    """The folder of a sweep: `base/new`, or with `resume=auto` the newest one of the same overrides."""
+    """The folder of a sweep: `base/new`, or with `resume=auto` the newest one of the same jobs, or the same search."""
     if resumes(root.get("resume")):
-        mine = what_it_is(root.hydra.overrides.task)
-        same = [f.parent for f in Path(base).glob(f"sweep_*/{SWEEP_FILE}") if what_it_is(_sweep_overrides(f)) == mine]
+        mine = this_sweep(root)
+        same = [file.parent for file in Path(base).glob(f"sweep_*/{SWEEP_FILE}") if sweep_of(file.parent) == mine]
         if (newest := max(same, key=_began, default=None)) is not None:
             return str(newest)
     return f"{base}/{new}"
@@ -90,11 +94,16 @@ def newest_run(base: Path) -> Path:
 
 def run_of(checkpoint: Path) -> Path | None:
     """The folder of the run that wrote a checkpoint; None if it does not lie in one."""
-    return next((folder for folder in checkpoint.absolute().parents[:2] if (folder / CONFIG_FILE).is_file()), None)
+    return next((folder for folder in checkpoint.absolute().parents[:3] if is_run(folder)), None)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a run has been in a folder: others have a config.yaml too."""
+    return overrides_of(folder) is not None
 
 
 def checkpoints(run: Path) -> list[Path]:
-    return [*run.glob(f"{CHECKPOINTS}/*.ckpt"), *run.glob("*.ckpt")]
+    return [*run.glob("*.ckpt"), *run.glob("checkpoints/**/*.ckpt")]
 
 
 def status(run: Path) -> str | None:
@@ -108,14 +117,78 @@ def status(run: Path) -> str | None:
 def overrides_of(run: Path) -> list[str] | None:
     """What was asked of a run, in the order of the words; None for a folder that cannot be read."""
     try:
-        return what_it_is(yaml.safe_load((run / CONFIG_FILE).read_text())["overrides"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        config = yaml.safe_load((run / CONFIG_FILE).read_text())
+        return what_it_is(config["overrides"]) if "experiment" in config else None
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return None
 
 
 def what_it_is(overrides: Iterable[str]) -> list[str]:
     """Overrides without those that only say how to go on, in the order of their letters."""
+    if OmegaConf.is_config(overrides):
+        overrides = typed(overrides)
     return sorted(o for o in map(str, overrides) if not o.lstrip("+~").startswith(_ON_THE_WAY))
+
+
+def typed(overrides: Any) -> list[str]:
+    """Hydra's list of overrides as they were typed: to look at one would put values in for its `${...}`."""
+    return OmegaConf.to_container(overrides)  # pyright: ignore
+
+
+def this_sweep(root: Any) -> dict[str, Any]:
+    """What a sweep is: its overrides, who goes through them, and those that its configuration adds."""
+    return _sweep(OmegaConf.to_container(root.hydra.sweeper), typed(root.hydra.overrides.task))
+
+
+def sweep_of(folder: Path) -> dict[str, Any] | None:
+    """What the sweep in a folder is; None for a folder that cannot be read."""
+    try:
+        hydra = yaml.safe_load((folder / SWEEP_FILE).read_text())["hydra"]
+        return _sweep(hydra["sweeper"], hydra["overrides"]["task"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def write_sweep(folder: Path, sweep: dict[str, Any]) -> None:
+    """Leave for `sweep_of` what Hydra's own sweeper does."""
+    sweeper = {"_target_": sweep["sweeper"], "params": sweep["params"]}
+    record = {"hydra": {"overrides": {"task": sweep["overrides"]}, "sweeper": sweeper}}
+    (folder / SWEEP_FILE).write_text(yaml.safe_dump(record))
+
+
+def _sweep(sweeper: Any, overrides: Iterable[str]) -> dict[str, Any]:
+    params = {str(key): str(value) for key, value in (sweeper.get("params") or {}).items()}
+    return {"overrides": what_it_is(overrides), "sweeper": sweeper["_target_"], "params": params}
+
+
+def own_overrides(job: Iterable[str], sweep: Path) -> list[str]:
+    """The overrides of a sweep's job that are not those of all its jobs."""
+    of_all = (sweep_of(sweep) or {"overrides": []})["overrides"]
+    own = (o.replace("\\", "") for o in what_it_is(job))  # Hydra puts some in
+    return [o for o in own if o not in of_all and not o.startswith(("+experiment=", "+study="))]
+
+
+def relative(folder: Path) -> str:
+    """A folder's name from here, if it lies below."""
+    name = os.path.relpath(folder)
+    return str(folder) if name.startswith("..") else name
+
+
+def hold(folder: Path) -> Any:
+    """Hold the folder until this process ends, however it ends. Raises InputError if another one does."""
+    try:
+        from fcntl import LOCK_EX, LOCK_NB, lockf
+    except ImportError:  # Windows
+        return None
+    file = open(folder / LOCK_FILE, "w")  # noqa: SIM115
+    try:
+        lockf(file, LOCK_EX | LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"another process works in the folder {relative(folder)}; wait for it, or stop it") from None
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 def _runs(base: Path) -> list[Path]:
@@ -128,10 +201,3 @@ def _newest(files: list[Path]) -> Path | None:
 
 def _began(folder: Path) -> int:
     return folder.stat().st_mtime_ns
-
-
-def _sweep_overrides(file: Path) -> list[str]:
-    try:
-        return yaml.safe_load(file.read_text())["hydra"]["overrides"]["task"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return []

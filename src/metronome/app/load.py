@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from metronome.app.checkpoints import KEY, check_fits, read_checkpoint
+from metronome.app.checkpoints import KEY, check_fits, check_whole, read_checkpoint
 from metronome.app.cli import one_line
 from metronome.training.seeds import generators_kept
 from metronome.units import InputError
@@ -52,16 +52,12 @@ def load(
 
 
 def read_whole(path: str | Path) -> dict[str, Any]:
-    """`read_checkpoint`, which tells a damaged file in one line however it is damaged. Raises InputError."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's thoughts about bytes that make no sense
-            return read_checkpoint(path)
-    except InputError:
-        raise
-    except Exception as error:
-        reason = f"{type(error).__name__} {_short(one_line(error))}"
-        raise InputError(f"checkpoint {path} cannot be read as plain data: it is damaged ({reason})") from error
+    """A checkpoint that has been read to its last byte. Raises InputError for any other file."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's thoughts about bytes that make no sense
+        checkpoint = read_checkpoint(path)
+    check_whole(path)
+    return checkpoint
 
 
 def config_of(checkpoint: dict[str, Any], path: str | Path, *groups: str) -> dict[str, Any]:
@@ -76,7 +72,7 @@ def config_of(checkpoint: dict[str, Any], path: str | Path, *groups: str) -> dic
         InputError: if there is none, or it is anything but plain data.
     """
     if KEY not in checkpoint:
-        raise InputError(f"checkpoint {path} was made elsewhere: no configuration is in it")
+        raise InputError(f"checkpoint {path} was made elsewhere, or of weights only: no configuration is in it")
     about = checkpoint[KEY]
     config = about.get("config") if type(about) is dict else None
     if type(config) is not dict:

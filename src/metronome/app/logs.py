@@ -13,40 +13,41 @@ _EVENTS, _ROWS = "*tfevents*", "metrics.csv"
 
 def log_positions(loggers: list[Any], folder: Path) -> dict[str, int]:
     """How far each log file in the folder of a run has been written: bytes of event files, rows of a CSV file."""
-    positions: dict[str, int] = {}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.flush()
         elif isinstance(logger, CSVLogger):
             logger.experiment.save()
-    for file in folder.rglob(_EVENTS):
-        positions[str(file.relative_to(folder))] = file.stat().st_size
-    for file in folder.rglob(_ROWS):
-        positions[str(file.relative_to(folder))] = len(_rows(file))
-    return positions
+    return {
+        str(file.relative_to(folder)): len(_rows(file)) if file.name == _ROWS else file.stat().st_size
+        for file in _files(loggers, folder)
+    }
 
 
-def take_back(source: Path, positions: dict[str, int], folder: Path) -> None:
-    """Leave in `folder` what the logs in `source` held at those positions. The two may be the same.
+def take_back(loggers: list[Any], source: Path, positions: dict[str, int], folder: Path) -> None:
+    """Leave in `folder` what the logs of the run in `source` held at those positions. The two may be the same.
 
     Event files only ever grow, and are flushed before a position is taken, so that each is cut between two events.
+    Nothing but the files of these loggers in the folder is touched.
     """
-    same = source.resolve() == folder.resolve()
+    kept: set[Path] = set()
     for name, position in positions.items():
-        file, copy = source / name, folder / name
+        file, ours = source / name, folder / name
         is_log = file.match(_EVENTS) or file.name == _ROWS
         # The names are from a checkpoint, and could point anywhere.
-        if not is_log or not file.is_file() or not file.resolve().is_relative_to(source.resolve()):
+        inside = file.resolve().is_relative_to(source.resolve()) and ours.resolve().is_relative_to(folder.resolve())
+        if not (is_log and inside and file.is_file()):
             continue
-        if not same:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, copy)
-        if copy.name == _ROWS:
-            _write_rows(copy, _rows(copy)[:position])
-        elif copy.stat().st_size > position:
-            os.truncate(copy, position)
-    for file in [*folder.rglob(_EVENTS), *folder.rglob(_ROWS)]:
-        if str(file.relative_to(folder)) not in positions:
+        if not (ours.exists() and ours.samefile(file)):
+            ours.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, ours)
+        if ours.name == _ROWS:
+            _write_rows(ours, _rows(ours)[:position])
+        elif ours.stat().st_size > position:
+            os.truncate(ours, position)
+        kept.add(ours.resolve())
+    for file in _files(loggers, folder):
+        if file.resolve() not in kept:
             file.unlink()  # begun after the checkpoint
 
 
@@ -59,6 +60,20 @@ def go_on_with_rows(loggers: list[Any]) -> None:
         rows = _rows(file)
         logger.experiment.metrics = rows + logger.experiment.metrics
         logger.experiment.save()
+
+
+def _files(loggers: list[Any], folder: Path) -> list[Path]:
+    """The log files of these loggers that lie in the folder of the run."""
+    found: list[Path] = []
+    for logger in loggers:
+        if not isinstance(logger, TensorBoardLogger | CSVLogger):
+            continue
+        root, pattern = Path(logger.root_dir), _EVENTS if isinstance(logger, TensorBoardLogger) else _ROWS
+        # Where versions are counted, an earlier start has one of its own.
+        for place in {Path(logger.log_dir), root, *root.glob("version_*")}:
+            if place.resolve().is_relative_to(folder.resolve()):
+                found += [folder / file.resolve().relative_to(folder.resolve()) for file in place.glob(pattern)]
+    return found
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

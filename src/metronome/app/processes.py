@@ -25,6 +25,7 @@ from metronome.training import Trainer
 from metronome.units import InputError, RunFailed
 
 _REPORTS = "METRONOME_REPORTS"  # the folder where a process that fails says why
+_PARENT = "METRONOME_PARENT"  # the process that started them
 _GRACE_SECONDS = 10
 
 
@@ -36,7 +37,8 @@ def processes_to_start(trainer: Trainer) -> int:
     """How many processes this one must start for the training; 0 if it trains itself or another program starts them.
 
     Raises:
-        InputError: for a strategy that forks or spawns: its processes take what they did with them when they end.
+        InputError: for a strategy that forks or spawns: its processes take what they did with them when they end; for
+            several nodes that do not know of each other.
     """
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher):
@@ -45,7 +47,14 @@ def processes_to_start(trainer: Trainer) -> int:
         )
     if not isinstance(launcher, _SubprocessScriptLauncher):
         return 0
-    return 0 if launcher.cluster_environment.creates_processes_externally else launcher.num_processes
+    if launcher.cluster_environment.creates_processes_externally:
+        return 0
+    if trainer.num_nodes > 1 and "MASTER_ADDR" not in os.environ:
+        raise InputError(
+            f"trainer.num_nodes={trainer.num_nodes}, and nothing says where the first node is; start with torchrun or "
+            "srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
+        )
+    return launcher.num_processes
 
 
 def run_processes(run: Run, count: int) -> None:
@@ -64,7 +73,7 @@ def run_processes(run: Run, count: int) -> None:
     }
     command = [sys.executable, "-m", "metronome.app.rank", str(run.folder), json.dumps(run.start)]
     with tempfile.TemporaryDirectory() as reports:
-        environment[_REPORTS] = reports
+        environment |= {_REPORTS: reports, _PARENT: str(os.getpid())}
         processes = [
             # In a session of their own: whoever interrupts this process, a terminal or not, they hear it once.
             subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}, start_new_session=True)
@@ -84,8 +93,8 @@ def run_processes(run: Run, count: int) -> None:
 
 
 def end_with_parent() -> None:
-    """In a process of a run: end when the process that started it is gone, however that ended."""
-    parent = os.getppid()
+    """In a process of a run: end when the process that started it is gone, however and whenever that ended."""
+    parent = int(os.environ[_PARENT])  # it may be gone already
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -111,9 +120,10 @@ def report_failure(error: BaseException) -> None:
 def _wait(processes: list[subprocess.Popen]) -> None:
     """Until all have ended; once one has failed, the others soon follow or are ended."""
     failed_at = None
-    while any(process.poll() is None for process in processes):
+    # Each of them is asked each time: one that waits for another to begin must not hide that the other is dead.
+    while None in (codes := [process.poll() for process in processes]):
         time.sleep(0.05)
-        if failed_at is None and any(process.returncode for process in processes):
+        if failed_at is None and any(codes):
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > _GRACE_SECONDS:
             # They may hang in a collective that the dead one will never join.

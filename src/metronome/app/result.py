@@ -24,6 +24,7 @@ from metronome.app.cli import mistake, one_line
 from metronome.app.memory import peak_memory_bytes, reset_peak_memory
 from metronome.app.run import Run
 from metronome.training import Trainer
+from metronome.training.files import written_aside
 from metronome.units import InputError, Plan
 
 RESULT_FILE, PLAN_FILE = "result.json", "plan.json"
@@ -35,7 +36,7 @@ class Result:
     Written by the process with rank 0 only, unless the processes of the run have (see `of_processes`).
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, taken_over: bool = False) -> None:
         self.run = run
         self.seconds: dict[str, float] = dict.fromkeys(("total", "setup", "fit", "test"), 0.0)
         self.content: dict[str, Any] = {
@@ -64,10 +65,17 @@ class Result:
             "git_commit": _git_commit(),
         }
         self._adopted = False
+        self._may_write = taken_over or not run.goes_on  # over what an earlier start has left
         self._began = self._last = time.monotonic()
         reset_peak_memory()
 
     # ---- what happened ------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """All is made of a run that goes on: from here on the folder is this start's."""
+        if not self._may_write and rank_zero_only.rank == 0:
+            self.run.begin()
+        self._may_write = True
 
     def take_plan(self, plan: Plan | None) -> None:
         self.content["plan"] = None if plan is None else plan.as_dict()
@@ -129,7 +137,7 @@ class Result:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._adopted or rank_zero_only.rank != 0:
+        if self._adopted or rank_zero_only.rank != 0 or not self._may_write:
             return
         self.content["status"] = "finished"
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -168,15 +176,11 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write aside, sync, rename: a reader finds the old file or the new one, never half of one."""
-    aside = path.with_suffix(".json.part")
-    with open(aside, "w") as file:
+    """A reader finds the old file or the new one, never half of one."""
+    with written_aside(path) as file:
         # JSON knows no NaN or infinity, and a reader in another language would stumble over them.
         json.dump(_finite(content), file, indent=2, allow_nan=False)
         file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 def _finite(content: Any) -> Any:

@@ -1,6 +1,5 @@
 """One run, one folder; one process in it at a time."""
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,25 @@ from hydra.types import RunMode
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from metronome.app.checkpoints import newest_whole, read_checkpoint
+from metronome.app.checkpoints import check_goes_on, check_whole, newest_whole, read_checkpoint
 from metronome.app.folders import (
     CONFIG_FILE,
     RESULT_FILE,
     checkpoints,
+    hold,
+    is_run,
     newest_run,
     overrides_of,
+    relative,
     resumes,
     run_of,
     status,
+    typed,
     what_it_is,
 )
+from metronome.training.files import written_aside
 from metronome.units import InputError
 
-LOCK_FILE = ".lock"
 _ABOUT = ("experiment", "overrides", "in_sweep")
 
 
@@ -34,7 +37,8 @@ class Run:
     """A run's folder, and the configuration that it stands for, resolved to plain containers.
 
     `goes_on` says whether the folder held this run already, `before` how it had ended then (None: it was cut off), and
-    `checkpoint` is the file to start from, if any.
+    `checkpoint` is the file to start from, if any. `is_done`: an earlier start has done all there is to do, or all that
+    is to be tried.
     """
 
     folder: Path
@@ -45,6 +49,7 @@ class Run:
     goes_on: bool = False
     before: str | None = None
     checkpoint: str | None = None
+    is_done: bool = False
     _lock: Any = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -55,39 +60,46 @@ class Run:
             InputError: if the folder holds another run, or one that is not to go on, or a process works in it.
         """
         hydra = HydraConfig.get()
-        folder, overrides = Path(hydra.runtime.output_dir), list(hydra.overrides.task)
+        folder, overrides = Path(hydra.runtime.output_dir), typed(hydra.overrides.task)
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        resume = resumes(settings["resume"])
-        if settings["resume"] is not None and settings["ckpt_path"] is not None:
+        resume, checkpoint = resumes(settings["resume"]), settings["ckpt_path"]
+        if checkpoint is not None:
+            checkpoint = str(checkpoint)  # 5 is a name too
+        if settings["resume"] is not None and checkpoint is not None:
             raise InputError(
-                f"resume={settings['resume']} finds its checkpoint itself; leave out ckpt_path={settings['ckpt_path']}"
+                f"resume={settings['resume']} finds its checkpoint itself; leave out ckpt_path={checkpoint}"
             )
-        held = (folder / CONFIG_FILE).is_file()
-        goes_on = held and (resume or _lies_in(settings["ckpt_path"], folder))
+        # A search may come upon the same values again: the same job, which is not to be done twice.
+        resume = (resume or in_search()) and checkpoint is None
+        held = is_run(folder)
+        goes_on = held and (resume or _lies_in(checkpoint, folder))
         if resume and goes_on and overrides_of(folder) != what_it_is(overrides):
             theirs = ", ".join(overrides_of(folder) or [])
             raise InputError(
-                f"the folder {_relative(folder)} holds a run of other values ({theirs}); give another one, or "
+                f"the folder {relative(folder)} holds a run of other values ({theirs}); give another one, or "
                 "ckpt_path=last to go on from it with these"
             )
-        searches = hydra.mode == RunMode.MULTIRUN and not hydra.sweeper._target_.endswith(".BasicSweeper")
-        if searches and not any(o.lstrip("+").startswith("test=") for o in overrides):
+        if in_search() and not any(o.lstrip("+").startswith("test=") for o in overrides):
             settings["test"] = False  # what a search looks at is no test any more
         experiment = hydra.runtime.choices.get("experiment") or "default"
-        lock = _lock(folder) if rank_zero_only.rank == 0 else None
+        lock = hold(folder) if rank_zero_only.rank == 0 else None
+        before = status(folder) if goes_on else None
+        given_up = before == "failed" and in_sweep() and settings["resume"] != "retry"
+        is_done = resume and (before == "finished" or given_up)
         run = cls(
             folder=folder,
             experiment=experiment,
             overrides=overrides,
-            in_sweep=hydra.mode == RunMode.MULTIRUN,
+            in_sweep=in_sweep(),
             config=settings,
             goes_on=goes_on,
-            before=status(folder) if goes_on else None,
-            checkpoint=_start(settings["ckpt_path"], folder, experiment, goes_on),
+            before=before,
+            checkpoint=None if is_done else _start(checkpoint, folder, experiment, goes_on),
+            is_done=is_done,
             _lock=lock,
         )
-        if rank_zero_only.rank == 0 and not run.is_done:
-            run._write_config()
+        if rank_zero_only.rank == 0 and not goes_on:
+            run.begin()
         return run
 
     @classmethod
@@ -102,26 +114,26 @@ class Run:
         """How this start of the run came about: plain data, for its other processes."""
         return {"goes_on": self.goes_on, "before": self.before, "checkpoint": self.checkpoint}
 
-    @property
-    def is_done(self) -> bool:
-        """Whether an earlier start has done all there is to do, or all that is to be tried."""
-        resume = self.config["resume"]
-        return resume is not None and (
-            self.before == "finished" or (self.before == "failed" and self.in_sweep and resume != "retry")
-        )
+    def begin(self) -> None:
+        """Keep the configuration in the folder. Where a run goes on, that is when all of it has been made: until then
+        the folder holds what it held.
 
-    def _write_config(self) -> None:
+        Raises:
+            InputError: if it holds something else.
+        """
         text = yaml.safe_dump({name: getattr(self, name) for name in _ABOUT} | self.config, sort_keys=False)
         if self.goes_on:
             (self.folder / RESULT_FILE).unlink(missing_ok=True)  # it is of an end that was none
+            names = (CONFIG_FILE, RESULT_FILE, "plan.json", "metrics.csv", "*.ckpt", "checkpoints/**/*.ckpt")
+            for half_written in [file for name in names for file in self.folder.glob(f"{name}.part")]:
+                half_written.unlink(missing_ok=True)
         elif (self.folder / CONFIG_FILE).exists():
             raise InputError(
                 f"the folder {self.relative_folder} holds a run already; give another one, or go on with it: "
                 "resume=auto or ckpt_path=last"
             )
-        aside = self.folder / (CONFIG_FILE + ".part")
-        aside.write_text(text)
-        os.replace(aside, self.folder / CONFIG_FILE)
+        with written_aside(self.folder / CONFIG_FILE) as file:
+            file.write(text)
 
     def release(self) -> None:
         """Let another process work in the folder."""
@@ -130,25 +142,31 @@ class Run:
 
     @property
     def relative_folder(self) -> str:
-        return _relative(self.folder)
+        return relative(self.folder)
 
 
-def _relative(folder: Path) -> str:
-    relative = os.path.relpath(folder)
-    return str(folder) if relative.startswith("..") else relative
+def in_sweep() -> bool:
+    """Whether this is a job of a sweep."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def in_search() -> bool:
+    """Whether this is a job of a sweep that chooses the values itself."""
+    return in_sweep() and not HydraConfig.get().sweeper._target_.endswith(".BasicSweeper")
 
 
 def _start(given: str | None, folder: Path, experiment: str, goes_on: bool) -> str | None:
     """The checkpoint to start from: the one given, or the newest whole one where a run goes on."""
     if given not in (None, "last"):
-        read_checkpoint(given)
+        check_goes_on(read_checkpoint(given), given)
+        check_whole(given)
         return given
     if given is None and not goes_on:
         return None
     source = folder if goes_on and checkpoints(folder) else newest_run(Path("runs") / experiment) if given else folder
     newest = newest_whole(checkpoints(source))
     if newest is None and given:
-        raise InputError(f"ckpt_path=last, and no checkpoint in {_relative(source)} is whole")
+        raise InputError(f"ckpt_path=last, and no checkpoint in {relative(source)} is whole")
     return None if newest is None else str(newest)
 
 
@@ -157,20 +175,3 @@ def _lies_in(checkpoint: str | None, folder: Path) -> bool:
         return checkpoint == "last"
     run = run_of(Path(checkpoint))
     return run is not None and run.resolve() == folder.resolve()
-
-
-def _lock(folder: Path) -> Any:
-    """Hold the folder until this process ends, however it ends. Raises InputError if another one does."""
-    try:
-        from fcntl import LOCK_EX, LOCK_NB, lockf
-    except ImportError:  # Windows
-        return None
-    file = open(folder / LOCK_FILE, "w")  # noqa: SIM115
-    try:
-        lockf(file, LOCK_EX | LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise InputError(f"another process works in the folder {_relative(folder)}; wait for it, or stop it") from None
-    except OSError:
-        pass  # a file system without locks
-    return file

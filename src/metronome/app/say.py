@@ -6,14 +6,17 @@ import os
 import re
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from metronome.app.cli import JobFailed, mistake, one_line
-from metronome.app.folders import RESULT_FILE, what_it_is
+from metronome.app.folders import RESULT_FILE, own_overrides, relative
 from metronome.app.run import Run
+from metronome.app.search import FILE as SEARCH_FILE
+from metronome.app.search import trials_done
 from metronome.units import Plan
 
 log = logging.getLogger("metronome")
@@ -26,6 +29,7 @@ _NOISE = (
     "does not have many workers",  # tensors in memory are read fastest without any
     "is smaller than the logging interval",  # epoch values are logged all the same
     "exists and is not empty",  # the checkpoints of a run that goes on
+    "The dirpath has changed from",  # a new run that starts from the checkpoint of another
 )
 
 
@@ -63,15 +67,13 @@ def done_before(run: Run) -> float | None:
     """A run that an earlier start has brought to its end. Returns its objective; raises JobFailed if it failed."""
     content = json.loads((run.folder / RESULT_FILE).read_text())
     if content["status"] == "failed":
-        print(f"{_job(run)}  failed before: {content.get('error')}  {run.relative_folder}", flush=True)
+        print(f"{_job()}  failed before: {content.get('error')}  {run.relative_folder}", flush=True)
         raise JobFailed(str(content.get("error")))
     if run.in_sweep:
-        print(
-            f"{_job(run)}  {'  '.join([*_best(content), *_tested(content)])}  before  {run.relative_folder}", flush=True
-        )
+        print(f"{_job()}  {'  '.join([*_best(content), *_tested(content)])}  before  {run.relative_folder}", flush=True)
     else:
         log.info("finished before: %s/%s", run.relative_folder, RESULT_FILE)
-    return content["best"] and content["best"]["value"]
+    return content["best"] and float(content["best"]["value"])  # JSON holds an infinite one as a text
 
 
 def the_result(run: Run, content: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ def the_result(run: Run, content: dict[str, Any]) -> None:
     best, tested = _best(content), _tested(content)
     if run.in_sweep:
         facts = [*best, *tested, f"{content['seconds']['fit']:.1f} s"]
-        print(f"{_job(run)}  {'  '.join(facts)}  {run.relative_folder}", flush=True)
+        print(f"{_job()}  {'  '.join(facts)}  {run.relative_folder}", flush=True)
         return
     if best:
         step = content["best"]["step"]  # unknown where the checkpoint could not be read
@@ -93,23 +95,29 @@ def the_result(run: Run, content: dict[str, Any]) -> None:
     log.info("result     %s/result.json", run.relative_folder)
 
 
-def a_failed_job(run: Run, error: BaseException) -> None:
+def a_failed_job(error: BaseException) -> None:
     """The end of a sweep's job that failed: one line here, the traceback in its log."""
     line = mistake(error)
     if line is None:
         log.info("the job failed", exc_info=error)
         line = f"{type(error).__name__}: {one_line(error)}"
-    print(f"{_job(run)}  failed: {line}  {run.relative_folder}", flush=True)
+    print(f"{_job()}  failed: {line}  {relative(Path(HydraConfig.get().runtime.output_dir))}", flush=True)
 
 
-def _job(run: Run) -> str:
-    overrides = [o for o in what_it_is(run.overrides) if not o.startswith(("+experiment=", "+study="))]
-    return f"#{HydraConfig.get().job.num} {' '.join(overrides)}"
+def _job() -> str:
+    """A sweep's job: its number, and what it has for itself."""
+    hydra = HydraConfig.get()
+    sweep, number = Path(hydra.sweep.dir), hydra.job.num
+    if (sweep / SEARCH_FILE).is_file():
+        number = trials_done(str(sweep)) + number % hydra.sweeper.n_jobs  # over every start
+    return " ".join([f"#{number}", *own_overrides(hydra.overrides.task, sweep)])
 
 
 def _best(content: dict[str, Any]) -> list[str]:
-    return [] if content["best"] is None else [f"{content['best']['monitor']} {content['best']['value']:.4g}"]
+    return [] if content["best"] is None else [f"{content['best']['monitor']} {float(content['best']['value']):.4g}"]
 
 
 def _tested(content: dict[str, Any]) -> list[str]:
-    return [f"{name} {value:.4g}" for name, value in sorted(content["metrics"].items()) if name.startswith("test/")]
+    return [
+        f"{name} {float(value):.4g}" for name, value in sorted(content["metrics"].items()) if name.startswith("test/")
+    ]

@@ -1,5 +1,7 @@
 """The story of a run: compose, plan, build, fit, test, write the result."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +19,40 @@ from metronome.app.folders import run_of
 from metronome.app.logs import go_on_with_rows, take_back
 from metronome.app.processes import processes_to_start, run_processes
 from metronome.app.result import Result
-from metronome.app.run import Run
+from metronome.app.run import Run, in_search, in_sweep
+from metronome.units import InputError
 
 
 def train(config: DictConfig) -> float | None:
     """Train as the configuration says, in this process or in one for each device.
 
     Returns:
-        The best value of the monitored metric, for a search over runs; None if nothing was monitored.
+        The best value of the monitored metric, for a search over runs; None if nothing was monitored, and for a trial
+        that failed.
     """
-    run = Run.claim(config)
-    say.begin(run)
-    if run.is_done:
-        return say.done_before(run)
     try:
+        return _train(config)
+    except JobFailed:
+        if in_search():
+            return None  # which Optuna takes for a failure, and says nothing about
+        raise
+
+
+def _train(config: DictConfig) -> float | None:
+    try:
+        run = Run.claim(config)
+    except InputError as error:
+        if not in_sweep():
+            raise
+        say.a_failed_job(error)
+        raise JobFailed(str(error)) from error
+    try:
+        say.begin(run)
+        if run.is_done:
+            return say.done_before(run)
         with sigterm_stops(), Result(run) as result:
             job = build_job(run)
+            result.take_over()
             result.take_plan(job.plan)
             say.the_plan(run, job.plan)
             if count := processes_to_start(job.trainer):
@@ -40,10 +60,12 @@ def train(config: DictConfig) -> float | None:
                     run_processes(run, count)
             else:
                 fit_and_test(run, job, result)
+    except JobFailed:
+        raise
     except Exception as error:
         if not run.in_sweep:
             raise
-        say.a_failed_job(run, error)
+        say.a_failed_job(error)
         raise JobFailed(str(error)) from error
     finally:
         run.release()
@@ -54,7 +76,7 @@ def train(config: DictConfig) -> float | None:
 def train_here(run: Run) -> None:
     """What each process of a run on several devices does."""
     say.begin(run)
-    with Result(run) as result:
+    with Result(run, taken_over=True) as result:
         job = build_job(run)
         result.take_plan(job.plan)
         fit_and_test(run, job, result)
@@ -66,22 +88,33 @@ def fit_and_test(run: Run, job: Job, result: Result) -> None:
     begin_logs(run, job, result)
     result.lap("setup")
 
+    with exit_codes():
+        fit(run, job, result)
+        if run.config["test"] and is_overridden("test_step", model) and is_overridden("test_dataloader", data):
+            best = model_checkpoint(trainer)
+            path = best.best_model_path if best is not None else ""
+            trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False, weights_only=True)
+            result.take_metrics(trainer.callback_metrics)
+            result.lap("test")
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Lightning ends a run that is told to stop with code 0 or 1; a shell and a cluster expect these."""
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=run.checkpoint, weights_only=True)
+        yield
     except SystemExit as stop:
-        # Lightning ends a run that is told to stop with code 0 or 1; a shell and a cluster expect these.
         raise SystemExit(EXIT_SIGTERM if isinstance(stop, SIGTERMException) else EXIT_SIGINT) from stop
+
+
+def fit(run: Run, job: Job, result: Result) -> None:
+    trainer = job.trainer
+    try:
+        trainer.fit(job.model, datamodule=job.data, ckpt_path=run.checkpoint, weights_only=True)
     finally:
         result.lap("fit")
         result.take_progress(trainer)
-    result.take_weights(model)
-
-    if run.config["test"] and is_overridden("test_step", model) and is_overridden("test_dataloader", data):
-        best = model_checkpoint(trainer)
-        path = best.best_model_path if best is not None else ""
-        trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False, weights_only=True)
-        result.take_metrics(trainer.callback_metrics)
-        result.lap("test")
+    result.take_weights(job.model)
 
 
 def begin_logs(run: Run, job: Job, result: Result) -> None:
@@ -94,7 +127,7 @@ def begin_logs(run: Run, job: Job, result: Result) -> None:
         say.the_start(run, checkpoint["global_step"])
     if rank_zero_only.rank == 0 and (run.goes_on or before):
         source = run_of(Path(run.checkpoint)) if run.checkpoint is not None else run.folder
-        take_back(source or run.folder, before, run.folder)
+        take_back(job.trainer.loggers, source or run.folder, before, run.folder)
         go_on_with_rows(job.trainer.loggers)
     for logger in job.trainer.loggers:
         if not (before and isinstance(logger, TensorBoardLogger)):  # it has them from before

@@ -34,6 +34,8 @@ class Linear(DataModule):
         check_number("data.num_features", num_features, "features")
         if not isinstance(noise, int | float) or noise < 0:
             raise InputError(f"data.noise={noise!r} is not a standard deviation from 0 up")
+        if not isinstance(data_seed, int) or not 0 <= data_seed < 2**63:
+            raise InputError(f"data.data_seed={data_seed!r} is not a whole number from 0 up, below 2**63")
         self.sizes = (num_samples, max(1, num_samples // 5), max(1, num_samples // 5))
         self.num_features, self.noise, self.data_seed = num_features, noise, data_seed
 

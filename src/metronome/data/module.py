@@ -57,7 +57,7 @@ class DataModule(L.LightningDataModule):
         check_number("data.num_workers", num_workers, "processes", least=0)
         if eval_batch_size is not None:
             check_number("data.eval_batch_size", eval_batch_size, "samples")
-        for name, value in (("drop_last", drop_last), ("shuffle", shuffle)):
+        for name, value in (("drop_last", drop_last), ("shuffle", shuffle), ("pin_memory", pin_memory or False)):
             if not isinstance(value, bool):
                 raise InputError(f"data.{name}={value!r} is neither true nor false")
         if batch_growth is not None and not isinstance(batch_growth, Mapping):
@@ -80,7 +80,13 @@ class DataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self._splits is not None:
             return
-        train, val, test = (None if split is None else as_dataset(split) for split in self.load())
+        given = self.load()
+        if not isinstance(given, tuple) or len(given) != len(Splits._fields):
+            raise InputError(
+                f"{type(self).__name__}.load() must return Splits(train, val, test), and returns a "
+                f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, tuple | list) else ''}"
+            )
+        train, val, test = (None if split is None else as_dataset(split) for split in given)
         for name, split in (("training", train), ("validation", val), ("test", test)):
             if split is not None and len(split) == 0:
                 raise InputError(f"the {name} data set of {type(self).__name__} is empty")

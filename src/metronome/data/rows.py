@@ -63,8 +63,27 @@ class BatchReader(Dataset):
         samples = []
         for index in share.indices.tolist():
             seed_sample(self.seed, share.epoch, index)
-            samples.append(self.dataset[index])
-        return self.collate(samples)
+            samples.append(self._sample(index))
+        try:
+            return self.collate(samples)
+        except Exception as error:
+            if self.collate is not default_collate:
+                raise
+            first = ", ".join(map(str, share.indices[:3].tolist()))
+            raise InputError(
+                f"samples {first}, ... of {type(self.dataset).__name__} do not make a batch: {error}; each must have "
+                "the same parts, of the same shapes"
+            ) from error
+
+    def _sample(self, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            if isinstance(error, OSError) and error.filename is not None:
+                # From a worker process it would come without the name.
+                raise InputError(f"sample {index}: {error.filename}: {error.strerror}") from error
+            error.add_note(f"in sample {index} of {type(self.dataset).__name__}")
+            raise
 
 
 def as_dataset(source: Any) -> Any:
@@ -99,7 +118,12 @@ def _parts(source: Any) -> list:
 
 
 def _as_tensor(column: Any) -> Tensor:
-    return column if isinstance(column, Tensor) else torch.as_tensor(np.ascontiguousarray(column))
+    if isinstance(column, Tensor):
+        return column
+    try:
+        return torch.as_tensor(np.ascontiguousarray(column))
+    except TypeError as error:
+        raise InputError(f"a column of a data set must hold numbers, and this one holds {column.dtype}") from error
 
 
 def whole_batch(batch: Any) -> Any:

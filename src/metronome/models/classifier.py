@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from metronome.models.supervised import Supervised
-from metronome.units import InputError
+from metronome.units import InputError, check_number
 
 
 class Classifier(Supervised):
@@ -28,7 +28,8 @@ class Classifier(Supervised):
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, **options: Any) -> None:
         super().__init__(**options)
-        if not 0 <= label_smoothing <= 1:
+        check_number("model.num_classes", num_classes, "classes")
+        if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
             raise InputError(f"model.label_smoothing={label_smoothing} is not a part from 0 to 1")
         self.num_classes, self.label_smoothing = num_classes, label_smoothing
         self.train_acc, self.val_acc, self.test_acc = (
@@ -37,10 +38,15 @@ class Classifier(Supervised):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # Here labels are still in main memory; on a GPU looking at them would halt it at every step.
-        labels = batch[1]
+        _, labels = self.parts(batch)
         if labels.is_floating_point():
             raise InputError(
                 f"labels are whole numbers, and these are {labels.dtype}; for numbers to fit use a Regressor"
+            )
+        if labels.dtype not in (torch.int64, torch.uint8) or labels.ndim != 1:
+            raise InputError(
+                f"labels are int64, one a sample, and these are {labels.dtype} of shape {tuple(labels.shape)}; "
+                "bring them to it with .long(), .flatten() or .argmax(dim=1)"
             )
         if labels.device.type == "cpu" and len(labels):
             low, high = torch.aminmax(labels)

@@ -20,7 +20,7 @@ class Regressor(Supervised):
     """
 
     def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
-        inputs, targets = batch
+        inputs, targets = self.parts(batch)
         outputs = self(inputs)
         if outputs.shape != targets.shape:
             # Broadcasting (n, 1) against (n,) would give a number, and a wrong one.

@@ -33,12 +33,32 @@ class Supervised(L.LightningModule):
         compile: bool | str = False,
     ) -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise InputError(f"model.network must make an nn.Module, and it makes a {type(network).__name__}")
+        if not isinstance(compile, bool | str):
+            raise InputError(f"model.compile={compile!r} is neither true nor false, nor the name of a backend")
+        for name, make in (("optimizer", optimizer), ("scheduler", scheduler)):
+            if make is not None and not callable(make):
+                raise InputError(
+                    f"model.{name} is a {type(make).__name__} and cannot be called; its file needs _target_ (the "
+                    "class) and _partial_: true"
+                )
         self.network = network
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.compile_with = compile
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
+
+    def parts(self, batch: Any) -> tuple[Any, Tensor]:
+        """The inputs and the targets of a batch. Raises InputError for one that is made of anything else."""
+        kinds = [type(part).__name__ for part in batch] if isinstance(batch, tuple | list) else []
+        if len(kinds) != 2 or not isinstance(batch[1], Tensor):
+            raise InputError(
+                f"{type(self).__name__} takes batches of inputs and a tensor of labels or targets, and this is a "
+                f"{type(batch).__name__}{' of ' if kinds else ''}{', '.join(kinds)}"
+            )
+        return batch[0], batch[1]
 
     def configure_model(self) -> None:
         # Called once for each fit, test and predict.

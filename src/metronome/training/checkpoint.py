@@ -39,16 +39,28 @@ class Checkpoint(ModelCheckpoint):
         options: those of ModelCheckpoint.
 
     Raises:
-        InputError: for an interval that is none.
+        InputError: for an interval that is none, or an option that Lightning would take as it comes.
     """
 
     def __init__(self, *args: Any, save_last_every: str | None = None, **options: Any) -> None:
+        for name, value in (
+            ("save_top_k", options.get("save_top_k", 1)),
+            ("every_n_epochs", options.get("every_n_epochs")),
+        ):
+            if value is not None and not isinstance(value, int):
+                raise InputError(f"{name}={value!r} is not a whole number")
         super().__init__(*args, **options)
+        if self.save_last not in (None, True, False, "link"):
+            raise InputError(f"save_last={self.save_last!r} is neither true nor false, nor link")
+        try:
+            self.format_checkpoint_name({})
+        except (ValueError, KeyError, IndexError) as error:
+            raise InputError(f"filename={self.filename!r} is no name such as best or '{{epoch}}': {error}") from error
         self.every = None if save_last_every is None else Duration.parse(save_last_every)
         if self.every is not None and (self.every.unit == "percent" or self.every.value <= 0 or not self.save_last):
             raise InputError(
                 f"save_last_every={save_last_every} must be steps, epochs, samples or time, above 0 and beside "
-                "save_last=true; for example '10 min'"
+                "save_last=true; for example '10 min', or null"
             )
         self._after_step: list[Callable[[], None]] = []
         self._saved_at = (time.monotonic(), 0)  # when last.ckpt was last written: seconds, steps

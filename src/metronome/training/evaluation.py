@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from torch import Tensor, nn
 
 from metronome.training.cut import join_outputs, micro_batch_sizes
 from metronome.training.memory import free_memory, is_out_of_memory, one_line
@@ -18,6 +20,12 @@ if TYPE_CHECKING:
     from metronome.training.trainer import Trainer
 
 log = logging.getLogger("metronome.training")
+
+
+@torch.no_grad()
+def fingerprint(module: nn.Module) -> list[Tensor]:
+    """A number for each weight tensor, which stays on the device: the sum of its absolute values."""
+    return [tensor.detach().abs().sum() for tensor in module.parameters()]
 
 
 class EvaluationLoop(_EvaluationLoop):
@@ -35,6 +43,8 @@ class EvaluationLoop(_EvaluationLoop):
         self._results = Results(trainer, training=False)
         self.pieces = 1  # into which each batch is cut
         self.is_judged = False  # whether all that this evaluation finds has been logged
+        self.weights_before: list[Tensor] = []  # a fingerprint of the weights, from before the validation
+        self._may_agree = False  # whether all devices have the same number of batches
 
     def reset(self) -> None:
         self.is_judged = False
@@ -47,8 +57,10 @@ class EvaluationLoop(_EvaluationLoop):
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
         assert self._combined_loader is not None
         sampler = getattr(self._combined_loader.flattened[dataloader_idx], "batch_sampler", None)
-        if self.trainer.world_size == 1 or isinstance(sampler, EvaluationSampler):
-            self.trainer.meeting.stop_if_told()  # of other loaders the devices may have different numbers of batches
+        # Of other loaders the devices may have different numbers of batches.
+        self._may_agree = self.trainer.world_size == 1 or isinstance(sampler, EvaluationSampler)
+        if self._may_agree:
+            self.trainer.meeting.stop_if_told(self._has_its_weights)
         with self._cut_up_if_need_be():
             if not isinstance(sampler, EvaluationSampler) or sampler.share_size(batch_idx) > 0:
                 super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
@@ -56,6 +68,11 @@ class EvaluationLoop(_EvaluationLoop):
             # One sample keeps the other devices company; it is counted where it belongs.
             with self._results.nothing_counted(), metrics_kept(self.trainer.lightning_module):
                 super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
+
+    def _has_its_weights(self) -> bool:
+        """Whether the module has the weights that it is trained with: a callback may validate an average of them."""
+        now = fingerprint(self.trainer.lightning_module)
+        return all(torch.equal(a, b) for a, b in zip(now, self.weights_before, strict=False))
 
     # ---- a batch that does not fit --------------------------------------------------------------------
 
@@ -80,7 +97,7 @@ class EvaluationLoop(_EvaluationLoop):
                     raise
                 output, reason = None, one_line(error)
             # The error is gone by now, and with it the frames that held on to memory.
-            alone = self.trainer.world_size == 1 or not self.trainer.auto_accumulate
+            alone = self.trainer.world_size == 1 or not self.trainer.auto_accumulate or not self._may_agree
             if not (reason is not None if alone else self.trainer.meeting.any(reason is not None)):
                 return output
             undo()
@@ -103,10 +120,10 @@ class EvaluationLoop(_EvaluationLoop):
 
     def _halve(self, batch: Any, reason: str) -> None:
         trainer = self.trainer
-        if trainer.world_size > 1 and not trainer.auto_accumulate:
+        if trainer.world_size > 1 and not (trainer.auto_accumulate and self._may_agree):
             raise RunFailed(
                 f"out of memory in an evaluation ({reason}); use a smaller data.eval_batch_size, or "
-                "trainer.accumulate_grad_batches=auto, with which devices agree on smaller ones"
+                "trainer.accumulate_grad_batches=auto, with which devices agree on smaller ones of a DataModule"
             )
         try:
             samples = trainer.count_samples(batch)

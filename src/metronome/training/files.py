@@ -1,7 +1,8 @@
-"""Checkpoint files that are whole or not there."""
+"""Files that are whole or not there, checkpoints above all."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,27 @@ class CheckpointFiles(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + PART)
-        try:
-            with open(aside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        except BaseException:
-            with suppress(OSError):
-                aside.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        with written_aside(path, "wb") as file:
+            torch.save(checkpoint, file)
+
+
+@contextmanager
+def written_aside(path: Path, mode: str = "w", **options: Any) -> Iterator[Any]:
+    """A file to write to. When it is whole and on the disk it takes the name `path`; an error leaves nothing of it."""
+    aside = path.with_name(path.name + PART)
+    try:
+        with open(aside, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException as error:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # on a full disk it has none
+        raise
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,8 +11,9 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Metada
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_mean, dim_zero_min, dim_zero_sum
+from torchmetrics.wrappers.abstract import WrapperMetric
 
-from metronome.training.results import Results
+from metronome.training.results import Results, state_names
 
 if TYPE_CHECKING:
     from metronome.training.trainer import Trainer
@@ -131,12 +132,16 @@ def metric_states(module: nn.Module, without: Results) -> dict[str, dict[str, An
     for collection in module.modules():
         if isinstance(collection, MetricCollection):
             list(collection.items())  # brings the members of a compute group up to date
-    metrics = {name: m for name, m in module.named_modules() if isinstance(m, Metric) and m._update_count}
+    metrics = {name: m for name, m in module.named_modules() if isinstance(m, Metric) and _has_seen(m)}
     metrics = {name: metric for name, metric in metrics.items() if id(metric) not in emptied}
     return {
-        name: {"updates": m._update_count, "state": {s: _plain(getattr(m, s)) for s in m._defaults}}
+        name: {"updates": m._update_count, "state": {s: _plain(getattr(m, s)) for s in state_names(m)}}
         for name, m in metrics.items()
     }
+
+
+def _has_seen(metric: Metric) -> bool:
+    return metric._update_count > 0 or isinstance(metric, WrapperMetric)  # these leave the counting to what they wrap
 
 
 def _load_metric(metric: Metric, state: dict[str, Any]) -> None:
@@ -151,7 +156,8 @@ def _joined_metrics(devices: list[dict[str, Any]], module: nn.Module) -> dict[st
         states = [device["metrics"][name] for device in devices if name in device["metrics"]]
         if isinstance(metric := modules.get(name), Metric):
             together = {
-                s: _joined(metric._reductions[s], [state["state"][s] for state in states]) for s in metric._defaults
+                s: _joined(metric._reductions.get(s), [state["state"][s] for state in states])
+                for s in states[0]["state"]
             }
             joined[name] = {"updates": sum(state["updates"] for state in states), "state": together}
     return joined

@@ -11,7 +11,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 
 from metronome.training.counters import Counters
-from metronome.training.evaluation import EvaluationLoop
+from metronome.training.evaluation import EvaluationLoop, fingerprint
 from metronome.training.kept import load_results, metric_states, results_state
 from metronome.training.order import BatchSampler
 from metronome.training.results import Results
@@ -157,6 +157,7 @@ class EpochLoop(_TrainingEpochLoop):
             call._call_lightning_module_hook(trainer, "on_validation_model_zero_grad")
             trainer.settle()
             self._metrics_before = metric_states(trainer.lightning_module, self.val_loop._results)
+            self.val_loop.weights_before = fingerprint(trainer.lightning_module)
             self.val_loop.run()
             self._metrics_before = None
             trainer.training, connector._first_loop_iter = True, first_step
@@ -246,6 +247,7 @@ class FitLoop(_FitLoop):
         self.trainer.check_module()
         self.setup_data()
         self.trainer.check_schedulers()
+        self._check_end()
         self.is_finishing = self.epoch_loop.rest is not Rest.NOTHING
         if self.epoch_loop.rest is Rest.EPOCH:
             self._finish_epoch()
@@ -253,6 +255,19 @@ class FitLoop(_FitLoop):
             super().run()
             self.trainer.settle()
             self.trainer.meeting.stop_if_told()
+
+    def _check_end(self) -> None:
+        """Raises InputError if a checkpoint lies beyond the end of this run."""
+        if not self._loaded_from_state_dict or self.trainer.fast_dev_run:  # pyright: ignore
+            return
+        there = (self.epoch_progress.current.ready, self.trainer.global_step)
+        ends = (self.max_epochs, self.epoch_loop.max_steps)
+        for unit, done, end in zip(("epoch", "step"), there, ends, strict=True):
+            if end not in (None, -1) and done > end:
+                raise InputError(
+                    f"the checkpoint is of {unit} {done:,}, and this run ends with {unit} {end:,}; let it end later, "
+                    "with a larger budget, trainer.max_epochs or trainer.max_steps"
+                )
 
     @property
     def skip(self) -> bool:

@@ -1,6 +1,7 @@
 """What the devices of a run tell each other between two steps, so that all do the same after the same step."""
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -9,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metronome.training.checkpoint import Checkpoint
 from metronome.training.stopping import Told, requeue
+from metronome.units import RunFailed
 
 if TYPE_CHECKING:
     from metronome.training.trainer import Trainer
@@ -31,17 +33,18 @@ class Meeting:
         told, due, nonfinite = self.largest(self._told, int(due), int(trainer.watch.has_found))
         if nonfinite:
             trainer.settle()
+            raise RunFailed("a step was not finite on another device")  # where each has a part of the gradient only
         if told:
             self._stop(Told(told))
         if due:
             for save in saves:
                 save.save_last_if_due(trainer)
 
-    def stop_if_told(self) -> None:
-        """Between the batches of a validation too, which may be long."""
+    def stop_if_told(self, may_save: Callable[[], bool] = lambda: True) -> None:
+        """Between the batches of a validation too, which may be long; unless the model must not be saved there."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             (told,) = self.largest(self._told)
-            if told:
+            if told and may_save():
                 self._stop(Told(told))
 
     def any(self, flag: bool) -> bool:

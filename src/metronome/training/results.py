@@ -209,10 +209,16 @@ def _neutral(metric: _ResultMetric) -> float:
     return float("inf") if metric.meta.is_min_reduction else 0.0
 
 
+def state_names(metric: Metric) -> list[str]:
+    """The attributes that hold what a metric has seen: its states, and tensors that a wrapper keeps beside them."""
+    held = [name for name, value in vars(metric).items() if isinstance(value, Tensor) and name[0] != "_"]
+    return [*metric._defaults, *(name for name in held if name not in metric._defaults)]
+
+
 def metric_states(module: nn.Module) -> Callable[[], None]:
     """Remember the states of a module's torchmetrics; what is returned puts them back, as often as it is called."""
     metrics = [m for m in module.modules() if isinstance(m, Metric)]
-    states = [{k: _copy(v) for k, v in vars(m).items() if k in m._defaults or k in _BOOKS} for m in metrics]
+    states = [{k: _copy(vars(m)[k]) for k in (*state_names(m), *_BOOKS) if k in vars(m)} for m in metrics]
 
     def put_back() -> None:
         for metric, state in zip(metrics, states, strict=True):

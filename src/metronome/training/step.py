@@ -181,7 +181,9 @@ class StepClosure(Closure):
             output = call._call_strategy_hook(trainer, "training_step", micro_batch, *self.arguments)
         trainer.strategy.post_training_step()
         if output is None and self.devices > 1:
-            raise RuntimeError("training_step returned None: on several devices no step can be skipped")
+            raise RunFailed(
+                "training_step returned None: on several devices no step can be left out; return a loss of 0"
+            )
         return ClosureResult.from_training_step_output(output)
 
 

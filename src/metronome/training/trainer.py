@@ -19,18 +19,17 @@ from metronome.training.cut import count_samples, cut_batch
 from metronome.training.devices import take_buffers_over
 from metronome.training.evaluation import EvaluationLoop
 from metronome.training.files import CheckpointFiles, NotWritten
+from metronome.training.flags import check_kinds
 from metronome.training.loaders import DataConnector
 from metronome.training.loops import EpochLoop, FitLoop
 from metronome.training.meeting import Meeting
 from metronome.training.nonfinite import Watch
 from metronome.training.order import BatchSampler
+from metronome.training.restoring import CheckpointConnector
 from metronome.training.results import Results
 from metronome.training.seeds import check_seed
 from metronome.training.stopping import SignalConnector
 from metronome.units import BatchSchedule, Duration, InputError, Plan, RunFailed, accumulation_at, share_size
-
-# Flags of Lightning's that it takes without a look at their type.
-_WHOLE_NUMBERS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "log_every_n_steps", "num_nodes")
 
 
 class BatchSizes(NamedTuple):
@@ -99,6 +98,7 @@ class Trainer(L.Trainer):
             if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.strategy.checkpoint_io = CheckpointFiles()
         self.meeting = Meeting(self)
+        self._checkpoint_connector = CheckpointConnector(self)
         self._data_connector = DataConnector(self)
         self._signal_connector = SignalConnector(self)
         stock = self.fit_loop
@@ -385,14 +385,12 @@ def _check_flags(accumulate: object, budget: object, flags: dict[str, Any]) -> N
         raise InputError(
             f"trainer.accumulate_grad_batches={accumulate!r} is not a whole number of micro-batches from 1 up, nor auto"
         )
-    for name in _WHOLE_NUMBERS:
-        if not isinstance(flags.get(name, 0), int | None):
-            raise InputError(f"trainer.{name}={flags[name]!r} is not a whole number")
     for name in ("val_check_interval", "check_val_every_n_epoch"):
         if flags.get(name) is not None and flags[name] == 0:
             raise InputError(
                 f"trainer.{name}=0 is no interval; to leave validation out use trainer.limit_val_batches=0"
             )
+    check_kinds(flags)
     if flags.get("use_distributed_sampler"):
         raise InputError(
             "use_distributed_sampler=True would deal the samples out by device, so that batches change with the number "

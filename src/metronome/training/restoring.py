@@ -1,0 +1,77 @@
+"""A checkpoint that does not fit the training that is to go on from it: said in one line, before a step is made."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from lightning.pytorch.trainer.states import TrainerFn
+
+from metronome.units import InputError
+
+
+class CheckpointConnector(_CheckpointConnector):
+    """Lightning's checkpoint connector, which tells what in a checkpoint is not of this training.
+
+    PyTorch takes the state of another optimizer or scheduler as it comes, and fails in a later step, or not at all.
+
+    Raises:
+        InputError: for a state of another optimizer or scheduler, or one that is damaged.
+    """
+
+    def restore_training_state(self) -> None:
+        try:
+            super().restore_training_state()
+        except InputError:
+            raise
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise self._misfit(
+                f"the state in it does not fit this training ({type(error).__name__}: {error})"
+            ) from error
+
+    def restore_loops(self) -> None:
+        super().restore_loops()
+        there, here = self._loaded_checkpoint.get("global_step"), self.trainer.global_step
+        if self.trainer.state.fn == TrainerFn.FITTING and there != here:
+            raise self._misfit(f"it is of step {there}, and its counters are at step {here}")
+
+    def restore_optimizers(self) -> None:
+        optimizers, states = self.trainer.optimizers, self._loaded_checkpoint.get("optimizer_states", ())
+        if len(states) != len(optimizers):
+            raise self._misfit(f"it has the states of {len(states)} optimizers, and this training {len(optimizers)}")
+        before = [set(group) for optimizer in optimizers for group in optimizer.param_groups]
+        super().restore_optimizers()
+        groups = [(optimizer, group) for optimizer in optimizers for group in optimizer.param_groups]
+        for names, (optimizer, group) in zip(before, groups, strict=True):
+            if lost := names - set(group) - {"initial_lr"}:  # that is a scheduler's, which has it in its own state too
+                raise self._misfit(
+                    f"it was written with another optimizer or scheduler: it has no {_listed(lost)}, which "
+                    f"{type(optimizer).__name__} needs here"
+                )
+
+    def restore_lr_schedulers(self) -> None:
+        configs, states = self.trainer.lr_scheduler_configs, self._loaded_checkpoint["lr_schedulers"]
+        if len(configs) != len(states):
+            raise self._misfit(f"it has the states of {len(states)} schedulers, and this training {len(configs)}")
+        for config, state in zip(configs, states, strict=True):
+            ours, theirs = _public(config.scheduler.state_dict()), _public(state)
+            if ours - theirs and theirs - ours:
+                raise self._misfit(
+                    f"it was written with another scheduler: it has {_listed(theirs - ours)} and no "
+                    f"{_listed(ours - theirs)}, which {type(config.scheduler).__name__} needs here"
+                )
+        super().restore_lr_schedulers()
+
+    def _misfit(self, problem: str) -> InputError:
+        return InputError(
+            f"no run can go on from checkpoint {self._ckpt_path}: {problem}; keep the configuration that it was "
+            "written with"
+        )
+
+
+def _public(state: dict[str, Any]) -> set[str]:
+    """What a scheduler keeps under names that last: those with an underscore differ between versions of PyTorch."""
+    return {name for name in state if not name.startswith("_")}
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))

@@ -1,0 +1,316 @@
+"""A run or sweep that is started again with the same command: what is done stays, what was cut off goes on."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import PROJECT, Commands, Done, a_process_in, wait_for
+
+BASE = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "logger=none")
+LINEAR = (*BASE, "data.batch_size=250")
+THREE = (*BASE, "resume=auto", "-m", "data.batch_size=100,250,500")
+
+
+def sweeps(folder: Path) -> list[Path]:
+    return sorted(file.parent for file in folder.glob("**/multirun.yaml"))
+
+
+def times(done: Done) -> dict[str, int]:
+    """When each result was written."""
+    return {run.name: (run / "result.json").stat().st_mtime_ns for run in done.runs}
+
+
+def digests(done: Done) -> dict[str, str]:
+    return {run.name: result["weights_sha256"] for run, result in zip(done.runs, done.results, strict=True)}
+
+
+def cut_off(run: Path) -> None:
+    """Leave a run as a kill in its last moment does: checkpoints, and half a result."""
+    result = run / "result.json"
+    result.write_text(result.read_text()[:100])
+
+
+# ---- sweeps -------------------------------------------------------------------------------------------
+
+
+def test_a_second_start_of_a_whole_sweep_trains_nothing(commands: Commands) -> None:
+    first = commands("train", *THREE)
+    assert first.code == 0, first.err
+    before = times(first)
+    again = commands("train", *THREE)
+    assert again.code == 0, again.err
+    assert times(again) == before
+    assert len(sweeps(commands.folder)) == 1
+    lines = again.out.strip().splitlines()
+    assert len(lines) == 3
+    for number, line, theirs in zip(range(3), lines, first.out.strip().splitlines(), strict=True):
+        assert line.startswith(f"#{number} data.batch_size=")
+        assert "  before  " in line
+        assert line.split("  ")[:3] == theirs.split("  ")[:3]  # the same values
+
+
+def test_what_is_missing_is_made_and_what_was_cut_off_goes_on(commands: Commands) -> None:
+    first = commands("train", *THREE)
+    weights, before = digests(first), times(first)
+    gone, cut = first.runs[0], first.runs[2]
+    shutil.rmtree(gone)
+    cut_off(cut)
+    (cut / "checkpoints/half.ckpt.part").write_text("half")
+    again = commands("train", *THREE)
+    assert again.code == 0, again.err
+    assert sweeps(commands.folder) == [gone.parent]
+    assert [" before " in line for line in again.out.strip().splitlines()].count(True) == 1
+    after = times(again)
+    assert {name for name in before if before[name] != after[name]} == {gone.name, cut.name}
+    results = {run.name: result for run, result in zip(again.runs, again.results, strict=True)}
+    assert results[cut.name]["resumed_from"] == {"checkpoint": "checkpoints/last.ckpt", "step": 2}
+    assert results[gone.name]["resumed_from"] is None
+    assert digests(again) == weights
+    assert not list(cut.rglob("*.part"))
+
+
+def test_a_job_that_failed_is_told_again_and_tried_again_with_retry(commands: Commands) -> None:
+    sweep = (*BASE, "-m", "data.batch_size=250,5000,500")
+    first = commands("train", *sweep, "resume=auto")
+    assert first.code == 1
+    before = times(first)
+    again = commands("train", *sweep, "resume=auto")
+    assert again.code == 1
+    assert times(again) == before
+    lines = again.out.strip().splitlines()
+    assert len(lines) == 3
+    assert "#1 data.batch_size=5000  failed before: data.batch_size=5000 is larger than the 1,000" in lines[1]
+    retried = commands("train", *sweep, "resume=retry")
+    assert retried.code == 1
+    assert len(sweeps(commands.folder)) == 1
+    lines = retried.out.strip().splitlines()
+    assert [" before " in line for line in lines] == [True, False, True]
+    assert "#1 data.batch_size=5000  failed: data.batch_size=5000 is larger" in lines[1]
+    assert {name: written for name, written in times(retried).items() if "5000" not in name} == {
+        name: written for name, written in before.items() if "5000" not in name
+    }
+    assert "Traceback" not in again.out + again.err + retried.out + retried.err
+
+
+def test_which_sweep_goes_on(commands: Commands) -> None:
+    sweep = (*BASE, "data.batch_size=full")
+    first = commands("train", "-m", *sweep, "seed=0,1")
+    (folder,) = sweeps(commands.folder)
+    # The same words in another order are the same sweep, however the first was started.
+    again = commands("train", "resume=auto", "seed=0,1", *reversed(sweep), "-m")
+    assert (again.code, again.out.count(" before "), digests(again)) == (0, 2, digests(first))
+    assert sweeps(commands.folder) == [folder]
+    # Without resume, or with other values, it is another one.
+    new = commands("train", "-m", *sweep, "seed=0,1")
+    assert (new.code, new.out.count(" before "), len(sweeps(commands.folder))) == (0, 0, 2)
+    other = commands("train", "-m", *sweep, "seed=0,1,2", "resume=auto")
+    assert (other.code, other.out.count(" before "), len(sweeps(commands.folder))) == (0, 0, 3)
+
+
+def test_a_sweep_whose_values_are_in_a_file(commands: Commands) -> None:
+    study = commands.folder / "conf/study/mine.yaml"
+    study.parent.mkdir(parents=True)
+    command = ("--config-dir", "conf", *LINEAR, "+study=mine", "resume=auto")
+    before = []
+    for seeds in ("0,1", "0,1", "1,2"):
+        study.write_text(f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {{seed: '{seeds}'}}}}}}")
+        done = commands("train", *command)
+        assert done.code == 0, done.err
+        before.append((done.out.count("val/loss"), done.out.count(" before "), len(sweeps(commands.folder))))
+    assert before == [(2, 0, 1), (2, 2, 1), (2, 0, 2)]
+
+
+def test_a_folder_of_ones_own(commands: Commands) -> None:
+    sweep = (*LINEAR, "-m", "seed=0,1", "hydra.sweep.dir=mine")
+    results = commands.folder / "mine"
+    assert commands("train", *sweep, "resume=auto").code == 0
+    (cut, _) = sorted(results.glob("*/result.json"))
+    cut_off(cut.parent)
+    again = commands("train", *sweep, "resume=auto")
+    assert (again.code, again.out.count(" before ")) == (0, 1)
+    assert json.loads(cut.read_text())["resumed_from"]["step"] == 4
+    assert sweeps(commands.folder) == [results]
+    # Without resume nothing there is touched.
+    before = cut.stat().st_mtime_ns
+    refused = commands("train", *sweep)
+    assert refused.code == 1
+    assert refused.out.count("  failed: the folder mine/") == 2
+    assert refused.out.count("holds a run already; give another one, or go on with it: resume=auto") == 2
+    assert "Traceback" not in refused.out + refused.err
+    assert cut.stat().st_mtime_ns == before
+    assert json.loads(cut.read_text())["status"] == "finished"
+
+
+def test_a_job_in_the_folder_of_a_run_of_other_values(commands: Commands) -> None:
+    """Names of folders leave out the experiment."""
+    options = ("trainer=cpu", "trainer.max_epochs=1", "logger=none", "-m", "seed=0,1", "hydra.sweep.dir=mine")
+    assert commands("train", "+experiment=linear", *options, "resume=auto").code == 0
+    (commands.folder / "mine/logger=none,seed=1,trainer.max_epochs=1,trainer=cpu").rename(commands.folder / "away")
+    done = commands("train", "+experiment=digits", *options, "resume=auto")
+    assert done.code == 1
+    first, second = done.out.strip().splitlines()
+    assert first.startswith("#0 seed=0  failed: the folder mine/logger=none,seed=0,")
+    assert "holds a run of other values (+experiment=linear, " in first
+    assert second.startswith("#1 seed=1  val/loss")
+    assert "Traceback" not in done.out + done.err
+
+
+def test_a_job_that_another_process_works_at(commands: Commands) -> None:
+    first = commands("train", *THREE)
+    run = first.runs[1]
+    cut_off(run)
+    with a_process_in(run):
+        done = commands("train", *THREE)
+    assert done.code == 1
+    lines = done.out.strip().splitlines()
+    assert len(lines) == 3
+    assert (
+        f"#1 data.batch_size=250  failed: another process works in the folder runs/linear/{run.parent.name}" in lines[1]
+    )
+    assert "wait for it, or stop it" in lines[1]
+    assert done.out.count(" before ") == 2
+    assert "Traceback" not in done.out + done.err
+    done = commands("train", *THREE)  # it has ended, and left no trace
+    assert (done.code, done.out.count(" before ")) == (0, 2)
+
+
+def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = (*LINEAR, "-m", "seed=0,1")
+    first = commands("train", *sweep)
+    before = times(first)
+    cut_off(first.runs[1])
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = commands("train", *sweep)
+    assert (again.code, again.out.count(" before ")) == (0, 1)
+    assert len(sweeps(commands.folder)) == 1
+    changed = [name for name, written in times(again).items() if written != before[name]]
+    assert changed == [first.runs[1].name]
+
+
+def test_a_sweep_that_was_killed(commands: Commands) -> None:
+    """In the middle of its second job of three; the same command makes of it what an undisturbed one is."""
+    sweep = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=10", "-m", "seed=0,1,2", "data.batch_size=50")
+    script = str(PROJECT / "scripts/train.py")
+    killed = subprocess.Popen(
+        [sys.executable, script, *sweep, "hydra.sweep.dir=killed", "resume=auto"],
+        cwd=commands.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(
+            lambda: list(commands.folder.glob("killed/*seed=1*/checkpoints/last.ckpt")) or killed.poll() is not None
+        )
+    finally:
+        os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    results = sorted((commands.folder / "killed").glob("*/result.json"))
+    assert len(results) == 1, "the kill came too late"
+    again = commands("train", *sweep, "hydra.sweep.dir=killed", "resume=auto")
+    assert (again.code, again.out.count(" before ")) == (0, 1), again.err
+    assert commands("train", *sweep, "hydra.sweep.dir=whole").code == 0
+
+    def found(folder: str) -> dict[str, dict]:
+        files = sorted((commands.folder / folder).glob("*/result.json"))
+        return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+    ours, whole = found("killed"), found("whole")
+    assert len(ours) == 3
+    resumed = [result["resumed_from"] is not None for result in ours.values()]
+    assert resumed == [False, True, False]
+    for key in ("weights_sha256", "metrics", "best", "progress"):
+        assert {name: r[key] for name, r in ours.items()} == {name: r[key] for name, r in whole.items()}
+
+
+# ---- one run ------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_if_it_has_not_finished(commands: Commands) -> None:
+    whole = commands("train", *LINEAR, "resume=auto")
+    run, weights = whole.run, whole.result["weights_sha256"]
+    cut_off(run)
+    again = commands("train", "resume=auto", *reversed(LINEAR))
+    assert (again.code, again.run) == (0, run)
+    assert again.result["resumed_from"] == {"checkpoint": "checkpoints/last.ckpt", "step": 4}
+    assert again.result["weights_sha256"] == weights
+    cut_off(run)
+    other = commands("train", *LINEAR, "seed=1", "resume=auto")
+    assert other.code == 0
+    assert len(list(commands.folder.glob("runs/linear/*"))) == 2
+    plain = commands("train", *LINEAR)
+    assert plain.code == 0
+    assert len(list(commands.folder.glob("runs/linear/*"))) == 3
+
+
+def test_a_run_that_slurm_starts_again(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = commands("train", *LINEAR).run
+    cut_off(run)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    commands("train", *LINEAR)
+    assert len(list(commands.folder.glob("runs/linear/*"))) == 2
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = commands("train", *LINEAR)
+    assert (again.code, len(again.runs)) == (0, 2)
+    assert json.loads((run / "result.json").read_text())["resumed_from"]["step"] == 4
+
+
+@pytest.mark.parametrize("word", ["resume=auto", "slurm"])
+def test_a_run_that_has_finished_in_a_folder_of_ones_own(
+    word: str, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (*LINEAR, "hydra.run.dir=mine")
+    assert commands("train", *command).code == 0
+    result = commands.folder / "mine/result.json"
+    before = result.stat().st_mtime_ns
+    if word == "slurm":
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    done = commands("train", *command, *([word] if word != "slurm" else []))
+    assert done.code == 0
+    assert done.out.strip() == "finished before: mine/result.json"
+    assert result.stat().st_mtime_ns == before
+
+
+def test_a_finished_run_whose_best_value_is_infinite(commands: Commands) -> None:
+    """JSON has no word for it."""
+    sweep = (*LINEAR, "-m", "seed=0", "resume=auto")
+    run = commands("train", *sweep).run
+    result = json.loads((run / "result.json").read_text())
+    result["best"]["value"] = result["metrics"]["test/loss"] = "inf"
+    (run / "result.json").write_text(json.dumps(result))
+    done = commands("train", *sweep)
+    assert done.code == 0, done.err
+    assert "#0  val/loss inf  test/loss inf  " in done.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("resume=nonsense",), "resume=nonsense is not known; use resume=auto (or retry"),
+        (("resume=nonsense", "hydra.run.dir=x"), "resume=nonsense is not known"),
+        (("resume=nonsense", "-m", "seed=0,1"), "resume=nonsense is not known"),
+        (("resume=auto", "ckpt_path=x.ckpt"), "resume=auto finds its checkpoint itself; leave out ckpt_path=x.ckpt"),
+        (("resume=auto", "hydra.run.dir=theirs"), "the folder theirs holds a run of other values (seed=3)"),
+        (("hydra.run.dir=theirs",), "the folder theirs holds a run already; give another one, or go on with it"),
+        (("resume=auto", "hydra.run.dir=busy"), "another process works in the folder busy; wait for it, or stop it"),
+    ],
+)
+def test_one_line(arguments: tuple[str, ...], words: str, commands: Commands) -> None:
+    for name in ("theirs", "busy"):
+        (commands.folder / name).mkdir()
+    theirs = commands.folder / "theirs/config.yaml"
+    theirs.write_text("{experiment: linear, overrides: [seed=3], in_sweep: false}")
+    with a_process_in(commands.folder / "busy"):
+        done = commands("train", *LINEAR, *arguments)
+    assert done.code == 2
+    (line,) = done.err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert words in line
+    assert done.out == ""
+    assert not done.runs
+    assert "[seed=3]" in theirs.read_text()
