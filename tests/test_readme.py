@@ -18,7 +18,7 @@ def blocks(language: str, text: str = README) -> list[str]:
 def test_the_first_two_lines_are_the_main_job_and_the_tests() -> None:
     first, second = blocks("bash")[0].strip().splitlines()
     assert first.endswith("scripts/train.py +experiment=digits")
-    assert second.endswith("-m pytest")
+    assert second.endswith("-m pytest -n auto")
 
 
 def test_make_it_yours(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Kills at random moments: every run that is started again ends with the weights of one that was never interrupted.
 
-Slow: `pytest -m slow tests/app/test_soak.py`; METRONOME_KILLS=100 (20 for two processes) is what a release is
+Slow: `pytest -m slow -s tests/app/test_soak.py`; METRONOME_KILLS=100 (20 for two processes) is what a release is
 held to. Each run is forked from a process that has imported everything, so that its life is training, not importing.
 """
 

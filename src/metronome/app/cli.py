@@ -158,8 +158,10 @@ def mistake(error: BaseException) -> str | None:
         return "a group takes the name of one of its files, not null; --help lists them"
     if isinstance(error, yaml.MarkedYAMLError) and (mark := error.problem_mark) is not None:
         return f"cannot read {mark.name}, line {mark.line + 1}: {error.problem}"
-    if isinstance(error, ValueError) and _raised_in(error) in ("hydra", "hydra_plugins", "optuna", "logging", "yaml"):
-        return mistake(error.__cause__) if isinstance(error.__cause__, OSError) else one_line(error)
+    if isinstance(error, ValueError) and str(error).startswith("Unable to configure handler") and error.__cause__:
+        return mistake(error.__cause__)
+    if isinstance(error, ValueError) and _raised_in(error) in ("hydra", "hydra_plugins", "optuna", "yaml"):
+        return one_line(error)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _DISK_FULL):
         return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror)
     memory = sys.modules.get("metronome.training.memory")
