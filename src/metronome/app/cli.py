@@ -104,8 +104,7 @@ def command_line() -> Iterator[None]:
         if line is None or whole_traceback:
             raise
         print(f"error: {line}", file=sys.stderr)
-        failed = isinstance(error, RunFailed) or getattr(error, "errno", None) in _DISK_FULL
-        sys.exit(EXIT_FAILED if failed else EXIT_INPUT)
+        sys.exit(EXIT_FAILED if cannot_go_on(error) else EXIT_INPUT)
     finally:
         argparse.ArgumentParser.error, logging.raiseExceptions = before, True
         if not whole_traceback:
@@ -181,6 +180,11 @@ def _raised_in(error: BaseException) -> str:
     names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
     packages = [name.split(".")[0] for name in names if name != "codecs"]
     return packages[-1] if packages else ""
+
+
+def cannot_go_on(error: BaseException) -> bool:
+    """Whether an error is nobody's mistake, but of the run or the machine."""
+    return isinstance(error, RunFailed) or (isinstance(error, OSError) and error.errno in _DISK_FULL)
 
 
 def one_line(error: BaseException) -> str:

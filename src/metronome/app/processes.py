@@ -19,7 +19,7 @@ from pathlib import Path
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
-from metronome.app.cli import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM, mistake, one_line
+from metronome.app.cli import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM, cannot_go_on, mistake, one_line
 from metronome.app.run import Run
 from metronome.training import Trainer
 from metronome.units import InputError, RunFailed
@@ -112,7 +112,7 @@ def report_failure(error: BaseException) -> None:
     text = None if line else "".join(traceback.format_exception(error))
     report = {
         "time": time.time(), "mistake": line, "error": one_line(error), "traceback": text,
-        "failed": isinstance(error, RunFailed),
+        "failed": cannot_go_on(error),
     }  # fmt: skip
     (Path(folder) / f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(report))
 
