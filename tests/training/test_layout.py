@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from jobs import Data, Net, X, Y, fit, network, plain_loop, weights
+from jobs import Data, Net, X, Y, fit, lbfgs, network, plain_loop, weights
 from torch import Tensor, nn
 
 from metronome.training.seeds import epoch_order
@@ -96,17 +96,7 @@ def test_clipping_sees_the_gradient_of_the_batch(accumulation: int) -> None:
 
 def test_lbfgs_evaluates_the_whole_batch(tmp_path: Path) -> None:
     """Its closure runs several times a step, and its tolerances look at the loss."""
-    net = network()
-    optimizer = torch.optim.LBFGS(net.parameters(), lr=0.1, max_iter=4)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(net(X), Y)
-        loss.backward()
-        return loss
-
-    for _ in range(4):
-        optimizer.step(closure)
+    net = lbfgs()
     for accumulation in (1, 4):
         model, trainer = fit(
             model=Net(optimizer="lbfgs"), data=Data(batch_size="full"), accumulate_grad_batches=accumulation

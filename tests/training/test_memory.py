@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import FEATURES, SEED, Data, Net, X, Y, fit, network, plain_loop, trainer, weights
+from jobs import FEATURES, SEED, Data, Net, X, Y, fit, lbfgs, network, plain_loop, trainer, weights
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
@@ -372,22 +372,6 @@ def test_lbfgs(since: int, evaluation: int) -> None:
     assert (run.accumulate, run.global_step) == (4, 4)
     before = 4 * since + evaluation
     assert run.counters.iterations == before + 4 * (16 - before)
-
-
-def lbfgs() -> nn.Module:
-    """Four steps of the plain loop, each with the whole data set."""
-    net = network()
-    optimizer = torch.optim.LBFGS(net.parameters(), lr=0.1, max_iter=4)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(net(X), Y)
-        loss.backward()
-        return loss
-
-    for _ in range(4):
-        optimizer.step(closure)
-    return net
 
 
 def growing(first: int, factor: int, epochs: int) -> tuple[Tensor, list[int]]:

@@ -21,13 +21,14 @@ from torch import nn
 from metronome import __version__
 from metronome.app.checkpoints import model_checkpoint, read_checkpoint
 from metronome.app.cli import mistake, one_line
+from metronome.app.folders import RESULT_FILE
 from metronome.app.memory import peak_memory_bytes, reset_peak_memory
 from metronome.app.run import Run
 from metronome.training import Trainer
 from metronome.training.files import written_aside
 from metronome.units import InputError, Plan
 
-RESULT_FILE, PLAN_FILE = "result.json", "plan.json"
+PLAN_FILE = "plan.json"
 
 
 class Result:

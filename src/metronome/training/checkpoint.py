@@ -121,7 +121,7 @@ class Checkpoint(ModelCheckpoint):
         self._or_as_before(lambda: self.save_last_now(trainer))
 
     def save_last_now(self, trainer: "Trainer") -> None:
-        """Write last.ckpt, if it is wanted and the step is not in it. Raises NotWritten if it cannot be."""
+        """Write last.ckpt, if it is wanted and a step has been made. Raises NotWritten if it cannot be."""
         if self.save_last and not trainer.fast_dev_run and trainer.global_step:  # pyright: ignore
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 

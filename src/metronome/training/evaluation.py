@@ -76,6 +76,11 @@ class EvaluationLoop(_EvaluationLoop):
 
     # ---- a batch that does not fit --------------------------------------------------------------------
 
+    @property
+    def _agrees(self) -> bool:
+        """Whether several devices cut up their batches together."""
+        return self.trainer.world_size > 1 and self.trainer.auto_accumulate and self._may_agree
+
     @contextmanager
     def _cut_up_if_need_be(self) -> Iterator[None]:
         """While it lasts, the strategy's step takes a batch in as many pieces as memory demands."""
@@ -97,8 +102,10 @@ class EvaluationLoop(_EvaluationLoop):
                     raise
                 output, reason = None, one_line(error)
             # The error is gone by now, and with it the frames that held on to memory.
-            alone = self.trainer.world_size == 1 or not self.trainer.auto_accumulate or not self._may_agree
-            if not (reason is not None if alone else self.trainer.meeting.any(reason is not None)):
+            is_short = reason is not None
+            if self._agrees:
+                is_short = self.trainer.meeting.any(is_short)
+            if not is_short:
                 return output
             undo()
             free_memory()
@@ -120,7 +127,7 @@ class EvaluationLoop(_EvaluationLoop):
 
     def _halve(self, batch: Any, reason: str) -> None:
         trainer = self.trainer
-        if trainer.world_size > 1 and not (trainer.auto_accumulate and self._may_agree):
+        if trainer.world_size > 1 and not self._agrees:
             raise RunFailed(
                 f"out of memory in an evaluation ({reason}); use a smaller data.eval_batch_size, or "
                 "trainer.accumulate_grad_batches=auto, with which devices agree on smaller ones of a DataModule"
