@@ -13,7 +13,8 @@ BELOW = {
     "data": {"training", "units"},
     "models": {"training", "units"},
     "insight": {"training", "units"},
-    "app": {"insight", "models", "data", "training", "units"},
+    "report": {"units"},
+    "app": {"report", "insight", "models", "data", "training", "units"},
 }
 FILES = sorted(SOURCE.glob("*/*.py"))
 
