@@ -280,10 +280,20 @@ def test_another_layout(layout: tuple[str, ...], cut: Path, whole: Path, command
     assert result(cut)["progress"]["steps"] == 15
 
 
-def test_a_schedule_cannot_be_longer_than_it_was(cut: Path, commands: Commands) -> None:
+def test_a_longer_run_goes_on_along_its_own_schedule(cut: Path, commands: Commands) -> None:
     done = commands("train", *JOB, "ckpt_path=last", "trainer.max_epochs=4")
+    assert done.code == 0, done.err
+    (schedule,) = torch.load(cut / "checkpoints/last.ckpt", weights_only=True)["lr_schedulers"]
+    assert schedule["last_epoch"] == 20
+    assert schedule["_last_lr"] == [pytest.approx(0.05 / 25 / 1e4)]
+
+
+def test_a_schedule_of_torch_cannot_be_longer_than_it_was(commands: Commands) -> None:
+    cycle = ("scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~scheduler.warmup", "+scheduler.max_lr=0.05")
+    assert commands("train", *JOB, *cycle, "trainer.max_epochs=1").code == 0
+    done = commands("train", *JOB, *cycle, "ckpt_path=last", "trainer.max_epochs=2")
     assert done.code == 2
-    assert "the OneCycleLR of the checkpoint ends after 15 steps, and this run has 20" in done.err
+    assert "the OneCycleLR of the checkpoint ends after 5 steps, and this run has 10" in done.err
 
 
 def test_one_process_works_in_a_folder(cut: Path, commands: Commands) -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from metronome.models.schedulers import Plateau
 from metronome.units import InputError
 
 
@@ -20,7 +22,8 @@ class Supervised(L.LightningModule):
         network: maps a batch of inputs to outputs.
         optimizer: called with the parameters; a partial that lacks only them.
         scheduler: called with the optimizer; of `plan` (the run's `units.Plan`) and `total_steps` it is given those
-            that it takes and that are not set. None keeps the rate constant.
+            that it takes and that are not set. None keeps the rate constant. A `Plateau` is judged at each validation,
+            in `on_validation_epoch_end`.
         compile: compile the network with `torch.compile`: true, or the name of a backend. It is done in place, so the
             names in a checkpoint stay the same.
     """
@@ -75,6 +78,11 @@ class Supervised(L.LightningModule):
             return optimizer
         arguments = self._schedule_arguments(self.make_scheduler)
         scheduler = _made("scheduler", self.make_scheduler, optimizer, **arguments)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise InputError(
+                "scheduler ReduceLROnPlateau has its patience in calls, whose number differs from run to run; use "
+                "scheduler=plateau, where it is a duration"
+            )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _schedule_arguments(self, make_scheduler: Callable[..., LRScheduler]) -> dict[str, Any]:
@@ -82,7 +90,9 @@ class Supervised(L.LightningModule):
         bound = getattr(make_scheduler, "keywords", {})
         arguments: dict[str, Any] = {}
         if "plan" in wanted and "plan" not in bound:
-            arguments["plan"] = getattr(self.trainer, "plan", None)
+            plan = getattr(self.trainer, "plan", None)
+            if plan is not None or wanted["plan"].default is inspect.Parameter.empty:
+                arguments["plan"] = plan
         if "total_steps" in wanted and "total_steps" not in bound:
             arguments["total_steps"] = self.trainer.estimated_stepping_batches
         if None in arguments.values() or float("inf") in arguments.values():
@@ -93,6 +103,38 @@ class Supervised(L.LightningModule):
         if arguments.get("total_steps") == 0:
             raise InputError("the training has no step; give a budget and limit_train_batches of 1 or more")
         return arguments
+
+    # ---- schedulers that look at a metric ----------------------------------------------------------------
+
+    def _plateaus(self) -> list[Plateau]:
+        """Those that the validation now running is to judge."""
+        if self.trainer.state.fn != TrainerFn.FITTING or self.trainer.sanity_checking:
+            return []
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        return [scheduler for scheduler in schedulers if isinstance(scheduler, Plateau)]
+
+    def on_train_start(self) -> None:
+        trainer = self.trainer
+        has_data = trainer.val_dataloaders is None or sum(trainer.num_val_batches) > 0  # None: not asked for yet
+        if self._plateaus() and not (trainer.enable_validation and has_data):
+            raise InputError(
+                "scheduler=plateau looks at a metric at each validation, and there is none; use another scheduler, or "
+                "give validation data, and trainer.limit_val_batches above 0"
+            )
+
+    def on_validation_epoch_end(self) -> None:
+        # Before `on_validation_end`, where checkpoints are written that take the validation for done.
+        for scheduler in self._plateaus():
+            scheduler.judge(self.trainer.callback_metrics)
+
+    def on_validation_end(self) -> None:
+        if any(scheduler.judged != scheduler.last_epoch for scheduler in self._plateaus()):
+            raise InputError(
+                f"{type(self).__name__}.on_validation_epoch_end must call super().on_validation_epoch_end() after it "
+                "has logged; scheduler=plateau is judged there"
+            )
+
+    # ---- what a subclass writes --------------------------------------------------------------------------
 
     def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
         """The batch's mean loss (a scalar), and the network's outputs."""
