@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from metronome.models import networks
+from metronome.units import InputError
 
 
 def parameters(network: nn.Module) -> int:
@@ -31,6 +32,28 @@ def parameters(network: nn.Module) -> int:
             (5, 3, 17, 9),
             (5, 2),
             9 * (3 * 4 + 4 * 6 + 6 * 8) + (4 + 6 + 8) + (8 * 2 + 2),
+        ),
+        # ResNet-18, as it is known: 1,000 classes and 10.
+        (networks.resnet(3, 1000, normalize="batch"), (2, 3, 64, 64), (2, 1000), 11_689_512),
+        (networks.resnet(3, 1000), (2, 3, 33, 70), (2, 1000), 11_689_512),
+        (networks.resnet(3, 10), (1, 3, 224, 224), (1, 10), 11_181_642),
+        # Stem, a block as wide as it, a block twice as wide with a shortcut, and the last layer; two numbers a
+        # channel of each norm.
+        (
+            networks.resnet(1, 3, widths=(4, 8), blocks=(1, 1)),
+            (5, 1, 9, 17),
+            (5, 3),
+            (49 * 4 + 8) + 2 * (9 * 4 * 4 + 8) + (9 * 4 * 8 + 16 + 9 * 8 * 8 + 16) + (4 * 8 + 16) + (8 * 3 + 3),
+        ),
+        # A quarter as wide.
+        (
+            networks.resnet(3, 7, widths=(16, 32, 64, 128)),
+            (3, 3, 1, 1),
+            (3, 7),
+            (49 * 3 * 16 + 2 * 16)
+            + 2 * (2 * 9 * 16 * 16 + 4 * 16)
+            + sum((9 * a * b + 3 * 9 * b * b + a * b) + 10 * b for a, b in ((16, 32), (32, 64), (64, 128)))
+            + (128 * 7 + 7),
         ),
     ],
 )
@@ -62,3 +85,67 @@ def test_an_mlp_by_hand() -> None:
     network.load_state_dict({name: torch.tensor(value) for name, value in values.items()})
     # (1, 1): hidden 3.5 and relu(-1) = 0, so 2 * 3.5 - 1. (-2, 1): 0.5 and 2, so 1 + 6 - 1.
     assert network(torch.tensor([[1.0, 1.0], [-2.0, 1.0]])).tolist() == [[6.0], [6.0]]
+
+
+@pytest.mark.parametrize(
+    ("size", "sizes"),
+    [(224, [56, 56, 28, 28, 14, 14, 7, 7]), (32, [8, 8, 4, 4, 2, 2, 1, 1]), (65, [17, 17, 9, 9, 5, 5, 3, 3])],
+)
+def test_the_stages_of_a_resnet(size: int, sizes: list[int]) -> None:
+    """The sizes of the images after each block: those of table 1 for 224, rounded up for others."""
+    network, seen = networks.resnet(3, 10, widths=(8, 8, 16, 16)), []
+    for layer in network.modules():
+        if isinstance(layer, networks.Residual):
+            layer.register_forward_hook(lambda layer, inputs, output: seen.append(output.shape[2:]))
+    network(torch.randn(1, 3, size, size))
+    assert seen == [(side, side) for side in sizes]
+
+
+def test_a_residual_block_by_hand() -> None:
+    """With convolutions that pass their input on and norms that do nothing: relu(relu(x) + x), and through a
+    shortcut that takes every other pixel and doubles it relu(relu(x) + 2 x) of those."""
+    x = torch.tensor([[[[1.0, -2.0], [3.0, -4.0]]]])
+    for stride in (1, 2):
+        block = networks.Residual(1, 1, stride, lambda _: nn.Identity())
+        with torch.no_grad():
+            for layer in block.body:
+                if isinstance(layer, nn.Conv2d):
+                    layer.weight.zero_()[0, 0, 1, 1] = 1
+            if stride == 2:
+                block.shortcut[0].weight.fill_(2)  # pyright: ignore
+        expected = [[[[2.0, 0.0], [6.0, 0.0]]]] if stride == 1 else [[[[3.0]]]]
+        assert block(x).tolist() == expected
+
+
+@pytest.mark.parametrize(("normalize", "alone"), [("group", True), ("batch", False)])
+def test_group_norm_looks_at_one_sample_at_a_time(normalize: str, alone: bool) -> None:
+    """So how a batch is cut up does not matter to the outputs; to BatchNorm it does."""
+    torch.manual_seed(0)
+    network, x = networks.resnet(3, 10, widths=(8, 8, 16, 16), normalize=normalize).double(), torch.randn(6, 3, 64, 64)
+    whole, parts = network(x.double()), torch.cat([network(part.double()) for part in x.split(2)])
+    assert torch.allclose(whole, parts, rtol=0, atol=1e-12) == alone
+
+
+def test_the_first_weights_of_a_resnet_keep_the_size_of_gradients() -> None:
+    """Standard deviation sqrt(2 / (kernel pixels * outputs)): He et al. (2015)."""
+    torch.manual_seed(0)
+    for layer in networks.resnet(3, 10).modules():
+        if isinstance(layer, nn.Conv2d):
+            expected = (2 / (layer.kernel_size[0] * layer.kernel_size[1] * layer.out_channels)) ** 0.5
+            assert layer.weight.std().item() == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"normalize": "layer"}, "model.network.normalize=layer is not known; use normalize=group or normalize=batch"),
+        ({"widths": (16, 32)}, "model.network.widths=[16, 32] and model.network.blocks=[2, 2, 2, 2] must have"),
+        ({"widths": (), "blocks": ()}, "must have a number from 1 up for each stage, and as many of them"),
+        ({"blocks": (2, 2, 2, 0)}, "model.network.blocks=[2, 2, 2, 0] must have a number from 1 up"),
+        ({"widths": (-8, 8, 8, 8)}, "model.network.widths=[-8, 8, 8, 8] and"),
+    ],
+)
+def test_what_a_resnet_refuses(options: dict, words: str) -> None:
+    with pytest.raises(InputError) as error:
+        networks.resnet(3, 10, **options)
+    assert words in str(error.value)
