@@ -139,10 +139,14 @@ def test_the_first_weights_of_a_resnet_keep_the_size_of_gradients() -> None:
     ("options", "words"),
     [
         ({"normalize": "layer"}, "model.network.normalize=layer is not known; use normalize=group or normalize=batch"),
-        ({"widths": (16, 32)}, "model.network.widths=[16, 32] and model.network.blocks=[2, 2, 2, 2] must have"),
-        ({"widths": (), "blocks": ()}, "must have a number from 1 up for each stage, and as many of them"),
-        ({"blocks": (2, 2, 2, 0)}, "model.network.blocks=[2, 2, 2, 0] must have a number from 1 up"),
-        ({"widths": (-8, 8, 8, 8)}, "model.network.widths=[-8, 8, 8, 8] and"),
+        (
+            {"widths": [16, 32]},
+            "model.network.widths=[16, 32] and model.network.blocks=[2, 2, 2, 2] are of 2 and 4 stages",
+        ),
+        ({"widths": [], "blocks": []}, "model.network.widths=[] is not a list of whole numbers from 1 up, one a stage"),
+        ({"blocks": [2, 2, 2, 0]}, "model.network.blocks=[2, 2, 2, 0] is not a list of whole numbers from 1 up"),
+        ({"widths": [8, 8, 8, "8"]}, "model.network.widths=[8, 8, 8, '8'] is not a list of whole numbers"),
+        ({"widths": 64}, "model.network.widths=64 is not a list of whole numbers"),
     ],
 )
 def test_what_a_resnet_refuses(options: dict, words: str) -> None:

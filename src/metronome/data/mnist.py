@@ -225,7 +225,7 @@ def _answer(url: str) -> "requests.Response":
         answer = answers.get(timeout=_SECONDS)
     except Empty:
         raise _NotGiven(f"is silent for {_SECONDS} seconds") from None
-    if isinstance(answer, requests.RequestException):
+    if isinstance(answer, requests.RequestException | ValueError):  # the second for names that can be none
         raise _NotGiven("does not answer") from answer
     if isinstance(answer, Exception):
         raise answer

@@ -80,14 +80,17 @@ def resnet(
             the samples of one micro-batch, so that how a batch is cut up matters to it.
 
     Raises:
-        InputError: for another kind of normalization, or stages that are not one width and one or more blocks each.
+        InputError: for another kind of normalization, or stages that have not one width and one number of blocks each.
     """
     if normalize not in _NORMS:
         raise InputError(f"model.network.normalize={normalize} is not known; use normalize=group or normalize=batch")
-    if not widths or len(widths) != len(blocks) or min(*widths, *blocks) < 1:
+    for name, numbers in (("widths", widths), ("blocks", blocks)):
+        if not isinstance(numbers, list | tuple) or not numbers or any(type(n) is not int or n < 1 for n in numbers):
+            raise InputError(f"model.network.{name}={numbers!r} is not a list of whole numbers from 1 up, one a stage")
+    if len(widths) != len(blocks):
         raise InputError(
-            f"model.network.widths={list(widths)} and model.network.blocks={list(blocks)} must have a number from 1 up "
-            "for each stage, and as many of them"
+            f"model.network.widths={list(widths)} and model.network.blocks={list(blocks)} are of {len(widths)} and "
+            f"{len(blocks)} stages; give one number a stage in each"
         )
     norm, width = _NORMS[normalize], widths[0]
     stem = [nn.Conv2d(num_channels, width, 7, stride=2, padding=3, bias=False), norm(width), nn.ReLU(inplace=True)]
