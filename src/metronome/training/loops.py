@@ -14,6 +14,7 @@ from metronome.training.counters import Counters
 from metronome.training.evaluation import EvaluationLoop, fingerprint
 from metronome.training.kept import load_results, metric_states, results_state
 from metronome.training.order import BatchSampler
+from metronome.training.regimes import warn_of_mini_batches
 from metronome.training.results import Results
 from metronome.training.seeds import seed_step
 from metronome.training.step import ManualStepOptimization, StepOptimization
@@ -248,6 +249,7 @@ class FitLoop(_FitLoop):
         self.setup_data()
         self.trainer.check_schedulers()
         self._check_end()
+        warn_of_mini_batches(self.trainer)
         self.is_finishing = self.epoch_loop.rest is not Rest.NOTHING
         if self.epoch_loop.rest is Rest.EPOCH:
             self._finish_epoch()

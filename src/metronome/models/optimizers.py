@@ -1,0 +1,92 @@
+"""Optimizers beside those of `torch.optim`."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from metronome.units import InputError
+
+
+class Muon(Optimizer):
+    """Muon for the matrices of a network, AdamW for all else (biases, norms, convolutions), as one optimizer.
+
+    Muon makes of a matrix's momentum the nearest orthogonal matrix and takes that for the update. `torch.optim.Muon`
+    and `torch.optim.AdamW` do the work, each on a group of its own, of the same rate: schedulers scale both. Every
+    parameter of two dimensions is a matrix here, those of embeddings and the last layer too.
+
+    Source: Jordan et al. (2024), https://kellerjordan.github.io/posts/muon; one rate for both: Liu et al. (2025),
+    arXiv 2502.16982.
+
+    Args:
+        params: the parameters of the network.
+        lr: of both.
+        weight_decay: of both, decoupled.
+        momentum: of the matrices.
+        nesterov: whether to look ahead by one step of it.
+        ns_steps: steps of the Newton-Schulz iteration that makes an update orthogonal.
+        adjust_lr_fn: what a matrix's rate is times: `match_rms_adamw`, 0.2 sqrt(max(rows, columns)), makes its updates
+            as large as AdamW's, so that one rate does for both; `original`, sqrt(max(1, rows / columns)).
+        betas, eps: of AdamW.
+
+    Raises:
+        InputError: if there is no matrix, or this PyTorch has no Muon.
+        ValueError: for values that PyTorch's optimizers do not take.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.001,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        adjust_lr_fn: str | None = "match_rms_adamw",
+        betas: Sequence[float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise InputError(f"optimizer=muon needs PyTorch 2.9 or newer, and this is {torch.__version__}")
+        given = list(params)
+        if not all(isinstance(parameter, Tensor) for parameter in given):
+            raise InputError("optimizer=muon makes its own groups; give it the parameters, not groups of them")
+        matrices = [parameter for parameter in given if parameter.ndim == 2]
+        others = [parameter for parameter in given if parameter.ndim != 2]
+        if not matrices:
+            raise InputError("optimizer=muon is for matrices, and this network has none; use optimizer=adamw")
+        parts: list[Optimizer] = [
+            torch.optim.Muon(
+                matrices, lr, weight_decay, momentum, nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn
+            )
+        ]
+        if others:
+            parts.append(AdamW(others, lr, (betas[0], betas[1]), eps, weight_decay))
+        super().__init__([group for part in parts for group in part.param_groups], {"lr": lr})
+        self._share()
+
+    def _share(self) -> None:
+        """Let both work on the groups and states of this optimizer, which are those that schedulers and checkpoints
+        know."""
+        self._parts: list[Optimizer] = []
+        for group, kind in zip(self.param_groups, (torch.optim.Muon, AdamW), strict=False):
+            part = kind(group["params"])
+            part.param_groups, part.state = [group], self.state
+            self._parts.append(part)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Also where a state is loaded: it comes in new groups.
+        super().__setstate__(state)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss

@@ -1,0 +1,35 @@
+"""Full batch, mini-batch, single samples: which optimizers bear which."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from torch.optim import LBFGS, Optimizer, Rprop
+
+if TYPE_CHECKING:
+    from metronome.training.trainer import Trainer
+
+log = logging.getLogger("metronome")
+
+# Riedmiller & Braun (1993), ICNN 586-591; the example of why it needs the full batch is Hinton's (2012), lecture 6e.
+# What L-BFGS lacks there: Bollapragada et al. (2018), arXiv 1802.05374.
+_NEED_THE_FULL_BATCH: dict[type[Optimizer], str] = {
+    Rprop: "takes only the sign of each gradient: in mini-batches nine gradients of +0.01 and one of -0.09 do not "
+    "cancel, and it goes nine steps one way and at most one back",
+    LBFGS: "takes the curvature from differences of gradients: from one mini-batch to the next these are noise",
+}
+
+
+def warn_of_mini_batches(trainer: "Trainer") -> None:
+    """Say once, on the first process, that an optimizer made for the full batch will see less. The run goes on."""
+    if not trainer.is_global_zero:
+        return
+    for kind, reason in _NEED_THE_FULL_BATCH.items():
+        if any(isinstance(optimizer, kind) for optimizer in trainer.optimizers) and _takes_mini_batches(trainer):
+            log.warning("%s %s; use data.batch_size=full or optimizer=momentum", kind.__name__, reason)
+
+
+def _takes_mini_batches(trainer: "Trainer") -> bool:
+    plan = trainer.plan
+    if plan is None:  # of such data it is known only how many batches an epoch has
+        return trainer.num_training_batches > 1
+    return any(epoch.batch_size < plan.num_samples for epoch in plan.per_epoch)
