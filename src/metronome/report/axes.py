@@ -1,0 +1,101 @@
+"""From steps to samples and epochs, by the table of epochs in a run's plan."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from metronome.units import BatchSchedule, EpochPlan, InputError
+from metronome.units.course import Course as UnitsCourse
+
+# What a curve can be drawn against, and its axis.
+AXES = {"steps": "steps (parameter updates)", "epochs": "epochs", "samples": "samples", "seconds": "seconds"}
+
+
+@dataclass(frozen=True)
+class Course:
+    """The epochs of a run, as its plan lists them, and beyond the list as they would go on.
+
+    All arrays have one entry an epoch: its `batch_size`, the `steps` and `samples` in it, and the samples it has when
+    it is not cut short by the budget (`full_samples`); `steps_before` and `samples_before` it.
+    """
+
+    batch_size: np.ndarray
+    steps: np.ndarray
+    samples: np.ndarray
+    full_samples: np.ndarray
+    steps_before: np.ndarray
+    samples_before: np.ndarray
+
+    @classmethod
+    def of(cls, plan: dict[str, Any], config: dict[str, Any], least_steps: int = 0) -> "Course":
+        """From plan.json and config.yaml, with epochs for at least so many steps.
+
+        Raises ValueError, TypeError or KeyError for a plan that is not one.
+        """
+        listed = [EpochPlan(**row) for row in plan["per_epoch"]]
+        if not listed:
+            raise ValueError("the plan has no epoch")
+        endless = _endless(plan, config, listed[-1].batch_size)
+        rows = [*listed]
+        if least_steps > sum(row.steps for row in listed):
+            rows[-1] = endless.epoch(listed[-1].epoch)  # whole, now that it is not the last
+            rows += _beyond(endless, len(listed), least_steps - sum(row.steps for row in rows))
+        full = [row.samples for row in rows]
+        if len(rows) == len(listed):
+            full[-1] = max(full[-1], endless.epoch(listed[-1].epoch).samples)
+        steps, samples = (np.array([getattr(row, name) for row in rows]) for name in ("steps", "samples"))
+        return cls(
+            batch_size=np.array([row.batch_size for row in rows]),
+            steps=steps,
+            samples=samples,
+            full_samples=np.array(full),
+            steps_before=np.cumsum(steps) - steps,
+            samples_before=np.cumsum(samples) - samples,
+        )
+
+    def samples_at(self, steps: Any) -> np.ndarray:
+        """Samples seen after so many steps: whole batches, and the last of an epoch as small as it is."""
+        steps = np.asarray(steps)
+        epoch = self._epoch(steps)
+        seen = (steps - self.steps_before[epoch]) * self.batch_size[epoch]
+        return self.samples_before[epoch] + np.minimum(seen, self.samples[epoch])
+
+    def epochs_at(self, steps: Any) -> np.ndarray:
+        """Epochs done after so many steps: whole ones, and the part of the samples seen of the one begun."""
+        epoch = self._epoch(np.asarray(steps))
+        seen = self.samples_at(steps) - self.samples_before[epoch]
+        return epoch + seen / np.maximum(self.full_samples[epoch], 1)
+
+    def batch_size_at(self, steps: Any) -> np.ndarray:
+        """Samples in the batch of the step that ends there."""
+        return self.batch_size[self._epoch(np.asarray(steps))]
+
+    def _epoch(self, steps: np.ndarray) -> np.ndarray:
+        """The epoch in which the last of so many steps was."""
+        ends = self.steps_before + self.steps
+        return np.minimum(np.searchsorted(ends, steps, side="left"), len(ends) - 1)
+
+
+def _endless(plan: dict[str, Any], config: dict[str, Any], batch_size: int) -> UnitsCourse:
+    """The epochs of a run as if no budget ended it. With data of the user's own, the batch stays as it is."""
+    data, trainer = config.get("data") or {}, config.get("trainer") or {}
+    size, samples = data.get("batch_size"), plan["num_samples"]
+    try:
+        schedule = BatchSchedule.of(size, samples, data.get("batch_growth"))  # pyright: ignore
+    except (InputError, TypeError):
+        schedule = BatchSchedule(batch_size, maximum=samples)
+    if schedule.is_constant:
+        schedule = BatchSchedule(batch_size, maximum=samples)
+    limit = trainer.get("limit_train_batches")
+    cut = (plan["devices"], plan["accumulate_grad_batches"], plan["drop_last"])
+    return UnitsCourse(samples, schedule, *cut, limit if isinstance(limit, int | float) else None)
+
+
+def _beyond(endless: UnitsCourse, first: int, steps: int) -> list[EpochPlan]:
+    """Epochs from number `first` on, until they have so many steps."""
+    rows: list[EpochPlan] = []
+    while steps > 0 and (row := endless.epoch(first + len(rows))).steps:
+        rows.append(row)
+        steps -= row.steps
+    return rows

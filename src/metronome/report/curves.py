@@ -1,0 +1,246 @@
+"""Figures of curves: each metric against steps, epochs, samples and seconds."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
+
+from metronome.report.axes import AXES
+from metronome.report.differences import Group
+from metronome.report.events import Curve
+from metronome.report.runs import Run, is_rate
+from metronome.report.style import OTHERS, Cast, Look, Picture, cast, figure, legend, plain, png, scale
+from metronome.report.summary import Summary, best_point
+
+MOST_POINTS = 400  # of a curve; more are averaged in buckets
+_NO_CURVE = ("epoch", "hp_metric")
+_SMOOTHED_FROM = 60  # points of a train/ curve, from which on its running mean is drawn over it
+_LOG_SPAN = 10**1.5
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve as it is drawn: x by axis, the value, and the least and the largest over seeds where there are some."""
+
+    xs: dict[str, np.ndarray]
+    values: np.ndarray
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+
+
+def curve_pictures(summary: Summary) -> list[Picture]:
+    """A figure for every metric that most runs with curves have, the loss first; the learning rate and a batch size
+    that changes after them."""
+    roles = cast(summary)
+    with_curves = [run for run in summary.runs if run.curves]
+    counts = Counter(tag for run in with_curves for tag, curve in run.curves.items() if len(curve.steps) > 1)
+    tags = [tag for tag, count in counts.items() if count * 2 > len(with_curves) and tag not in _NO_CURVE]
+    tags = [tag for tag in tags if not tag.startswith("test/")]
+    tags.sort(key=lambda tag: (is_rate(tag), _order(tag)))
+    pictures = [
+        _picture(summary, roles, tag, {id(run): run.curves[tag] for run in with_curves if tag in run.curves})
+        for tag in tags
+    ]
+    batches = {id(run): batch_sizes(run) for run in with_curves}
+    if any(len(set(curve.values)) > 1 for curve in batches.values() if curve is not None):
+        known = {run: curve for run, curve in batches.items() if curve is not None}
+        pictures.append(_picture(summary, roles, "batch size", known))
+    return pictures
+
+
+def batch_sizes(run: Run) -> Curve | None:
+    """The samples in the batch of each step that something was logged at."""
+    logged = max(run.curves.values(), key=lambda curve: len(curve.steps))
+    return None if run.course is None else Curve(logged.steps, run.course.batch_size_at(logged.steps), logged.seconds)
+
+
+def positions(run: Run, curve: Curve) -> dict[str, np.ndarray]:
+    """Where the points of a curve lie on each axis; without a plan there are but steps and seconds."""
+    found = {"steps": curve.steps.astype(float), "seconds": curve.seconds}
+    if run.course is not None:
+        found |= {
+            "epochs": run.course.epochs_at(curve.steps),
+            "samples": run.course.samples_at(curve.steps).astype(float),
+        }
+    return found
+
+
+def line_of(runs: list[Run], curves: list[Curve]) -> Line:
+    """The mean over seeds at the steps that all have. Where they share none, the first one."""
+    steps = curves[0].steps
+    for curve in curves[1:]:
+        steps = np.intersect1d(steps, curve.steps)
+    if len(curves) == 1 or len(steps) < 2:
+        return thin(Line(positions(runs[0], curves[0]), curves[0].values))
+    rows = [np.searchsorted(curve.steps, steps) for curve in curves]
+    values = np.stack([curve.values[row] for curve, row in zip(curves, rows, strict=True)])
+    every = [positions(run, curve) for run, curve in zip(runs, curves, strict=True)]
+    axes = set.intersection(*(set(xs) for xs in every))
+    xs = {axis: np.mean([x[axis][row] for x, row in zip(every, rows, strict=True)], axis=0) for axis in axes}
+    return thin(Line(xs, values.mean(0), values.min(0), values.max(0)))
+
+
+def thin(line: Line, most: int = MOST_POINTS) -> Line:
+    """At most so many points, each the mean over a bucket of neighbours."""
+    count = len(line.values)
+    if count <= most:
+        return line
+    edges = np.linspace(0, count, most + 1).astype(int)[:-1]
+    sizes = np.diff(np.append(edges, count))
+
+    def mean(array: np.ndarray | None) -> np.ndarray | None:
+        return None if array is None else np.add.reduceat(array, edges) / sizes
+
+    xs = {axis: np.add.reduceat(x, edges) / sizes for axis, x in line.xs.items()}
+    return Line(xs, np.add.reduceat(line.values, edges) / sizes, mean(line.low), mean(line.high))
+
+
+def running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean over a window around each value, as much of it as there is at the ends."""
+    kernel = np.ones(window)
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+
+
+def _picture(summary: Summary, roles: Cast, tag: str, curves: dict[int, Curve]) -> Picture:
+    made, panels = figure(2, 2, 6.6, sharey=True)
+    lines = {id(group): _lines(group, curves) for group, _ in roles.looks}
+    grey = [line for group in roles.others for line in _lines(group, curves)]
+    smooth = tag.startswith("train/") and any(
+        len(line.values) >= _SMOOTHED_FROM for group_lines in lines.values() for line in group_lines
+    )
+    is_low = _is_low(summary, tag)
+    shown = [line for group_lines in lines.values() for line in group_lines] + grey
+    top = _top(shown)
+    seeds = False
+    for panel, axis in zip(panels, AXES, strict=True):
+        segments = [np.column_stack([line.xs[axis], line.values]) for line in grey if axis in line.xs]
+        panel.add_collection(LineCollection(segments, colors=OTHERS, linewidths=0.7, zorder=1))
+        for group, style in roles.looks:
+            for line in lines[id(group)]:
+                if axis in line.xs:
+                    _draw(panel, line.xs[axis], line, style, smooth)
+                    seeds = seeds or line.low is not None
+            if axis == "epochs" and tag == "val/loss":
+                _mark_best(panel, group, style)
+        ends = [float(line.xs[axis][-1]) for line in shown if axis in line.xs]
+        if not ends:
+            panel.text(0.5, 0.5, "not known: the runs left no plan", ha="center", transform=panel.transAxes)
+        scale(panel, "x", [end for end in ends if end > 0], 12)
+        panel.autoscale_view()
+        if panel.get_xscale() == "linear":
+            panel.set_xlim(left=0)
+        panel.set_xlabel(AXES[axis])
+    shown = [line for line in shown if np.isfinite(line.values).any()]
+    finite = np.concatenate([line.values[np.isfinite(line.values)] for line in shown] or [np.zeros(0)])
+    scale(panels[0], "y", [float(finite.min()), float(min(finite.max(), top))] if len(finite) else [], _LOG_SPAN)
+    if len(finite) and finite.max() > top:
+        panels[0].set_ylim(top=top)
+    if smooth and panels[0].get_yscale() == "log" and (bottom := _bottom(shown, smooth)) > 0:
+        panels[0].set_ylim(bottom=max(bottom / 4, panels[0].get_ylim()[0]))
+    for panel in panels[::2]:
+        panel.set_ylabel(tag if tag != "batch size" else "samples in a batch")
+    handles = [
+        Line2D([], [], color=s.colour, linestyle=s.line, linewidth=2) for group, s in roles.looks if lines[id(group)]
+    ]
+    labels = [group.label for group, _ in roles.looks if lines[id(group)]]
+    if grey:
+        handles.append(Line2D([], [], color=OTHERS))
+        labels.append(f"{len(roles.others):,} others")
+    legend(made, handles, labels)
+    title = _title(tag, lines, roles, is_low)
+    made.suptitle(title, fontsize=12.5)
+    notes = [roles.why]
+    if seeds:
+        notes.append("Lines are means over seeds, bands go from the least to the largest.")
+    if smooth:
+        notes.append("Pale: as logged; strong: a running mean over a tenth of the run.")
+    if any(len(curve.steps) > MOST_POINTS for curve in curves.values()):
+        notes.append(f"Curves of more than {MOST_POINTS} points are averaged to {MOST_POINTS}.")
+    if tag == "val/loss":
+        notes.append("Large markers: the least val/loss of each run, over epochs.")
+    if len(finite) and finite.max() > top:
+        notes.append(f"Values above {plain(top)} are not shown.")
+    name = "curves_" + "".join(c if c.isalnum() else "_" for c in tag)
+    alt = f"{title}. Four panels show {tag} against steps, epochs, samples and seconds for: {'; '.join(labels)}."
+    return Picture(name, title, " ".join(filter(None, notes)), alt, png(made))
+
+
+def _lines(group: Group, curves: dict[int, Curve]) -> list[Line]:
+    """The mean over the runs that stand for the group, and the others of it one by one."""
+    having = [run for run in group.runs if id(run) in curves]
+    standing = [run for run in group.measured if id(run) in curves]
+    alone = [run for run in having if run not in standing]
+    lines = [line_of(standing, [curves[id(run)] for run in standing])] if standing else []
+    return lines + [line_of([run], [curves[id(run)]]) for run in alone]
+
+
+def _draw(panel: Axes, x: np.ndarray, line: Line, style: Look, smooth: bool) -> None:
+    if line.low is not None and line.high is not None:
+        panel.fill_between(x, line.low, line.high, color=style.colour, alpha=0.14, linewidth=0, zorder=2)
+    values = line.values
+    if smooth and (smoothed := _smoothed(values)) is not values:
+        panel.plot(x, values, color=style.colour, linewidth=0.7, alpha=0.3, zorder=2)
+        values = smoothed
+    few = style.marker if len(values) <= 12 else None
+    panel.plot(x, values, color=style.colour, linestyle=style.line, linewidth=1.7, marker=few, markersize=3.5, zorder=3)
+
+
+def _smoothed(values: np.ndarray) -> np.ndarray:
+    """The running mean of a curve with many points; another one as it is."""
+    if len(values) < _SMOOTHED_FROM or not np.isfinite(values).all():
+        return values
+    return running_mean(values, len(values) // 10)
+
+
+def _mark_best(panel: Axes, group: Group, style: Look) -> None:
+    for run in group.measured:
+        point = best_point(run)
+        if point is not None and run.course is not None and "val/loss" in run.curves:
+            epoch = float(run.course.epochs_at(point[0]))
+            panel.plot(
+                epoch, point[1], style.marker, color=style.colour, markersize=7, markeredgecolor="white", zorder=4
+            )
+
+
+def _top(lines: list[Line]) -> float:
+    """Where the y axis ends when some runs diverge: well above what most curves have, if values go far beyond."""
+    most = [float(v.max()) for line in lines if len(v := line.values[np.isfinite(line.values)])]
+    usual = median(most) if most else 0.0
+    return 10 * usual if usual > 0 and max(most) > 1000 * usual else math.inf
+
+
+def _bottom(lines: list[Line], smooth: bool) -> float:
+    """The least value of what is drawn strongly: single low values of a noisy curve may go below the axis."""
+    return min(float(np.nanmin(_smoothed(line.values) if smooth else line.values)) for line in lines)
+
+
+def _title(tag: str, lines: dict[int, list[Line]], roles: Cast, is_low: bool | None) -> str:
+    ends: list[tuple[float, str]] = []
+    for group, _ in roles.looks:
+        for line in lines[id(group)][:1]:
+            if np.isfinite(line.values).any() and is_low is not None:
+                ends.append((float(np.nanmin(line.values) if is_low else np.nanmax(line.values)), group.label))
+    if len(ends) < 2 or tag.startswith("train/"):
+        return f"{tag} against steps, epochs, samples and seconds"
+    value, label = min(ends) if is_low else max(ends)
+    label = label if len(label) < 50 else label[:48] + "…"
+    return f"{tag}: {'lowest' if is_low else 'highest'} with {label} ({value:.4g})"
+
+
+def _is_low(summary: Summary, tag: str) -> bool | None:
+    """Whether low values of a metric are good; None if its name does not tell."""
+    if tag == summary.monitor:
+        return summary.best_is_low
+    if any(word in tag.lower() for word in ("loss", "err", "mae", "mse", "perplexity")):
+        return True
+    return False if any(word in tag.lower() for word in ("acc", "auc", "f1", "precision", "recall", "iou")) else None
+
+
+def _order(tag: str) -> tuple[int, str]:
+    first = ("train/loss", "val/loss", "val/acc", "train/loss_epoch", "train/acc")
+    return (first.index(tag), "") if tag in first else (len(first), tag)

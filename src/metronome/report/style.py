@@ -1,0 +1,143 @@
+"""How figures look: colours that all eyes tell apart, and lines and markers that tell the same without colours."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullFormatter
+
+from metronome.report.differences import Group, number_of
+from metronome.report.summary import Summary
+
+MOST = 8  # groups told apart in a figure; others are drawn in grey
+OTHERS = "#c4c4c4"
+_DPI = 150
+# Okabe and Ito, https://jfly.uni-koeln.de/color, with a purple in the place of their yellow, too light for lines
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F3C8D")
+_LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (9, 2, 1, 2, 1, 2)),
+                           (0, (3, 1, 1, 1)), (0, (1, 3)))  # fmt: skip
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_SETTINGS: dict[Any, Any] = {
+    "font.family": "DejaVu Sans", "font.size": 10.5, "axes.titlesize": 11, "axes.labelsize": 10.5,
+    "figure.titlesize": 12.5, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.color": "#e6e6e6", "grid.linewidth": 0.7, "axes.axisbelow": True, "legend.frameon": False,
+    "legend.fontsize": 10, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "text.parse_math": False,
+    "axes.formatter.use_mathtext": False,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a group is drawn."""
+
+    colour: Any
+    line: Any
+    marker: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as it goes into the report: a file's name without its end, what it shows, and the PNG itself."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Cast:
+    """Which groups are told apart in figures, and how each looks; `others` are drawn in grey. `why` says how chosen."""
+
+    looks: list[tuple[Group, Look]]
+    others: list[Group]
+    why: str
+
+
+def cast(summary: Summary) -> Cast:
+    """At most `MOST` groups: of one swept number evenly spread values, else those with the best monitored metric."""
+    groups = [group for group in summary.differences.groups if any(run.steps for run in group.runs)]
+    keys = summary.differences.keys
+    ordered = len(keys) == 1 and len(groups) > 2
+    ordered = ordered and all(number_of(keys[0], g.values[keys[0]], g.runs[0]) is not None for g in groups)
+    shown, why = groups, ""
+    if len(groups) > MOST and ordered:
+        shown = [groups[round(i * (len(groups) - 1) / (MOST - 1))] for i in range(MOST)]
+        why = f"{MOST} of {len(groups)} values, evenly spread, are told apart; the others are grey."
+    elif len(groups) > MOST:
+        best = sorted(groups, key=lambda group: _rank(summary, group))[:MOST]
+        shown = [group for group in groups if group in best]
+        what = f"the best {summary.monitor or 'result'}"
+        why = f"The {MOST} of {len(groups)} groups with {what} are told apart; the others are grey."
+    map_ = colormaps["viridis"]
+    colours = [map_(0.88 * i / max(len(shown) - 1, 1)) for i in range(len(shown))] if ordered else list(_COLOURS)
+    looks = [(group, Look(colours[i], _LINES[i], _MARKERS[i])) for i, group in enumerate(shown)]
+    return Cast(looks, [group for group in groups if group not in shown], why)
+
+
+def look(i: int) -> Look:
+    """The i-th way to draw something, from the first on again after `MOST`."""
+    return Look(_COLOURS[i % MOST], _LINES[i % MOST], _MARKERS[i % MOST])
+
+
+def figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """An empty figure 9.2 inches wide, as wide as a page, and its panels."""
+    with rc_context(_SETTINGS):
+        made = Figure(figsize=(9.2, height), dpi=_DPI, layout="constrained", facecolor="white")
+        FigureCanvasAgg(made)
+        panels = made.subplots(rows, columns, squeeze=False, **options)
+    return made, list(panels.flat)
+
+
+def png(made: Figure) -> bytes:
+    """Drawn, as a file."""
+    content = io.BytesIO()
+    with rc_context(_SETTINGS):
+        made.savefig(content, format="png", metadata={"Software": None})
+    return content.getvalue()
+
+
+def legend(made: Figure, handles: list[Any], labels: list[str]) -> None:
+    """Below the panels, where it covers nothing."""
+    if not handles:
+        return
+    longest = max(len(label) for label in labels)
+    columns = max(1, min(4, len(labels), int(105 / (longest + 8))))
+    labels = [label if len(label) <= 90 else label[:88] + "…" for label in labels]
+    with rc_context(_SETTINGS):
+        made.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
+
+
+def scale(panel: Axes, which: str, values: list[float], span: float) -> None:
+    """A logarithmic axis where positive values span more than `span` times the least."""
+    axis = panel.xaxis if which == "x" else panel.yaxis
+    is_log = bool(values) and min(values) > 0 and max(values) > span * min(values)
+    if is_log:
+        (panel.set_xscale if which == "x" else panel.set_yscale)("log")
+        axis.set_major_formatter(FuncFormatter(plain))
+        few = max(values) < 10 * min(values)  # one decade has at most two ticks, so that its parts are named too
+        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)) if few else NullFormatter())
+    else:
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_formatter(FuncFormatter(plain))
+
+
+def plain(value: float, position: int | None = None) -> str:
+    """A number as one would write it: 12,500; 0.05; 2e-06."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        return f"{value:.3g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
+    return f"{value:,.6g}"
+
+
+def _rank(summary: Summary, group: Group) -> float:
+    values = summary.values("best_value", group.measured)
+    if not values:
+        return float("inf")
+    return sum(values) / len(values) * (1 if summary.best_is_low else -1)

@@ -1,0 +1,179 @@
+"""Figures of sweeps: every result against each swept value, with every seed to be seen."""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean
+
+from matplotlib.axes import Axes
+
+from metronome.report.differences import Group, number_of
+from metronome.report.style import MOST, Look, Picture, figure, legend, look, plain, png, scale
+from metronome.report.summary import Summary, mean_and_spread
+
+MOST_PANELS = 12
+_MOST_CATEGORIES = 24
+# Shown first, of those that there are; then all others that were measured.
+_FIRST = (
+    "test/acc", "test/loss", "val/acc", "val/loss", "train/loss_epoch", "gap_accuracy", "gap_loss", "roughness",
+    "steps", "seconds_per_epoch", "samples_per_second", "peak_memory_MB",
+)  # fmt: skip
+_LEFT_OUT = ("best_value", "best_step", "best_epoch", "epochs", "samples", "train/loss")
+_UNITS = {
+    "steps": "steps (updates)", "seconds_per_epoch": "seconds an epoch", "samples_per_second": "samples a second",
+    "peak_memory_MB": "peak memory, MB", "gap_accuracy": "train acc − test acc", "gap_loss": "test loss − train loss",
+    "roughness": "roughness of train/loss", "fit_seconds": "seconds of training",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Series:
+    """Groups that differ in the swept value alone: `at` is the place of each on the axis."""
+
+    label: str
+    at: list[float]
+    groups: list[Group]
+
+
+def sweep_pictures(summary: Summary) -> list[Picture]:
+    """A figure for every key that differs and has two values with results."""
+    pictures: list[Picture] = []
+    for key in summary.differences.keys:
+        groups = [group for group in summary.differences.groups if summary.values("steps", group.measured)]
+        groups = [group for group in groups if any(run.status != "failed" for run in group.runs)]
+        sizes = {id(group): number_of(key, group.values[key], group.runs[0]) for group in groups}
+        numeric = [group for group in groups if sizes[id(group)] is not None]
+        words = sorted({group.values[key] for group in groups if sizes[id(group)] is None})
+        if len({sizes[id(group)] for group in numeric}) >= 2 and all(
+            word in ("–", "null", "default") for word in words
+        ):
+            series = _series(key, numeric, {id(group): sizes[id(group)] or 0.0 for group in numeric})
+            pictures.append(_picture(summary, key, series, None))
+        elif len(values := list(dict.fromkeys(group.values[key] for group in groups))) >= 2:
+            kept = values[:_MOST_CATEGORIES]
+            groups = [group for group in groups if group.values[key] in kept]
+            series = _series(key, groups, {id(group): float(kept.index(group.values[key])) for group in groups})
+            pictures.append(_picture(summary, key, series, kept, len(values)))
+    return pictures
+
+
+def _series(key: str, groups: list[Group], at: dict[int, float]) -> list[Series]:
+    """A series for each combination of the other values."""
+    rest: dict[str, list[Group]] = {}
+    for group in groups:
+        rest.setdefault(", ".join(f"{k}={v}" for k, v in group.values.items() if k != key), []).append(group)
+    ordered = {label: sorted(found, key=lambda group: at[id(group)]) for label, found in rest.items()}
+    return [Series(label, [at[id(group)] for group in found], found) for label, found in ordered.items()]
+
+
+def _picture(
+    summary: Summary, key: str, series: list[Series], categories: list[str] | None, of_categories: int = 0
+) -> Picture:
+    """Small multiples: a panel for each result, a line for each series; only points where there are many series."""
+    groups = [group for one in series for group in one.groups]
+    measures = _measures(summary, groups)[:MOST_PANELS]
+    columns = 3
+    rows = -(-len(measures) // columns)
+    tall = 2.35 if categories is None else max(2.0, 0.9 + 0.27 * len(categories))
+    made, panels = figure(rows, columns, rows * tall + 0.9, sharey=categories is not None)
+    apart = len(series) <= MOST
+    for panel, measure in zip(panels, measures, strict=False):
+        values: list[float] = []
+        for i, one in enumerate(series):
+            style = look(i) if apart else look(0)
+            shift = 0.0 if categories is None or not apart else (i - (len(series) - 1) / 2) * 0.6 / len(series)
+            values += _draw(summary, panel, measure, one, style, categories is not None, shift, apart)
+        # A gap may be on both sides of 0, so it is never shown by its logarithm.
+        scale(panel, "x" if categories else "y", values, math.inf if measure.startswith("gap") else 30)
+        panel.set_title(_UNITS.get(measure, measure), fontsize=10.5)
+        if categories is None:
+            places = [at for one in series for at in one.at]
+            scale(panel, "x", places, 10)
+            _whole(panel, places)
+        else:
+            panel.set_yticks(range(len(categories)), [c if len(c) < 30 else c[:28] + "…" for c in categories])
+            panel.set_ylim(len(categories) - 0.4, -0.6)
+    for panel in panels[len(measures) :]:
+        panel.set_visible(False)
+    short = key.rpartition(".")[2]
+    unit = " (samples)" if key == "data.batch_size" else ""
+    title = f"What {key} does: {len(measures)} results against {short}"
+    made.suptitle(title, fontsize=12.5)
+    if categories is None:
+        for panel in panels[max(0, len(measures) - columns) : len(measures)]:
+            panel.set_xlabel(f"{key}{unit}")
+    handles, labels = [], []
+    if apart and any(one.label for one in series):
+        handles = [_handle(panels[0], look(i), categories is None) for i in range(len(series))]
+        labels = [one.label for one in series]
+        legend(made, handles, labels)
+    notes = [
+        "Each small point is a run; the large ones are means, with one standard deviation over seeds to each side."
+    ]
+    if not apart:
+        notes.append(f"The {len(series):,} combinations of the other values are not told apart.")
+    if categories is not None and of_categories > len(categories):
+        notes.append(f"The first {len(categories)} of {of_categories} values.")
+    named = ", ".join(_UNITS.get(measure, measure) for measure in measures)
+    alt = f"{title}: {named}." + (f" One line for each of {'; '.join(labels)}." if labels else "")
+    return Picture("sweep_" + "".join(c if c.isalnum() else "_" for c in key), title, " ".join(notes), alt, png(made))
+
+
+def _draw(
+    summary: Summary, panel: Axes, measure: str, one: Series, style: Look, flat: bool, shift: float, apart: bool
+) -> list[float]:
+    """One series of one result; returns its values. `flat`: values go along x."""
+    at: list[float] = []
+    means: list[float] = []
+    spreads: list[float] = []
+    drawn: list[float] = []
+    places: list[float] = []
+    for place, group in zip(one.at, one.groups, strict=True):
+        values = summary.values(measure, group.measured)
+        if not values:
+            continue
+        mean, spread = mean_and_spread(values)
+        at.append(place + shift)
+        means.append(mean)
+        spreads.append(spread or 0.0)
+        drawn += values
+        places += [place + shift] * len(values)
+    small = {"color": style.colour, "markersize": 3.5, "alpha": 0.5, "markeredgewidth": 0}
+    panel.plot(*(drawn, places) if flat else (places, drawn), style.marker, **small)
+    if not (at and apart):
+        return drawn
+    line = "none" if flat else style.line
+    xy, errors = ((means, at), {"xerr": spreads}) if flat else ((at, means), {"yerr": spreads})
+    if not any(spreads):
+        errors = {}
+    looks = {"color": style.colour, "linestyle": line, "marker": style.marker, "markersize": 5.5, "linewidth": 1.6}
+    panel.errorbar(*xy, **errors, **looks, elinewidth=1.1, capsize=2.5)
+    return drawn
+
+
+def _handle(panel: Axes, style: Look, line: bool) -> object:
+    return panel.plot([], [], color=style.colour, linestyle=style.line if line else "none", marker=style.marker)[0]
+
+
+def _measures(summary: Summary, groups: list[Group]) -> list[str]:
+    """The results that are not the same everywhere, those of `_FIRST` first."""
+    names = [column.name for column in summary.columns if column.name not in _LEFT_OUT]
+    found: list[str] = []
+    for name in sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)):
+        means = [fmean(values) for group in groups if (values := summary.values(name, group.measured))]
+        if len(means) >= 2 and len(set(means)) > 1:
+            found.append(name)
+    return found
+
+
+def _whole(panel: Axes, places: list[float]) -> None:
+    """All swept values on the axis, with or without a result; as ticks where they are few."""
+    values = sorted(set(places))
+    if panel.get_xscale() == "log":
+        margin = (values[-1] / values[0]) ** 0.06
+        panel.set_xlim(values[0] / margin, values[-1] * margin)
+    else:
+        margin = (values[-1] - values[0]) * 0.06
+        panel.set_xlim(values[0] - margin, values[-1] + margin)
+    if len(values) <= 5 or (len(values) <= 8 and panel.get_xscale() == "log"):
+        panel.set_xticks(values, [plain(value) for value in values], rotation=40 if len(values) > 5 else 0)
+        panel.set_xticks([], minor=True)

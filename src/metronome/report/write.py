@@ -1,0 +1,106 @@
+"""The story of a report: read the runs, compare, measure, draw, write."""
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from metronome import __version__
+from metronome.report.curves import curve_pictures
+from metronome.report.differences import differences
+from metronome.report.page import GENERATOR, page
+from metronome.report.runs import REPORT_FILE, common_folder, read_runs
+from metronome.report.style import Picture
+from metronome.report.summary import summarize, to_csv
+from metronome.report.sweeps import sweep_pictures
+from metronome.report.tradeoff import tradeoff_picture
+from metronome.units import InputError
+
+SUMMARY_FILE = "summary.csv"
+
+
+def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:
+    """Read runs, and write `report.html`, its figures as PNG files, and `summary.csv`, a row for each run.
+
+    Args:
+        paths: folders of runs, of sweeps, or above; of the last all runs below.
+        out: the folder to write to: a new or empty one, or that of an earlier report, which is replaced. Without it,
+            `report` in the path, or in the folder that all paths are in.
+        title: the heading of the page; without it, the names of the paths.
+
+    Returns:
+        The path of `report.html`.
+
+    Raises:
+        InputError: if there is no run in the paths, or `out` cannot be written to, or holds something else.
+    """
+    places = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    folder = Path(out) if out is not None else common_folder(places) / "report"
+    check_folder(folder)
+    runs, unread = read_runs(places)
+    differing = differences(runs)
+    summary = summarize(runs, differing)
+
+    curves = curve_pictures(summary)
+    sweeps = sweep_pictures(summary)
+    tradeoff = tradeoff_picture(summary)
+    without = sum(not run.curves for run in runs)
+    words = f"{without:,} of {len(runs):,} runs left no TensorBoard events, and have no curves." if without else ""
+    drawn = [tradeoff] if isinstance(tradeoff, Picture) else []
+    sections = [
+        ("Curves", words, curves),
+        *([("What the swept values do", "", sweeps)] if sweeps else []),
+        ("Time against work", "" if drawn else str(tradeoff), drawn),
+    ]
+    heading = title or "Runs in " + ", ".join(path.resolve().name for path in places)
+    html = page(heading, summary, unread, sections, __version__)
+    files = {f"{picture.name}.png": picture.png for picture in (*curves, *sweeps, *drawn)}
+    files |= {SUMMARY_FILE: to_csv(summary).encode(), REPORT_FILE: html.encode()}
+    write_folder(folder, files)
+    return folder / REPORT_FILE
+
+
+def check_folder(folder: Path) -> None:
+    """Raises InputError for a folder that a report is not to be written to: a file, or one that holds other things."""
+    if folder.is_dir():
+        if any(folder.iterdir()) and not is_report(folder):
+            raise InputError(
+                f"{folder} holds something that is no report; give a new folder, e.g. --out {folder}/report"
+            )
+    elif folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder} is a file; give a folder with --out, e.g. --out {folder.parent / 'report'}")
+
+
+def is_report(folder: Path) -> bool:
+    try:
+        with open(folder / REPORT_FILE, encoding="utf-8", errors="replace") as file:
+            return GENERATOR in file.read(1000)
+    except OSError:
+        return False
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> None:
+    """Write all files aside, then give them their names, the page last. Figures that an earlier report had go.
+
+    Raises:
+        InputError: if the folder cannot be written to; what was there before is whole then.
+    """
+    asides = {name: folder / f"{name}.part" for name in files}
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            asides[name].write_bytes(content)
+        for name, aside in asides.items():
+            os.replace(aside, folder / name)
+    except OSError as error:
+        for aside in asides.values():
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+        raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder with --out") from error
+    for stale in folder.glob("*.png"):
+        if stale.name not in files and stale.name.startswith(("curves_", "sweep_", "tradeoff")):
+            stale.unlink(missing_ok=True)
