@@ -130,7 +130,14 @@ def test_a_run(commands: Commands) -> None:
 
 
 def test_the_network_as_it_is(commands: Commands) -> None:
-    options = ["data.size=32", "data.num_samples=128", "budget=2steps", "test=false", "callbacks=none"]
+    options = [
+        "data.size=32",
+        "data.num_samples=128",
+        "budget=2steps",
+        "test=false",
+        "callbacks=none",
+        "trainer.limit_val_batches=0",
+    ]
     done = commands("train", *IMAGES, *options)
     assert (done.code, done.result["status"], done.result["progress"]["samples"]) == (0, "finished", 128), done.err
 

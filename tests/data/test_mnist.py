@@ -72,7 +72,7 @@ def test_60_000_samples_in_batches_of_64_are_938_steps(
     assert "total      5 epochs = 4,690 steps" in done.out
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("name", ["mnist", pytest.param("fashion_mnist", marks=pytest.mark.slow)])
 def test_a_run(name: str, start: Start, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the download to the test: the terminal says in one line what is downloaded."""
     files = files_of(train=96, t10k=20, size=28)
@@ -133,7 +133,7 @@ def test_what_is_there_needs_no_network(packed: bool, start: Start, tmp_path: Pa
         ("404", "answers 404 Not Found"),
         ("another file", "gives another file, of another MD5"),
         ("cut", "breaks off"),
-        ("silent", "is silent for 1 seconds"),
+        ("silent", "is silent for 0.5 seconds"),
         ("stalls", "breaks off"),
         ("nobody", "does not answer"),
     ],
@@ -143,7 +143,7 @@ def test_a_bad_mirror(
     way: str, words: str, others: bool, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next one is tried; where there is none, one line says what is missing, and nothing of the file is left."""
-    monkeypatch.setattr("metronome.data.mnist._SECONDS", 1)
+    monkeypatch.setattr("metronome.data.mnist._SECONDS", 0.5)
     bad = start(FILES, way, only="" if others else T10K_IMAGES)
     address = nobody() if way == "nobody" else bad.address
     if others:
