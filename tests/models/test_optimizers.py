@@ -178,6 +178,10 @@ def test_the_layout_changes_nothing_but_rounding(flags: dict[str, Any], tmp_path
         (nn.Linear(2, 2), {"momentum": -1}, ValueError, "momentum should be >= 0"),
         (nn.Linear(2, 2), {"adjust_lr_fn": "mine"}, ValueError, "mine is not supported"),
         (nn.Linear(2, 2), {"betas": (2, 0)}, ValueError, "Invalid beta parameter"),
+        (nn.Linear(2, 2), {"betas": [0.9]}, InputError, "is not a pair of numbers"),
+        (nn.Linear(2, 2), {"betas": 0.9}, InputError, "optimizer.betas=0.9 is not a pair of numbers"),
+        (nn.Linear(2, 2), {"ns_steps": 100}, InputError, "optimizer.ns_steps=100 is more than 99"),
+        (nn.Linear(2, 2), {"ns_steps": 0}, InputError, "optimizer.ns_steps=0 is not a number of steps from 1 up"),
     ],
 )
 def test_what_it_refuses(net: nn.Module, options: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from metronome.models import Regressor
+from metronome.models.optimizers import lbfgs
 from metronome.training.seeds import epoch_order
+from metronome.units import InputError
 
 LBFGS = partial(torch.optim.LBFGS, lr=1, max_iter=20, history_size=10, line_search_fn="strong_wolfe")
 RPROP = partial(torch.optim.Rprop, lr=0.01, etas=(0.5, 1.2), step_sizes=(1e-6, 50))
@@ -41,6 +43,28 @@ def plain_loop(make: Any, steps: int) -> tuple[Tensor, list[int]]:
 
 def regressor(make: Any) -> Regressor:
     return Regressor(network=jobs.network(), optimizer=make)
+
+
+def test_ours_is_that_of_torch() -> None:
+    assert torch.equal(plain_loop(lbfgs, 2)[0], plain_loop(LBFGS, 2)[0])
+    options: dict[str, Any] = {"line_search_fn": None, "lr": 0.1, "max_iter": 4, "history_size": 3}
+    assert torch.equal(
+        plain_loop(partial(lbfgs, **options), 2)[0], plain_loop(partial(torch.optim.LBFGS, **options), 2)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_iter": 0}, "optimizer.max_iter=0 is not a number of iterations from 1 up"),
+        ({"history_size": 0}, "optimizer.history_size=0 is not a number of gradients from 1 up"),
+        ({"line_search_fn": "wolfe"}, "optimizer.line_search_fn=wolfe is not known; use strong_wolfe or null"),
+    ],
+)
+def test_what_lbfgs_refuses(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        lbfgs(nn.Linear(1, 1).parameters(), **options)
+    assert str(error.value) == message
 
 
 def train(make: Any, batch_size: int | str = "full", **flags: Any) -> tuple[Any, Any]:

@@ -5,9 +5,39 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import LBFGS, AdamW, Optimizer
 
-from metronome.units import InputError
+from metronome.units import InputError, check_number
+
+
+def lbfgs(
+    params: Iterable[Tensor],
+    lr: float = 1.0,
+    max_iter: int = 20,
+    history_size: int = 10,
+    line_search_fn: str | None = "strong_wolfe",
+    **options: Any,
+) -> LBFGS:
+    """`torch.optim.LBFGS`, whose arguments are looked at before the first step and not in it.
+
+    Source: Liu & Nocedal (1989), Mathematical Programming 45.
+
+    Args:
+        params: the parameters of the network.
+        lr: the first length that the line search tries; without one, of every update.
+        max_iter: directions in a step; each is searched along with several evaluations of the batch.
+        history_size: differences of gradients from which the curvature is taken.
+        line_search_fn: `strong_wolfe`, or None for updates of length `lr`.
+        options: others of `torch.optim.LBFGS`.
+
+    Raises:
+        InputError: for a value that is not allowed.
+    """
+    check_number("optimizer.max_iter", max_iter, "iterations")
+    check_number("optimizer.history_size", history_size, "gradients")
+    if line_search_fn not in (None, "strong_wolfe"):
+        raise InputError(f"optimizer.line_search_fn={line_search_fn} is not known; use strong_wolfe or null")
+    return LBFGS(params, lr=lr, max_iter=max_iter, history_size=history_size, line_search_fn=line_search_fn, **options)
 
 
 class Muon(Optimizer):
@@ -32,8 +62,8 @@ class Muon(Optimizer):
         betas, eps: of AdamW.
 
     Raises:
-        InputError: if there is no matrix, or this PyTorch has no Muon.
-        ValueError: for values that PyTorch's optimizers do not take.
+        InputError: if there is no matrix, this PyTorch has no Muon, or a value is not allowed.
+        ValueError: for values that PyTorch's optimizers refuse.
     """
 
     def __init__(
@@ -53,6 +83,11 @@ class Muon(Optimizer):
         given = list(params)
         if not all(isinstance(parameter, Tensor) for parameter in given):
             raise InputError("optimizer=muon makes its own groups; give it the parameters, not groups of them")
+        check_number("optimizer.ns_steps", ns_steps, "steps")
+        if ns_steps > 99:
+            raise InputError(f"optimizer.ns_steps={ns_steps} is more than 99; 5 will do")
+        if isinstance(betas, str) or not isinstance(betas, Sequence) or len(betas) != 2:
+            raise InputError(f"optimizer.betas={betas!r} is not a pair of numbers; write for example [0.9,0.999]")
         matrices = [parameter for parameter in given if parameter.ndim == 2]
         others = [parameter for parameter in given if parameter.ndim != 2]
         if not matrices:
