@@ -83,8 +83,11 @@ class _Answer(BaseHTTPRequestHandler):
             return
         content = server.files[name]
         self.send_response(200)
+        zips = way == "zips" and "gzip" in self.headers.get("Accept-Encoding", "")
+        if zips:
+            content = gzip.compress(content)
         self.send_header("Content-Length", str(len(content)))
-        if way == "encoded":
+        if zips or way == "declared":
             self.send_header("Content-Encoding", "gzip")
         self.end_headers()
         if way == "another file":

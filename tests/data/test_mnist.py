@@ -176,8 +176,10 @@ def test_a_name_that_is_looked_up_for_long(tmp_path: Path, monkeypatch: pytest.M
     assert time.monotonic() - begin < 2
 
 
-def test_a_file_that_is_declared_as_encoded_is_kept_as_it_is(start: Start, tmp_path: Path) -> None:
-    tiny(FILES, tmp_path, start(FILES, "encoded").address.rstrip("/")).prepare_data()
+@pytest.mark.parametrize("way", ["declared", "zips"])
+def test_a_server_with_a_transfer_encoding_of_its_own(way: str, start: Start, tmp_path: Path) -> None:
+    """One declares the .gz of the name as its encoding, one would pack files to send them: they come as they lie."""
+    tiny(FILES, tmp_path, start(FILES, way).address.rstrip("/")).prepare_data()
     assert held(tmp_path) == FILES
 
 
@@ -192,7 +194,11 @@ def test_several_processes_at_once(start: Start, tmp_path: Path) -> None:
 # ---- what is refused --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [FILES[TRAIN_LABELS][:-1], b"", b"<html>", FILES[T10K_LABELS]])
+@pytest.mark.parametrize(
+    "content",
+    [FILES[TRAIN_LABELS][:-1], b"", b"<html>", FILES[T10K_LABELS]],
+    ids=["short", "empty", "a page", "another"],
+)
 def test_a_damaged_file_is_told_and_left_alone(content: bytes, start: Start, tmp_path: Path) -> None:
     put({TRAIN_LABELS: content}, tmp_path)
     mirror = start(FILES)
