@@ -38,7 +38,6 @@ MORE = [
     (["scheduler=constant", "scheduler.warmup=1 min"], "`1 min` is not known in steps"),
     (["scheduler=wsd", "scheduler.shape=flat"], "scheduler.shape=flat is not known; there are: linear, sqrt, cosine"),
     (["scheduler=wsd", "scheduler.decay=120%"], "`120%` is more than the whole"),
-    ("scheduler=wsd must know the end; give the budget in epochs, steps or samples",),
     (["scheduler=onecycle", "scheduler.div_factor=0"], "scheduler.div_factor=0 is not a number above 0"),
     (["scheduler=onecycle", "scheduler.warmup=100%"], "make it shorter"),
     (["scheduler=plateau", "scheduler.factor=1.5"], "scheduler.factor=1.5 is not a factor between 0 and 1"),

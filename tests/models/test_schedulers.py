@@ -391,9 +391,9 @@ class Bumpy(Regressor):
         self.log("val/loss", 2.0 - (self.trainer.global_step % 7) / 10)
 
 
-def bumpy(scheduler: Any, kind: type[Regressor] = Bumpy, **flags: Any) -> tuple[Any, Any]:
+def bumpy(scheduler: Any, kind: type[Regressor] = Bumpy, dropout: float = 0.2, **flags: Any) -> tuple[Any, Any]:
     model = kind(
-        network=jobs.network(dropout=0.2), optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), scheduler=scheduler
+        network=jobs.network(dropout), optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), scheduler=scheduler
     )
     return jobs.fit(model=model, data=jobs.Data(batch_size=32), **{"max_epochs": 4, **flags})
 
@@ -461,6 +461,22 @@ def test_plateau_in_a_training() -> None:
     # Best after epoch 1; two epochs later, after epoch 3, the first reduction; best after epoch 4; after 6 and 8 more.
     assert found[0] == pytest.approx([0.1] * 15 + [0.05] * 15 + [0.025] * 10 + [0.0125] * 5)
     assert found[0] == found[1]
+
+
+def test_plateau_on_two_devices(tmp_path: Path) -> None:
+    """Each has its share of the validation data, and both judge by all of them."""
+    schedules = []
+    layouts: list[dict[str, Any]] = [{}, {"devices": 2, "strategy": "ddp_fork"}]
+    for flags in layouts:
+        folder = tmp_path / str(len(flags))
+        save = ModelCheckpoint(folder, "end")
+        patient = partial(Plateau, patience="1 epoch", factor=0.5, threshold=0.05)
+        bumpy(patient, kind=Regressor, dropout=0.0, callbacks=[save], enable_checkpointing=True, max_epochs=8, **flags)
+        schedules += torch.load(folder / "end.ckpt", weights_only=True)["lr_schedulers"]
+    one, two = schedules
+    assert one["factor"] == two["factor"] <= 0.25
+    assert (one["since"], one["judged"]) == (two["since"], two["judged"]) == (one["since"], 40)
+    assert one["best"] == pytest.approx(two["best"], rel=1e-6)
 
 
 def test_plateau_twice_at_one_step_counts_once() -> None:
