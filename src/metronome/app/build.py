@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from metronome.app.checkpoints import KeepConfig, check_fits, check_same, read_checkpoint
+from metronome.app.rates import scaled
 from metronome.app.run import Run
 from metronome.training import Trainer
 from metronome.units import InputError, Plan, check_number
@@ -21,12 +22,14 @@ _LIMITS = ("max_epochs", "max_steps", "max_time")
 
 @dataclass
 class Job:
-    """Everything a training needs. `plan` is None where the data have no length."""
+    """Everything a training needs. `plan` is None where the data have no length; `rates` tells how learning rates were
+    scaled with the batch size, in words."""
 
     data: L.LightningDataModule
     model: L.LightningModule
     trainer: Trainer
     plan: Plan | None
+    rates: list[str]
 
 
 def build_job(run: Run) -> Job:
@@ -43,12 +46,13 @@ def build_job(run: Run) -> Job:
     choose_budget(config, run.overrides)
     trainer = build_trainer(config, callbacks=[KeepConfig(run)])
     data = build_data(config)
-    model = build_model(config)
+    settings, rates = scaled(config["model"], lambda: first_batch_size(config, trainer, data))
+    model = build_model(config | {"model": settings})
     if run.checkpoint is not None:
         checkpoint = read_checkpoint(run.checkpoint)
         check_fits(checkpoint, model, run.checkpoint)
         check_same(checkpoint, config)
-    return Job(data, model, trainer, plan_training(trainer, data))
+    return Job(data, model, trainer, plan_training(trainer, data), rates)
 
 
 def set_threads(number: int | None) -> None:
@@ -89,6 +93,18 @@ def build_data(config: dict[str, Any]) -> L.LightningDataModule:
     if not isinstance(data, L.LightningDataModule):
         raise InputError(f"data must make a LightningDataModule, and it makes a {type(data).__name__}")
     return data
+
+
+def first_batch_size(config: dict[str, Any], trainer: Trainer, data: L.LightningDataModule) -> int:
+    """Samples in a batch of the first epoch. Raises InputError where the data have no length."""
+    given = config["data"].get("batch_size")
+    if isinstance(given, int):
+        return given  # whether the data have so many is looked at later
+    L.seed_everything(config["seed"], verbose=False)  # as the data would find it after the model was made
+    plan = plan_training(trainer, data)
+    if plan is None:
+        raise InputError("optimizer.scale_lr needs the batch size, and the data have no length; use scale_lr=none")
+    return plan.batch_size
 
 
 def build_model(config: dict[str, Any]) -> L.LightningModule:

@@ -140,6 +140,13 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
                 f"{name}={ours.get(name)}, and the checkpoint has {theirs.get(name)}, which a run that goes on keeps; "
                 "leave it as it was, or begin anew"
             )
+    rule, key = _flat("optimizer", config.get("optimizer")).get("optimizer.scale_lr"), "data.batch_size"
+    theirs, ours = (_flat("data", part.get("data")).get(key) for part in (before, config))
+    if before and rule not in (None, "none") and theirs != ours:
+        raise InputError(
+            f"{key}={ours}, and the checkpoint has {theirs}: with optimizer.scale_lr={rule} that changes the learning "
+            "rate, which a run that goes on keeps; leave it as it was, or begin anew"
+        )
 
 
 def _flat(name: str, content: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from metronome.app import say
 from metronome.app.load import Builder, config_of, read_whole, restore, told
+from metronome.app.rates import unscaled
 from metronome.training import Trainer
 from metronome.training.seeds import check_seed
 from metronome.units import InputError
@@ -59,7 +60,7 @@ def evaluate(path: str | Path, changes: list[str], allow: str | Iterable[str] = 
 def _built(
     config: dict[str, Any], path: str | Path, allow: str | Iterable[str]
 ) -> tuple[Trainer, L.LightningModule, L.LightningDataModule]:
-    parts: dict[str, Any] = {"data": config["data"], "model": config["model"]}
+    parts: dict[str, Any] = {"data": config["data"], "model": unscaled(config["model"])}
     name = config["trainer"]["_target_"]
     if name not in _TRAINERS:
         parts["trainer"] = {"_target_": name, "_partial_": True}

@@ -20,6 +20,7 @@ from torchmetrics import Metric
 
 from metronome.app.checkpoints import KEY, check_fits, check_whole, read_checkpoint
 from metronome.app.cli import one_line
+from metronome.app.rates import unscaled
 from metronome.training.seeds import generators_kept
 from metronome.units import InputError
 
@@ -36,7 +37,7 @@ def load(
 ) -> L.LightningModule:
     """What `metronome.load` does; it says how to use it."""
     checkpoint = read_whole(path)
-    build = Builder({"model": config_of(checkpoint, path, "model")["model"]}, path, allow)
+    build = Builder({"model": unscaled(config_of(checkpoint, path, "model")["model"])}, path, allow)
     with generators_kept():  # the first weights are drawn, only to be replaced
         model = build("model")
     restore(model, checkpoint, path)

@@ -52,8 +52,9 @@ def begin(run: Run) -> None:
                 handler.setLevel(logging.WARNING)
 
 
-def the_plan(run: Run, plan: Plan | None) -> None:
+def the_plan(run: Run, plan: Plan | None, rates: list[str]) -> None:
     text = "the data have no length, so only the budget is known" if plan is None else plan.text()
+    text = "\n".join([text, *(f"rate       {rate}" for rate in rates)])
     log.info("%s  ->  %s\n\n%s\n", run.experiment, run.relative_folder, text)
 
 

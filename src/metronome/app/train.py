@@ -54,7 +54,7 @@ def _train(config: DictConfig) -> float | None:
             job = build_job(run)
             result.take_over()
             result.take_plan(job.plan)
-            say.the_plan(run, job.plan)
+            say.the_plan(run, job.plan, job.rates)
             if count := processes_to_start(job.trainer):
                 with result.of_processes():
                     run_processes(run, count)

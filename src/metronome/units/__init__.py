@@ -4,6 +4,7 @@ from metronome.units.course import EpochPlan, accumulation_at
 from metronome.units.duration import Duration
 from metronome.units.errors import InputError, RunFailed, check_number
 from metronome.units.plan import Plan
+from metronome.units.rate import scaled_rate
 from metronome.units.schedule import BatchSchedule
 from metronome.units.split import even_split, share_size
 
@@ -17,5 +18,6 @@ __all__ = [
     "accumulation_at",
     "check_number",
     "even_split",
+    "scaled_rate",
     "share_size",
 ]
