@@ -69,7 +69,7 @@ def test_a_study_and_more_of_it(commands: Commands) -> None:
     last = first.out.splitlines()[-1]
     assert last.startswith("best of 3: ")
     assert f" optimizer.lr={best} " in last
-    assert f"  val/loss {results[best]['best']['value']:.4g}  runs/digits/sweep_" in last
+    assert f"  val/loss {results[best]['best']['value']:.4g}  runs/search/sweep_" in last
     # Again: nothing is left. With more trials: the rest, in the same folder, with other values.
     written = {run: (run / "result.json").stat().st_mtime_ns for run in first.runs}
     again = commands("train", *STUDY, "trials=3")

@@ -2,9 +2,12 @@
 
 import json
 import os
+from typing import Any
 
 import pytest
 from commands import Commands, run_apart
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 
 from metronome.app.names import MAX_NAME, job_name, run_name
 
@@ -34,6 +37,7 @@ def test_a_failing_job(commands: Commands) -> None:
     assert len(lines) == 3
     assert "failed: data.batch_size=5000 is larger than the 1,000 training samples" in lines[1]
     assert "Traceback" not in done.out + done.err
+    assert done.err == ""  # the job's line says it all
 
 
 def test_a_job_whose_code_fails(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,10 +73,44 @@ def test_two_processes_in_a_sweep(tmp_path_factory: pytest.TempPathFactory) -> N
         ("data.batch_size=16,seed=0", "data.batch_size=16,seed=0"),
         ("", "job_3"),
         ("data=my/data,x='a b'", "data=my_data,x=_a_b"),
+        ("+experiment=mine,seed=0", "seed=0"),  # the sweep lies in runs/mine
+        ("+experiment=yours,seed=0", "+experiment=yours,seed=0"),
+        ("+experiment=mine", "job_3"),
     ],
 )
 def test_names_of_jobs(overrides: str, name: str) -> None:
-    assert job_name(overrides, 3) == name
+    assert job_name(overrides, 3, "runs/mine/sweep_1") == name
+
+
+def test_a_sweep_over_experiments(commands: Commands) -> None:
+    done = commands("train", "-m", "+experiment=linear,digits", "trainer=cpu", "trainer.max_steps=1", "logger=none")
+    assert done.code == 0, done.err
+    assert {result["experiment"] for result in done.results} == {"linear", "digits"}
+    assert [line.split("  ")[0] for line in done.out.splitlines()] == ["#0 +experiment=linear", "#1 +experiment=digits"]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "overrides", "expected"),
+    [
+        (None, ["b=1,2"], [["b=1"], ["b=2"]]),
+        ([], [], [[]]),
+        (
+            [["a=1"], ["a=2", "c=3"]],
+            ["b=1,2"],
+            [["a=1", "b=1"], ["a=1", "b=2"], ["a=2", "c=3", "b=1"], ["a=2", "c=3", "b=2"]],
+        ),
+        ([["+a=1"], ["+a=2"]], [], [["+a=1"], ["+a=2"]]),
+        # the command line wins, and no job comes twice
+        ([["a=1"], ["a=2"], ["a=2", "c=3"]], ["a=5"], [["a=5"], ["c=3", "a=5"]]),
+    ],
+)
+def test_jobs_and_combinations(jobs: Any, overrides: list[str], expected: list[list[str]]) -> None:
+    # Hydra loads plugins itself; a class imported here would have a base of before that.
+    ours: Any = Plugins.instance().class_name_to_class["hydra_plugins.metronome.Sweeper"]
+    sweeper = ours(jobs=jobs, max_batch_size=None)
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    assert sweeper.split_arguments(parsed, None) == [expected]
+    assert sweeper.split_arguments(parsed, 1) == [[job] for job in expected]
 
 
 def test_names_of_jobs_stay_short_and_different() -> None:

@@ -147,14 +147,15 @@ def test_a_folder_of_ones_own(commands: Commands) -> None:
 
 
 def test_a_job_in_the_folder_of_a_run_of_other_values(commands: Commands) -> None:
-    """Names of folders leave out the experiment."""
-    options = ("trainer=cpu", "trainer.max_epochs=1", "logger=none", "-m", "seed=0,1", "hydra.sweep.dir=mine")
+    """Folders may be called by number."""
+    folders = ("hydra.sweep.dir=mine", "hydra.sweep.subdir=job_${hydra:job.num}")
+    options = ("trainer=cpu", "trainer.max_epochs=1", "logger=none", "-m", "seed=0,1", *folders)
     assert commands("train", "+experiment=linear", *options, "resume=auto").code == 0
-    (commands.folder / "mine/logger=none,seed=1,trainer.max_epochs=1,trainer=cpu").rename(commands.folder / "away")
+    (commands.folder / "mine/job_1").rename(commands.folder / "away")
     done = commands("train", "+experiment=digits", *options, "resume=auto")
     assert done.code == 1
     first, second = done.out.strip().splitlines()
-    assert first.startswith("#0 seed=0  failed: the folder mine/logger=none,seed=0,")
+    assert first.startswith("#0 seed=0  failed: the folder mine/job_0 holds")
     assert "holds a run of other values (+experiment=linear, " in first
     assert second.startswith("#1 seed=1  val/loss")
     assert "Traceback" not in done.out + done.err

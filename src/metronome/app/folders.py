@@ -151,21 +151,22 @@ def sweep_of(folder: Path) -> dict[str, Any] | None:
 
 def write_sweep(folder: Path, sweep: dict[str, Any]) -> None:
     """Leave for `sweep_of` what Hydra's own sweeper does."""
-    sweeper = {"_target_": sweep["sweeper"], "params": sweep["params"]}
+    sweeper = {"_target_": sweep["sweeper"], "params": sweep["params"], "jobs": sweep["jobs"]}
     record = {"hydra": {"overrides": {"task": sweep["overrides"]}, "sweeper": sweeper}}
     (folder / SWEEP_FILE).write_text(yaml.safe_dump(record))
 
 
 def _sweep(sweeper: Any, overrides: Iterable[str]) -> dict[str, Any]:
     params = {str(key): str(value) for key, value in (sweeper.get("params") or {}).items()}
-    return {"overrides": what_it_is(overrides), "sweeper": sweeper["_target_"], "params": params}
+    jobs = [list(map(str, job)) for job in sweeper.get("jobs") or []]
+    return {"overrides": what_it_is(overrides), "sweeper": sweeper["_target_"], "params": params, "jobs": jobs}
 
 
 def own_overrides(job: Iterable[str], sweep: Path) -> list[str]:
     """The overrides of a sweep's job that are not those of all its jobs."""
     of_all = (sweep_of(sweep) or {"overrides": []})["overrides"]
     own = (o.replace("\\", "") for o in what_it_is(job))  # Hydra puts some in
-    return [o for o in own if o not in of_all and not o.startswith(("+experiment=", "+study="))]
+    return [o for o in own if o not in of_all and not o.startswith("+study=")]
 
 
 def relative(folder: Path) -> str:

@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -28,8 +29,11 @@ def run_name() -> str:
     return f"{datetime.now():%Y-%m-%d_%H%M%S}_{secrets.token_hex(3)}"
 
 
-def job_name(overrides: str, number: int | str) -> str:
-    """A sweep's job by its overrides, as one folder name: `data.batch_size=16,seed=0`."""
+def job_name(overrides: str, number: int | str, sweep: str = "") -> str:
+    """A sweep's job by its overrides, as one folder name: `data.batch_size=16,seed=0`. The experiment is left out
+    where the folder of the sweep lies in one of its name."""
+    said = f"+experiment={Path(sweep).parent.name}"
+    overrides = ",".join(word for word in overrides.split(",") if word != said)
     name = re.sub(r"[^\w.,=+@%\-\[\]]+", "_", overrides).strip("_") or f"job_{number}"
     if len(name) > MAX_NAME:
         digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
@@ -38,7 +42,7 @@ def job_name(overrides: str, number: int | str) -> str:
 
 
 def register_resolvers() -> None:
-    """Make `${run_name:}`, `${job_name:overrides,number}` and the folders known to the configuration."""
+    """Make `${run_name:}`, `${job_name:overrides,number,sweep}` and the folders known to the configuration."""
     OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("this_sweep", _this_sweep, replace=True)

@@ -152,7 +152,7 @@ def in_sweep() -> bool:
 
 def in_search() -> bool:
     """Whether this is a job of a sweep that chooses the values itself."""
-    return in_sweep() and not HydraConfig.get().sweeper._target_.endswith(".BasicSweeper")
+    return in_sweep() and not HydraConfig.get().sweeper._target_.endswith((".BasicSweeper", ".Sweeper"))
 
 
 def _start(given: str | None, folder: Path, experiment: str, goes_on: bool) -> str | None:

@@ -1,0 +1,49 @@
+"""Hydra's sweeper, which goes through every combination of values, with two things more. Imports nothing heavy.
+
+It is here, and not in metronome.app, because Hydra takes plugins from this namespace package only.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.utils import JobReturn, JobStatus
+
+
+class Sweeper(BasicSweeper):
+    """Goes through `jobs`, each a list of overrides that belong together, and for each of them through every
+    combination of `params` and of the values on the command line, which win. A job that fails has said so itself.
+
+        jobs:
+          - [optimizer.momentum=0]
+          - [optimizer.momentum=0.9, optimizer.nesterov=true]
+        params:
+          seed: 0,1,2
+    """
+
+    def __init__(self, jobs: Sequence[Sequence[str]] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.jobs = [list(map(str, job)) for job in jobs or [[]]]
+
+    def split_arguments(self, overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:  # pyright: ignore
+        given = {override.get_key_element().lstrip("+") for override in overrides}
+        kept = [[word for word in job if word.lstrip("+").split("=")[0] not in given] for job in self.jobs]
+        (combinations,) = BasicSweeper.split_arguments(overrides, None)
+        jobs = [[*job, *own] for i, job in enumerate(kept) if job not in kept[:i] for own in combinations]
+        return list(self.split_overrides_to_chunks(jobs, max_batch_size))
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.launcher is not None
+        launch, failed = self.launcher.launch, []
+
+        def well_ended(batch: Any, initial_job_idx: int) -> list[JobReturn]:
+            done = launch(batch, initial_job_idx=initial_job_idx)
+            failed.extend(job for job in done if job.status is JobStatus.FAILED)
+            return [job for job in done if job.status is not JobStatus.FAILED]
+
+        # Asked for the value of a job that failed, Hydra prints words of its own and stops the sweep.
+        self.launcher.launch = well_ended  # pyright: ignore
+        done = super().sweep(arguments)
+        if failed:
+            raise failed[0]._return_value
+        return done
