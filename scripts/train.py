@@ -4,6 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from metronome.app.cli import command_line, past_hydra
+from metronome.app.study import reported
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -17,5 +18,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    with command_line():
+    with command_line(), reported():
         main()

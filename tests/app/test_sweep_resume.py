@@ -161,6 +161,18 @@ def test_a_job_in_the_folder_of_a_run_of_other_values(commands: Commands) -> Non
     assert "Traceback" not in done.out + done.err
 
 
+def test_a_finished_job_of_another_configuration(commands: Commands) -> None:
+    """The overrides are the same, but a file of the configuration has changed since."""
+    first = commands("train", *THREE)
+    config = first.runs[1] / "config.yaml"
+    config.write_text(config.read_text().replace("noise: 0.1", "noise: 0.2"))
+    done = commands("train", *THREE)
+    assert done.code == 1
+    lines = done.out.strip().splitlines()
+    assert "is finished, with data.noise=0.2, which is 0.1 now; begin anew with resume=null, or put it back" in lines[1]
+    assert done.out.count(" before ") == 2
+
+
 def test_a_job_that_another_process_works_at(commands: Commands) -> None:
     first = commands("train", *THREE)
     run = first.runs[1]

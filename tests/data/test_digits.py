@@ -1,9 +1,11 @@
 from collections import Counter
 
+import pytest
 import torch
 from sklearn.datasets import load_digits
 
 from metronome.data import Digits
+from metronome.units import InputError
 
 
 def test_sizes_and_contents() -> None:
@@ -42,3 +44,24 @@ def test_the_split_does_not_depend_on_a_seed() -> None:
     for one, other in zip(first, Digits().splits, strict=True):
         assert torch.equal(one.columns[0], other.columns[0])
         assert torch.equal(one.columns[1], other.columns[1])
+
+
+def test_fewer_to_train() -> None:
+    """The first of them; validation and test stay as they are."""
+    some, every = Digits(num_train=100).splits, Digits().splits
+    assert [len(split) for split in some] == [100, 180, 360]
+    assert torch.equal(some.train.columns[0], every.train.columns[0][:100])
+    assert torch.equal(some.test.columns[0], every.test.columns[0])
+
+
+@pytest.mark.parametrize(
+    ("num_train", "message"),
+    [
+        (0, "data.num_train=0 is not a number of samples from 1 up"),
+        (1258, "data.num_train=1258 is more than the 1,257 training samples"),
+    ],
+)
+def test_too_few_and_too_many(num_train: int, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        Digits(num_train=num_train).setup()
+    assert str(error.value) == message

@@ -134,14 +134,14 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises InputError if optimizer or scheduler are to change: those of a checkpoint go on as they were."""
     before = checkpoint.get(KEY, {}).get("config", {})
     for group in ("optimizer", "scheduler"):
-        theirs, ours = _flat(group, before.get(group)), _flat(group, config.get(group))
+        theirs, ours = flat(group, before.get(group)), flat(group, config.get(group))
         for name in [name for name in {**theirs, **ours} if group in before and theirs.get(name) != ours.get(name)]:
             raise InputError(
                 f"{name}={ours.get(name)}, and the checkpoint has {theirs.get(name)}, which a run that goes on keeps; "
                 "leave it as it was, or begin anew"
             )
-    rule, key = _flat("optimizer", config.get("optimizer")).get("optimizer.scale_lr"), "data.batch_size"
-    theirs, ours = (_flat("data", part.get("data")).get(key) for part in (before, config))
+    rule, key = flat("optimizer", config.get("optimizer")).get("optimizer.scale_lr"), "data.batch_size"
+    theirs, ours = (flat("data", part.get("data")).get(key) for part in (before, config))
     if before and rule not in (None, "none") and theirs != ours:
         raise InputError(
             f"{key}={ours}, and the checkpoint has {theirs}: with optimizer.scale_lr={rule} that changes the learning "
@@ -149,10 +149,11 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
         )
 
 
-def _flat(name: str, content: Any) -> dict[str, Any]:
+def flat(name: str, content: Any) -> dict[str, Any]:
+    """The values in a nesting of dicts, each under its whole name."""
     if not isinstance(content, dict):
         return {name: content}
-    return {key: value for part in content for key, value in _flat(f"{name}.{part}", content[part]).items()}
+    return {key: value for part in content for key, value in flat(f"{name}.{part}", content[part]).items()}
 
 
 def check_fits(checkpoint: dict[str, Any], model: L.LightningModule, path: str | Path) -> None:

@@ -1,5 +1,7 @@
 """The most memory that a run took."""
 
+import ctypes
+import gc
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,10 @@ def reset_peak_memory() -> None:
     """Start measuring anew: a sweep runs many jobs in one process."""
     if torch.cuda.is_initialized():  # only then; asking would take memory on a GPU that is not this process's
         torch.cuda.reset_peak_memory_stats()
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        # What the jobs before have freed is kept by glibc, and would count as this one's.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     with suppress(OSError):  # not Linux, or not allowed: then the peak is that of the process
         _CLEAR.write_text("5")  # resets VmHWM: see proc_pid_clear_refs(5)
 
