@@ -107,13 +107,19 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _picture(summary: Summary, roles: Cast, tag: str, curves: dict[int, Curve]) -> Picture:
-    made, panels = figure(2, 2, 6.6, sharey=True)
     lines = {id(group): _lines(group, curves) for group, _ in roles.looks}
     grey = [line for group in roles.others for line in _lines(group, curves)]
     smooth = tag.startswith("train/") and any(
         len(line.values) >= _SMOOTHED_FROM for group_lines in lines.values() for line in group_lines
     )
     is_low = _is_low(summary, tag)
+    drawn = [(group.label, style) for group, style in roles.looks if lines[id(group)]]
+    handles = [Line2D([], [], color=style.colour, linestyle=style.line, linewidth=2) for _, style in drawn]
+    labels = [label for label, _ in drawn]
+    if grey:
+        handles.append(Line2D([], [], color=OTHERS))
+        labels.append(f"{len(roles.others):,} others")
+    made, panels = figure(2, 2, 6.2, labels, sharey=True)
     shown = [line for group_lines in lines.values() for line in group_lines] + grey
     top = _top(shown)
     seeds = False
@@ -144,13 +150,6 @@ def _picture(summary: Summary, roles: Cast, tag: str, curves: dict[int, Curve]) 
         panels[0].set_ylim(bottom=max(bottom / 4, panels[0].get_ylim()[0]))
     for panel in panels[::2]:
         panel.set_ylabel(tag if tag != "batch size" else "samples in a batch")
-    handles = [
-        Line2D([], [], color=s.colour, linestyle=s.line, linewidth=2) for group, s in roles.looks if lines[id(group)]
-    ]
-    labels = [group.label for group, _ in roles.looks if lines[id(group)]]
-    if grey:
-        handles.append(Line2D([], [], color=OTHERS))
-        labels.append(f"{len(roles.others):,} others")
     legend(made, handles, labels)
     title = _title(tag, lines, roles, is_low)
     made.suptitle(title, fontsize=12.5)

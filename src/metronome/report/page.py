@@ -77,7 +77,7 @@ def page(
     """The whole page. `sections` are a heading, a sentence (or nothing), and figures."""
     differing = summary.differences
     problems = [f"{run.name}: {problem}" for run in summary.runs for problem in run.problems]
-    troubled = [run for run in summary.runs if run.status in ("failed", UNFINISHED, "stopped")]
+    troubled = [run for run in summary.runs if run.status != "finished"]
     parts = [
         _header(title, summary),
         _section("What differs", _what_differs(differing)),
@@ -99,8 +99,7 @@ def page(
 
 def _header(title: str, summary: Summary) -> str:
     runs = summary.runs
-    counts = Counter(run.status for run in runs)
-    ended = ", ".join(f"{counts[status]:,} {status}" for status in counts)
+    ended = ", ".join(f"{count:,} {status}" for status, count in _statuses(runs).items())
     groups = len(summary.differences.groups)
     facts = {
         "Runs": f"{len(runs):,} ({ended})"
@@ -188,7 +187,7 @@ def _table_of_groups(summary: Summary) -> str:
     rows: list[list[str]] = []
     for group in summary.differences.groups or []:
         cells = [_word(group.values[key]) for key in keys] or []
-        cells += [_cell(float(len(group.runs))), _word(_statuses(group))]
+        cells += [_cell(float(len(group.runs))), _word(_status(group))]
         for column in summary.columns:
             values = summary.values(column.name, group.measured)
             cells.append(_cell(*mean_and_spread(values)) if values else _cell(None))
@@ -241,17 +240,25 @@ def _short(value: float) -> str:
     return plain(float(f"{value:.4g}"))
 
 
-def _statuses(group: Group) -> str:
-    counts = Counter(run.status for run in group.runs)
-    return (
-        next(iter(counts)) if len(counts) == 1 else ", ".join(f"{count} {status}" for status, count in counts.items())
-    )
+def _statuses(runs: Iterable[Run]) -> dict[str, int]:
+    """How many runs ended how: the finished first."""
+    counts = Counter(run.status for run in runs)
+    return {status: counts[status] for status in sorted(counts, key=_in_order)}
+
+
+def _in_order(status: str) -> tuple[int, str]:
+    known = ("finished", "stopped", "failed", UNFINISHED)
+    return known.index(status) if status in known else len(known), status
+
+
+def _status(group: Group) -> str:
+    counts = _statuses(group.runs)
+    return next(iter(counts)) if len(counts) == 1 else ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def _troubled(runs: list[Run]) -> str:
-    order = ("failed", "stopped", UNFINISHED)
     items: list[str] = []
-    for run in sorted(runs, key=lambda run: order.index(run.status)):
+    for run in sorted(runs, key=lambda run: _in_order(run.status)):
         why = f": {_e(run.error)}" if run.error else ""
         done = f" after {run.steps:,} steps" if run.steps else ""
         state = "unfinished (it runs, or was cut off)" if run.status == UNFINISHED else run.status

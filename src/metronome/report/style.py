@@ -1,6 +1,7 @@
 """How figures look: colours that all eyes tell apart, and lines and markers that tell the same without colours."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from metronome.report.summary import Summary
 MOST = 8  # groups told apart in a figure; others are drawn in grey
 OTHERS = "#c4c4c4"
 _DPI = 150
+_LONGEST = 90  # letters of a label
 # Okabe and Ito, https://jfly.uni-koeln.de/color, with a purple in the place of their yellow, too light for lines
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F3C8D")
 _LINES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (9, 2, 1, 2, 1, 2)),
@@ -60,8 +62,8 @@ class Cast:
 
 
 def cast(summary: Summary) -> Cast:
-    """At most `MOST` groups: of one swept number evenly spread values, else those with the best monitored metric."""
-    groups = [group for group in summary.differences.groups if any(run.steps for run in group.runs)]
+    """At most `MOST` of the groups with curves: of a swept number evenly spread values, else those that are best."""
+    groups = [group for group in summary.differences.groups if any(run.curves for run in group.runs)]
     keys = summary.differences.keys
     ordered = len(keys) == 1 and len(groups) > 2
     ordered = ordered and all(number_of(keys[0], g.values[keys[0]], g.runs[0]) is not None for g in groups)
@@ -85,10 +87,13 @@ def look(i: int) -> Look:
     return Look(_COLOURS[i % MOST], _LINES[i % MOST], _MARKERS[i % MOST])
 
 
-def figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """An empty figure 9.2 inches wide, as wide as a page, and its panels."""
+def figure(
+    rows: int, columns: int, height: float, labels: Sequence[str] = (), **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """An empty figure 9.2 inches wide, as wide as a page, and its panels; below is room for a legend of `labels`."""
+    legend_height = 0.22 * -(-len(labels) // _legend_columns(labels))
     with rc_context(_SETTINGS):
-        made = Figure(figsize=(9.2, height), dpi=_DPI, layout="constrained", facecolor="white")
+        made = Figure(figsize=(9.2, height + legend_height), dpi=_DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(made)
         panels = made.subplots(rows, columns, squeeze=False, **options)
     return made, list(panels.flat)
@@ -106,11 +111,14 @@ def legend(made: Figure, handles: list[Any], labels: list[str]) -> None:
     """Below the panels, where it covers nothing."""
     if not handles:
         return
-    longest = max(len(label) for label in labels)
-    columns = max(1, min(4, len(labels), int(105 / (longest + 8))))
-    labels = [label if len(label) <= 90 else label[:88] + "…" for label in labels]
+    short = [label if len(label) <= _LONGEST else label[: _LONGEST - 2] + "…" for label in labels]
     with rc_context(_SETTINGS):
-        made.legend(handles, labels, loc="outside lower center", ncols=columns, handlelength=3.2)
+        made.legend(handles, short, loc="outside lower center", ncols=_legend_columns(labels), handlelength=3.2)
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    longest = max(map(len, labels), default=0)
+    return max(1, min(4, len(labels), 105 // (longest + 8)))
 
 
 def scale(panel: Axes, which: str, values: list[float], span: float) -> None:

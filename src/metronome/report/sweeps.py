@@ -47,12 +47,12 @@ def sweep_pictures(summary: Summary) -> list[Picture]:
             word in ("–", "null", "default") for word in words
         ):
             series = _series(key, numeric, {id(group): sizes[id(group)] or 0.0 for group in numeric})
-            pictures.append(_picture(summary, key, series, None))
+            pictures += _picture(summary, key, series, None)
         elif len(values := list(dict.fromkeys(group.values[key] for group in groups))) >= 2:
             kept = values[:_MOST_CATEGORIES]
             groups = [group for group in groups if group.values[key] in kept]
             series = _series(key, groups, {id(group): float(kept.index(group.values[key])) for group in groups})
-            pictures.append(_picture(summary, key, series, kept, len(values)))
+            pictures += _picture(summary, key, series, kept, len(values))
     return pictures
 
 
@@ -67,15 +67,21 @@ def _series(key: str, groups: list[Group], at: dict[int, float]) -> list[Series]
 
 def _picture(
     summary: Summary, key: str, series: list[Series], categories: list[str] | None, of_categories: int = 0
-) -> Picture:
-    """Small multiples: a panel for each result, a line for each series; only points where there are many series."""
+) -> list[Picture]:
+    """Small multiples: a panel for each result, a line for each series; only points where there are many series.
+
+    None at all where all results are the same.
+    """
     groups = [group for one in series for group in one.groups]
     measures = _measures(summary, groups)[:MOST_PANELS]
-    columns = 3
+    if not measures:
+        return []
+    columns = min(3, len(measures))
     rows = -(-len(measures) // columns)
     tall = 2.35 if categories is None else max(2.0, 0.9 + 0.27 * len(categories))
-    made, panels = figure(rows, columns, rows * tall + 0.9, sharey=categories is not None)
     apart = len(series) <= MOST
+    labels = [one.label for one in series] if apart and len(series) > 1 else []
+    made, panels = figure(rows, columns, rows * tall + 0.5, labels, sharey=categories is not None)
     for panel, measure in zip(panels, measures, strict=False):
         values: list[float] = []
         for i, one in enumerate(series):
@@ -94,18 +100,13 @@ def _picture(
             panel.set_ylim(len(categories) - 0.4, -0.6)
     for panel in panels[len(measures) :]:
         panel.set_visible(False)
-    short = key.rpartition(".")[2]
     unit = " (samples)" if key == "data.batch_size" else ""
-    title = f"What {key} does: {len(measures)} results against {short}"
+    title = _title(summary, key, groups)
     made.suptitle(title, fontsize=12.5)
     if categories is None:
         for panel in panels[max(0, len(measures) - columns) : len(measures)]:
             panel.set_xlabel(f"{key}{unit}")
-    handles, labels = [], []
-    if apart and any(one.label for one in series):
-        handles = [_handle(panels[0], look(i), categories is None) for i in range(len(series))]
-        labels = [one.label for one in series]
-        legend(made, handles, labels)
+    legend(made, [_handle(panels[0], look(i), categories is None) for i in range(len(labels))], labels)
     notes = [
         "Each small point is a run; the large ones are means, with one standard deviation over seeds to each side."
     ]
@@ -115,7 +116,18 @@ def _picture(
         notes.append(f"The first {len(categories)} of {of_categories} values.")
     named = ", ".join(_UNITS.get(measure, measure) for measure in measures)
     alt = f"{title}: {named}." + (f" One line for each of {'; '.join(labels)}." if labels else "")
-    return Picture("sweep_" + "".join(c if c.isalnum() else "_" for c in key), title, " ".join(notes), alt, png(made))
+    name = "sweep_" + "".join(c if c.isalnum() else "_" for c in key)
+    return [Picture(name, title, " ".join(notes), alt, png(made))]
+
+
+def _title(summary: Summary, key: str, groups: list[Group]) -> str:
+    found = ((group.values[key], summary.values("best_value", group.measured)) for group in groups)
+    bests = [(fmean(values), at) for at, values in found if values]
+    if len(bests) < 2:
+        return f"What {key} does"
+    value, at = min(bests) if summary.best_is_low else max(bests)
+    at = at if len(at) < 40 else at[:38] + "…"
+    return f"What {key} does: {summary.monitor} is best with {at} ({value:.4g})"
 
 
 def _draw(
@@ -168,12 +180,18 @@ def _measures(summary: Summary, groups: list[Group]) -> list[str]:
 def _whole(panel: Axes, places: list[float]) -> None:
     """All swept values on the axis, with or without a result; as ticks where they are few."""
     values = sorted(set(places))
+    panel.minorticks_off()  # each is drawn, and there are many panels
     if panel.get_xscale() == "log":
         margin = (values[-1] / values[0]) ** 0.06
         panel.set_xlim(values[0] / margin, values[-1] * margin)
     else:
         margin = (values[-1] - values[0]) * 0.06
         panel.set_xlim(values[0] - margin, values[-1] + margin)
-    if len(values) <= 5 or (len(values) <= 8 and panel.get_xscale() == "log"):
-        panel.set_xticks(values, [plain(value) for value in values], rotation=40 if len(values) > 5 else 0)
-        panel.set_xticks([], minor=True)
+    is_log = panel.get_xscale() == "log"
+    if len(values) <= 5 or (len(values) <= 12 and is_log):
+        whole = math.log(values[-1] / values[0]) if is_log else values[-1] - values[0]
+        ticks = values[:1]
+        for value in values[1:]:
+            if (math.log(value / ticks[-1]) if is_log else value - ticks[-1]) > 0.11 * whole:
+                ticks.append(value)
+        panel.set_xticks(ticks, [plain(value) for value in ticks], rotation=40 if len(ticks) > 5 else 0)

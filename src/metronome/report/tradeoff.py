@@ -71,7 +71,8 @@ def tradeoff_picture(summary: Summary) -> Picture | str:
             points.append((group, style, found))
     if len(points) < 2:
         return f"Fewer than two groups reach {tag} {plain(target)}, so there is nothing to compare."
-    made, panels = figure(1, 2, 4.4)
+    labels = [group.label for group, _, _ in points]
+    made, panels = figure(1, 2, 4.2, labels)
     for panel, axis in zip(panels, ("samples", "seconds"), strict=True):
         xs: list[float] = []
         ys: list[float] = []
@@ -92,7 +93,7 @@ def tradeoff_picture(summary: Summary) -> Picture | str:
         panel.set_xlabel("steps (parameter updates) to the target")
         panel.set_ylabel(f"{axis} to the target")
     handles = [panels[0].plot([], [], s.marker, color=s.colour, markersize=8)[0] for _, s, _ in points]
-    legend(made, handles, [group.label for group, _, _ in points])
+    legend(made, handles, labels)
     sign = "≤" if best_is_low else "≥"
     title = f"Until {tag} {sign} {plain(float(f'{target:.4g}'))}: fewer steps for more samples?"
     made.suptitle(title, fontsize=12.5)

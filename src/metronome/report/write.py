@@ -34,7 +34,10 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     Raises:
         InputError: if there is no run in the paths, or `out` cannot be written to, or holds something else.
     """
-    places = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    names = [paths] if isinstance(paths, str | Path) else list(paths)
+    if "" in (*names, out):
+        raise InputError("the name of a folder is empty; give one, or leave --out away")
+    places = [Path(name) for name in names]
     folder = Path(out) if out is not None else common_folder(places) / "report"
     check_folder(folder)
     runs, unread = read_runs(places)
