@@ -820,15 +820,16 @@ def beginning(part: float) -> Callable[[bytes], bytes]:
 
 
 def zeros(part: float) -> Callable[[bytes], bytes]:
-    """64 bytes lost, as a machine that loses its power may leave them."""
+    """256 bytes lost, as a machine that loses its power may leave them: more than the padding before a tensor."""
 
     def damage(content: bytes) -> bytes:
         at = int(part * len(content))
-        return content[:at] + bytes(64) + content[at + 64 :]
+        return content[:at] + bytes(256) + content[at + 256 :]
 
     return damage
 
 
+CYCLE = ("~scheduler.warmup", "+scheduler.max_lr=1", "+scheduler.cycle_momentum=false")
 LOOP = ("loops", "fit_loop", "epoch_loop.state_dict")
 MORE = ["trainer.max_epochs=4"]
 # How the file comes about, what else is given, and what training, and what an evaluation, have to say to it.
@@ -865,7 +866,7 @@ CHECKPOINTS = [
     ),
     (
         put("metronome"),
-        ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~scheduler.warmup", "+scheduler.max_lr=1"],
+        ["scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", *CYCLE],
         "it has no max_lr, min_lr, which SGD needs here",
         None,
     ),
