@@ -109,7 +109,8 @@ def test_lbfgs_evaluates_the_whole_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_a_growing_batch(accumulation: int) -> None:
+@pytest.mark.parametrize("along", [True, False])
+def test_a_growing_batch(accumulation: int, along: bool) -> None:
     """b_t = 8 * 2^t, at most N: in each epoch the plain loop's batches are those of the schedule."""
     net = network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
@@ -123,12 +124,14 @@ def test_a_growing_batch(accumulation: int) -> None:
             nn.functional.mse_loss(net(X[batch]), Y[batch]).backward()
             optimizer.step()
             schedule.step()
-    data = Data(batch_size=8, batch_growth={"factor": 2})
+    data = Data(batch_size=8, batch_growth={"factor": 2, "accumulate": along})
     model, trainer = fit(data=data, accumulate_grad_batches=accumulation, max_epochs=5)
     assert_equal(weights(model), weights(net))
     assert steps == [20, 10, 5, 3, 2]
     assert [epoch.steps for epoch in trainer.plan.per_epoch] == steps
     assert trainer.counters.iterations == trainer.plan.total_iterations
+    if not along:
+        assert trainer.counters.iterations == accumulation * sum(steps)
 
 
 def test_the_same_run_twice_and_another_number_of_workers() -> None:

@@ -412,6 +412,21 @@ def test_a_growing_batch(first: int, limit: int, since: int, pieces: int) -> Non
     assert run.counters.iterations == iterations(accumulation, sizes)
 
 
+def test_a_growing_batch_whose_micro_batches_grow() -> None:
+    """4 samples fit. 4, 8, 16: cut in 1, 2 and 4, found when they come."""
+    expected, sizes = growing(4, 2, 3)
+    data = Data(batch_size=4, batch_growth={"factor": 2, "accumulate": False})
+    model, run = fit(model=ShortNet(4, where="after"), data=data, **AUTO, max_epochs=3)
+    assert_equal(weights(model), expected)
+    steps = [ceil(157 / size) for size in (4, 8, 16)]
+    assert [(out["step"], out["micro_batch_size"]) for out in run.out_of_memory] == [
+        (steps[0] + 1, 4),
+        (steps[0] + steps[1] + 1, 4),
+    ]
+    assert run.accumulate == 4
+    assert run.global_step == len(sizes)
+
+
 def test_a_plain_loader() -> None:
     """Whose batches are counted as they come; at most as many pieces as samples."""
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=5)

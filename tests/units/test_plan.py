@@ -80,7 +80,26 @@ def test_growing_batch():
     ],
 )
 def test_accumulation_grows_along(accumulate, first, now, devices, pieces):
-    assert accumulation_at(accumulate, first, now, devices) == pieces
+    assert accumulation_at(accumulate, BatchSchedule(first, factor=2), now, devices) == pieces
+    alone = BatchSchedule(first, factor=2, accumulate=False)
+    assert accumulation_at(accumulate, alone, now, devices) == accumulate
+
+
+def test_micro_batches_that_grow():
+    """8, 16, ..., 128 samples cut in two: fewer iterations, larger pieces."""
+    schedule = BatchSchedule.of(8, 157, {"factor": 2, "accumulate": False})
+    plan = Plan.make(157, schedule, accumulate_grad_batches=2, budgets=[Duration.parse("5 epochs")])
+    assert [(epoch.steps, epoch.iterations) for epoch in plan.per_epoch] == [
+        (20, 40),
+        (10, 20),
+        (5, 10),
+        (3, 6),
+        (2, 4),
+    ]
+    assert plan.micro_batch_size == 64  # 128 / 2
+    assert "times 2 every epoch; no micro-batch above 64 samples" in plan.text()
+    endless = Plan.make(157, schedule, accumulate_grad_batches=2)
+    assert endless.micro_batch_size == 79  # 157 / 2
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_factor_is_read_as_written():
         (8, 1000, {"factor": float("inf")}, "data.batch_growth.factor=inf"),
         (8, 1000, {"factor": True}, "data.batch_growth.factor=True"),
         (8, 1000, {"factor": 2, "evry": 1}, "data.batch_growth does not know 'evry'"),
+        (8, 1000, {"factor": 2, "accumulate": 1}, "data.batch_growth.accumulate=1 is neither true nor false"),
         (8, 1000, {"factor": 2, "every": 0}, "data.batch_growth.every='0'"),
         (8, 1000, {"factor": 2, "every": "0.5 epochs"}, "must be whole epochs"),
         (8, 1000, {"factor": 2, "every": "10 steps"}, "must be whole epochs"),

@@ -31,7 +31,8 @@ class DataModule(L.LightningDataModule):
     Args:
         batch_size: samples that one optimizer step sees, over all devices; `full` for the whole training set.
         drop_last: whether to leave out a last batch that is smaller than the others.
-        batch_growth: `{factor, every, max}`: the batch grows by `factor` each `every` epochs, up to `max`.
+        batch_growth: `{factor, every, max, accumulate}`: the batch grows by `factor` each `every` epochs, up to `max`;
+            accumulation grows along, unless `accumulate` is false.
         num_workers: processes that read ahead; 0 reads in the training process. The result is the same.
         shuffle: whether to reorder the training samples each epoch.
         eval_batch_size: samples in a batch of validation and test, over all devices. None: as many as a

@@ -253,8 +253,8 @@ class Trainer(L.Trainer):
         sampler = self.batch_sampler
         if sampler is None:
             return self.accumulate
-        first, size = sampler.schedule.batch_size, sampler.schedule.at(sampler.epoch)
-        return accumulation_at(self.accumulate, first, size, self.world_size)
+        size = sampler.schedule.at(sampler.epoch)
+        return accumulation_at(self.accumulate, sampler.schedule, size, self.world_size)
 
     @property
     def step_results(self) -> Results:
@@ -288,8 +288,9 @@ class Trainer(L.Trainer):
         if self.accumulation >= samples:
             where = reason or "on another device"
             raise RunFailed(f"out of memory in step {self.global_step + 1:,} with one sample at a time ({where})")
-        # At most as many as there are samples in the first batch of a growing one, from which those of this follow.
-        most = samples if self.batch_sampler is None else self._share(self.batch_sampler.schedule)
+        # Where accumulation grows along, at most as many as there are samples in the first batch: those of this follow.
+        schedule = None if self.batch_sampler is None else self.batch_sampler.schedule
+        most = samples if schedule is None or not schedule.accumulate else self._share(schedule)
         before = self.accumulation
         while self.accumulation == before:
             self.accumulate = min(2 * self.accumulate, most)

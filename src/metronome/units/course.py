@@ -22,12 +22,13 @@ class EpochPlan:
     samples: int
 
 
-def accumulation_at(accumulate_grad_batches: int, first_batch_size: int, batch_size: int, devices: int) -> int:
-    """Micro-batches per device per step once the batch has grown from `first_batch_size` to `batch_size`.
+def accumulation_at(accumulate_grad_batches: int, schedule: BatchSchedule, batch_size: int, devices: int) -> int:
+    """Micro-batches per device per step once the batch of a schedule has grown to `batch_size`.
 
-    It grows along, so that no micro-batch is larger than in the first epoch: memory stays flat.
+    It grows along, unless the schedule says otherwise, so that no micro-batch is larger than in the first epoch.
     """
-    if batch_size <= first_batch_size:
+    first_batch_size = schedule.at(0)
+    if batch_size <= first_batch_size or not schedule.accumulate:
         return accumulate_grad_batches
     micro_batch_size = share_size(share_size(first_batch_size, devices, 0), accumulate_grad_batches, 0)
     return max(accumulate_grad_batches, ceil(Fraction(share_size(batch_size, devices, 0), micro_batch_size)))
@@ -44,10 +45,13 @@ class Course:
     drop_last: bool
     limit_train_batches: int | float | None
 
-    @property
-    def micro_batch_size(self) -> int:
-        """Samples in the largest micro-batch of all."""
-        return share_size(share_size(self.schedule.at(0), self.devices, 0), self.accumulate_grad_batches, 0)
+    def micro_batch_size(self, epochs: int | None) -> int:
+        """Samples in the largest micro-batch of so many epochs, or of all there could be."""
+        largest = self.schedule.at(0)
+        if not self.schedule.accumulate and self.schedule.factor > 1:
+            most = self.schedule.maximum or self.num_samples
+            largest = most if epochs is None else self.schedule.at(max(epochs - 1, 0))
+        return share_size(share_size(largest, self.devices, 0), self.accumulate_grad_batches, 0)
 
     def uncut_steps(self, batch_size: int) -> int:
         """Steps in an epoch of such batches, before `limit_train_batches`."""
@@ -72,8 +76,7 @@ class Course:
 
     def accumulation(self, batch_size: int) -> int:
         """Micro-batches per device in a step of such a batch, on the device with the largest share."""
-        first = self.schedule.at(0)
-        pieces = accumulation_at(self.accumulate_grad_batches, first, batch_size, self.devices)
+        pieces = accumulation_at(self.accumulate_grad_batches, self.schedule, batch_size, self.devices)
         return min(pieces, share_size(batch_size, self.devices, 0))
 
     def epoch(self, epoch: int, steps: int | None = None) -> EpochPlan:

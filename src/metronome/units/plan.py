@@ -83,7 +83,7 @@ class Plan:
             batch_size=batch_size,
             devices=devices,
             accumulate_grad_batches=accumulate_grad_batches,
-            micro_batch_size=course.micro_batch_size,
+            micro_batch_size=course.micro_batch_size(epochs),
             drop_last=drop_last,
             epochs=epochs,
             steps_per_epoch=first.steps,

@@ -22,7 +22,7 @@ def plan_text(plan: "Plan") -> str:
     if course.schedule.is_constant:
         rows += _arithmetic(course, "epoch", course.epoch(0))
     else:
-        rows += [("", _growth(course)), *_stretches(course, plan.epochs)]
+        rows += [("", _growth(plan)), *_stretches(course, plan.epochs)]
     rows += _total(plan)
     width = max(11, *(len(label) + 2 for label, _ in rows))
     lines = [
@@ -46,10 +46,10 @@ def _batch(course: Course) -> str:
     )
 
 
-def _growth(course: Course) -> str:
-    schedule = course.schedule
+def _growth(plan: "Plan") -> str:
+    schedule = plan.course.schedule
     every = "every epoch" if schedule.every == 1 else f"every {schedule.every:,} epochs"
-    largest = _count(course.micro_batch_size, "sample")
+    largest = _count(plan.micro_batch_size, "sample")
     return f"times {float(schedule.factor):g} {every}; no micro-batch above {largest}"
 
 

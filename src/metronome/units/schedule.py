@@ -13,12 +13,16 @@ from typing import Any
 from metronome.units.duration import Duration
 from metronome.units.errors import InputError
 
+_GROWTH = ("factor", "every", "max", "accumulate")
 _LEAST_GROWTH = Fraction(1, 10**9)  # of the batch, a time; with less, floats leave too much to exact integers
 
 
 @dataclass(frozen=True)
 class BatchSchedule:
     """`batch_size` samples in the first epoch, times `factor` after `every` epochs, never above `maximum`.
+
+    With `accumulate` the accumulation grows along, so that no micro-batch is larger than in the first epoch and memory
+    stays flat; without, the micro-batches grow, for speed.
 
     >>> [BatchSchedule(8, factor=2, maximum=157).at(epoch) for epoch in range(6)]
     [8, 16, 32, 64, 128, 157]
@@ -28,6 +32,7 @@ class BatchSchedule:
     factor: Fraction | int = 1
     every: int = 1
     maximum: int | None = None
+    accumulate: bool = True
 
     def __post_init__(self) -> None:
         assert min(self.batch_size, self.every) >= 1, self
@@ -38,7 +43,8 @@ class BatchSchedule:
     def of(cls, batch_size: int | str, num_samples: int, growth: Mapping[str, Any] | None = None) -> "BatchSchedule":
         """From `data.batch_size` (a number of samples, or `full`) and `data.batch_growth`.
 
-        `growth` has the keys `factor`, and, if wanted, `every` (epochs) and `max` (samples).
+        `growth` has the keys `factor`, and, if wanted, `every` (epochs), `max` (samples) and `accumulate` (whether
+        accumulation grows along).
         Raises InputError for a batch that is empty or larger than the data set, or a growth it cannot read.
         """
         if num_samples < 1:
@@ -62,14 +68,17 @@ class BatchSchedule:
             )
         if growth is None:
             return cls(size, maximum=num_samples)
-        if unknown := [str(key) for key in growth if key not in ("factor", "every", "max")]:
-            raise InputError(f"data.batch_growth does not know {', '.join(unknown)!r}; it has factor, every and max")
+        if unknown := [str(key) for key in growth if key not in _GROWTH]:
+            raise InputError(f"data.batch_growth does not know {', '.join(unknown)!r}; it has {', '.join(_GROWTH)}")
+        accumulate = growth.get("accumulate", True)
+        if not isinstance(accumulate, bool):
+            raise InputError(f"data.batch_growth.accumulate={accumulate!r} is neither true nor false")
         given = growth.get("max")
         maximum = num_samples if given is None else _whole(given)
         if maximum is None or maximum < size:
             raise InputError(f"data.batch_growth.max={given!r} must be a whole number, at least data.batch_size={size}")
         factor, every = _factor(growth.get("factor")), _every(growth.get("every"))
-        return cls(size, factor, every, min(maximum, num_samples))
+        return cls(size, factor, every, min(maximum, num_samples), accumulate)
 
     def at(self, epoch: int) -> int:
         """Samples in a batch of this epoch (the first is 0): b_0 * g^(epoch // every), halves rounded up."""
