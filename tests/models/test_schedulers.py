@@ -424,12 +424,12 @@ class Saves(Callback):
         self._save(trainer, "epoch")
 
 
-PATIENT = partial(Plateau, patience="2 steps", factor=0.5, warmup="2 steps")
+PATIENT = partial(Plateau, patience="4 steps", factor=0.5, warmup="2 steps")
 
 
 def test_plateau_goes_on_from_every_checkpoint(tmp_path: Path) -> None:
     """Two validations in an epoch of 5 steps, sanity checks before; a judgement is neither lost nor done twice."""
-    flags: dict[str, Any] = {"val_check_interval": 2, "max_epochs": 3, "num_sanity_val_steps": 2}
+    flags: dict[str, Any] = {"val_check_interval": 2, "max_epochs": 4, "num_sanity_val_steps": 2}
     save = ModelCheckpoint(tmp_path, "{step}-best", monitor="val/loss", save_top_k=-1)
     seen = Rates()
     callbacks = [Saves(tmp_path), save, seen]
@@ -531,8 +531,21 @@ def test_plateau_without_validation_data() -> None:
         rates(Plateau, max_epochs=1)
 
 
+class Fresh(Bumpy):
+    """Never again as good as before its first step."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", float(self.trainer.global_step))
+
+
+def test_a_sanity_check_is_not_judged() -> None:
+    _, run = bumpy(PATIENT, kind=Fresh, num_sanity_val_steps=2)
+    assert run.lr_scheduler_configs[0].scheduler.best == 5  # after the first epoch
+
+
 def test_a_validation_on_its_own_is_not_judged() -> None:
-    model, run = bumpy(PATIENT)
+    model, run = bumpy(PATIENT, max_epochs=-1, max_steps=3)
+    run.lr_scheduler_configs[0].scheduler.judged = -1  # as if this step were not
     before = run.lr_scheduler_configs[0].scheduler.state_dict()
     run.validate(model, datamodule=jobs.Data(batch_size=32), verbose=False)
     assert run.lr_scheduler_configs[0].scheduler.state_dict() == before
