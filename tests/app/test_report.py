@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from commands import PROJECT, Commands
+from matplotlib.figure import Figure
 
 
-def test_report_of_a_sweep(commands: Commands) -> None:
-    """Three batch sizes; the job that cannot be is told, and the others are shown."""
+def test_report_of_a_sweep(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batch sizes; the job that cannot be is told, and the others are shown. To draw the figures takes longer
+    than the rest, and is left to the tests of the report."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"drawn"))
     given = ["+experiment=linear", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", "trainer=cpu"]
     done = commands("train", *given, "-m", "data.batch_size=250,500,2000")
     assert done.code == 1, "batches of 2,000 from 1,000 samples"

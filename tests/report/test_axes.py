@@ -89,3 +89,15 @@ def test_against_a_loop(budget: str, batch_size: int, factor: int, drop_last: bo
 def test_no_plan(broken: dict[str, Any]) -> None:
     with pytest.raises((KeyError, ValueError, TypeError)):
         Course.of(broken, {})
+
+
+def test_a_million_epochs() -> None:
+    """A budget of time, and the whole data set as one batch: one listed epoch, of one step."""
+    made = course([(10, 1, 10)], {"data": {"batch_size": "full"}}, least_steps=1_000_000)
+    assert made.samples_at([1, 999_999, 1_000_000]).tolist() == [10, 9_999_990, 10_000_000]
+    assert made.epochs_at(1_000_000) == 1_000_000
+
+
+def test_steps_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="more than 2,000,000 epochs"):
+        course([(10, 1, 10)], {}, least_steps=10**15)

@@ -74,6 +74,21 @@ def test_labels_of_many_keys_leave_out_what_is_usual(make_run: Callable[..., Pat
     assert labels == ["most common values", "r=4, s=5", "q=3", "p=2"]
 
 
+@pytest.mark.parametrize(
+    ("rates", "labels"),
+    [
+        ((0.0321349187, 0.5), ["lr=0.03213", "lr=0.5"]),
+        ((0.0321349187, 0.0321349188), ["lr=0.0321349187", "lr=0.0321349188"]),
+    ],
+)
+def test_labels_are_rounded_where_they_stay_apart(
+    rates: tuple[float, float], labels: list[str], make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    for i, rate in enumerate(rates):
+        make_run(str(i), [f"optimizer.lr={rate}"], config={"optimizer": {"lr": rate}})
+    assert [group.label for group in compared(tmp_path / "runs").groups] == labels
+
+
 def test_last_parts_that_are_the_same_are_told_in_full(make_run: Callable[..., Path], tmp_path: Path) -> None:
     for name, (size, other) in {"a": (1, 2), "b": (3, 4)}.items():
         given = {"data": {"size": size}, "model": {"size": other}}

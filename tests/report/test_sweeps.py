@@ -11,14 +11,13 @@ from metronome.report.style import Picture
 from metronome.report.summary import summarize
 from metronome.report.sweeps import sweep_pictures
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def drawn(root: Path) -> list[Picture]:
     runs, _ = read_runs([root])
     return sweep_pictures(summarize(runs, differences(runs)))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_numbers_words_and_seeds(make_run: Callable[..., Path], tmp_path: Path) -> None:
     for i, size in enumerate((4, 8, "full")):
         for optimizer in ("sgd", "adam"):
@@ -35,6 +34,7 @@ def test_numbers_words_and_seeds(make_run: Callable[..., Path], tmp_path: Path) 
     assert "val/loss is best with adam" in optimizers.title
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_many_combinations_are_points(make_run: Callable[..., Path], tmp_path: Path) -> None:
     """As a search makes them: no two runs share a value."""
     for i in range(10):
@@ -53,3 +53,13 @@ def test_nothing_to_show(what: str, make_run: Callable[..., Path], tmp_path: Pat
         config = {"data": {"batch_size": size}}
         make_run(str(size), [f"data.batch_size={size}"], config=config, **(lost if size == 5000 else {}))
     assert drawn(tmp_path / "runs") == []
+
+
+@pytest.mark.parametrize("values", [(4, 16, 64), ("a", "b", "c")])
+def test_it_can_be_drawn(values: tuple[object, ...], make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """Gaps on both sides of 0, a value that is not finite, one run without a metric."""
+    for i, value in enumerate(values):
+        metrics = [{"test/acc": 0.9, "train/acc": 0.8}, {"test/acc": 0.7, "train/acc": 0.8}, {"test/acc": "nan"}][i]
+        make_run(str(value), [f"+x.a={value}"], config={"x": {"a": value}}, metrics=metrics, points={})
+    (picture,) = drawn(tmp_path / "runs")
+    assert picture.png.startswith(b"\x89PNG")

@@ -53,9 +53,23 @@ def test_the_picture(make_run: Callable[..., Path], tmp_path: Path) -> None:
         make_run(str(size), [f"data.batch_size={size}"], val_loss=best, config={"data": {"batch_size": size}})
     picture = drawn(tmp_path / "runs")
     assert isinstance(picture, Picture)
-    assert "val/loss ≤ 0.35" in picture.title
+    assert picture.png.startswith(b"\x89PNG")
+    assert picture.title == "Until val/loss ≤ 0.35: fewest steps with batch_size=4, fewest samples with batch_size=4"
     assert "Not reached by: batch_size=32." in picture.caption
     assert "batch_size=16: 9 steps" in picture.alt
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_seed_without_a_plan(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """It has steps and seconds; the samples are those of the others."""
+    for size in (4, 8):
+        for seed in (0, 1):
+            config, torn = {"data": {"batch_size": size}}, (size, seed) == (8, 1)
+            folder = make_run(f"{size}-{seed}", [f"data.batch_size={size}"], seed, config=config, plan=None)
+            if torn:
+                (folder / "plan.json").write_text("{")
+    picture = drawn(tmp_path / "runs")
+    assert isinstance(picture, Picture)
 
 
 @pytest.mark.parametrize(

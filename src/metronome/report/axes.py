@@ -1,5 +1,6 @@
 """From steps to samples and epochs, by the table of epochs in a run's plan."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from metronome.units import BatchSchedule, EpochPlan, InputError
 from metronome.units.course import Course as UnitsCourse
+
+MOST_EPOCHS = 2_000_000  # of a run; steps beyond are taken for damage
 
 # What a curve can be drawn against, and its axis.
 AXES = {"steps": "steps (parameter updates)", "epochs": "epochs", "samples": "samples", "seconds": "seconds"}
@@ -37,22 +40,20 @@ class Course:
         if not listed:
             raise ValueError("the plan has no epoch")
         endless = _endless(plan, config, listed[-1].batch_size)
-        rows = [*listed]
-        if least_steps > sum(row.steps for row in listed):
-            rows[-1] = endless.epoch(listed[-1].epoch)  # whole, now that it is not the last
-            rows += _beyond(endless, len(listed), least_steps - sum(row.steps for row in rows))
-        full = [row.samples for row in rows]
-        if len(rows) == len(listed):
-            full[-1] = max(full[-1], endless.epoch(listed[-1].epoch).samples)
-        steps, samples = (np.array([getattr(row, name) for row in rows]) for name in ("steps", "samples"))
-        return cls(
-            batch_size=np.array([row.batch_size for row in rows]),
-            steps=steps,
-            samples=samples,
-            full_samples=np.array(full),
-            steps_before=np.cumsum(steps) - steps,
-            samples_before=np.cumsum(samples) - samples,
+        whole_last = endless.epoch(listed[-1].epoch)
+        beyond = least_steps > sum(row.steps for row in listed)
+        rows = [(row, 1) for row in listed[:-1]]
+        rows.append((whole_last if beyond else listed[-1], 1))
+        if beyond:
+            rows += _beyond(endless, len(listed), least_steps - sum(row.steps for row, _ in rows))
+        times = [count for _, count in rows]
+        size, steps, samples = (
+            np.repeat([getattr(row, name) for row, _ in rows], times) for name in ("batch_size", "steps", "samples")
         )
+        full = samples.copy()
+        full[len(listed) - 1] = max(listed[-1].samples, whole_last.samples)
+        before = (np.cumsum(steps) - steps, np.cumsum(samples) - samples)
+        return cls(size, steps, samples, full, *before)
 
     def samples_at(self, steps: Any) -> np.ndarray:
         """Samples seen after so many steps: whole batches, and the last of an epoch as small as it is."""
@@ -92,10 +93,18 @@ def _endless(plan: dict[str, Any], config: dict[str, Any], batch_size: int) -> U
     return UnitsCourse(samples, schedule, *cut, limit if isinstance(limit, int | float) else None)
 
 
-def _beyond(endless: UnitsCourse, first: int, steps: int) -> list[EpochPlan]:
-    """Epochs from number `first` on, until they have so many steps."""
-    rows: list[EpochPlan] = []
-    while steps > 0 and (row := endless.epoch(first + len(rows))).steps:
-        rows.append(row)
-        steps -= row.steps
+def _beyond(endless: UnitsCourse, first: int, steps: int) -> list[tuple[EpochPlan, int]]:
+    """Epochs from number `first` on, until they have so many steps: equal ones once, with their number."""
+    rows: list[tuple[EpochPlan, int]] = []
+    for row, count in endless.stretches():
+        if steps <= 0 or row.steps == 0:
+            break
+        left = math.inf if count is None else row.epoch + count - max(row.epoch, first)
+        if left <= 0:
+            continue
+        needed = int(min(left, -(-steps // row.steps)))
+        rows.append((row, needed))
+        steps -= needed * row.steps
+        if sum(number for _, number in rows) > MOST_EPOCHS:
+            raise ValueError(f"more than {MOST_EPOCHS:,} epochs")
     return rows

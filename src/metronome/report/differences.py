@@ -55,10 +55,15 @@ def differences(runs: list[Run]) -> Differences:
         members.setdefault(tuple(values[key][i] for key in differing), []).append(run)
     names, usual = short_names(differing), _usual(differing, list(members))
     groups: list[Group] = []
+    rounded = len({tuple(map(shown, group)) for group in members}) == len(members)
     for group in sorted(
         members, key=lambda group: [_order(key, v, members[group]) for key, v in zip(differing, group, strict=True)]
     ):
-        told = [(names[k], v) for k, v in zip(differing, group, strict=True) if k not in usual or v != usual[k]]
+        told = [
+            (names[k], shown(v) if rounded else v)
+            for k, v in zip(differing, group, strict=True)
+            if k not in usual or v != usual[k]
+        ]
         label = ", ".join(f"{name}={value}" for name, value in told) or "most common values"
         if not differing:
             label = members[group][0].experiment
@@ -116,6 +121,13 @@ def _usual(keys: list[str], groups: list[tuple[str, ...]]) -> dict[str, str]:
         return {}
     values = zip(*groups, strict=True)
     return {key: Counter(given).most_common(1)[0][0] for key, given in zip(keys, values, strict=True)}
+
+
+def shown(value: str) -> str:
+    """A value for the eye: numbers that a search has chosen with four digits."""
+    if len(value) <= 6 or not _is_number(value) or float(value).is_integer():
+        return value
+    return f"{float(value):.4g}"
 
 
 def _is_number(value: str) -> bool:

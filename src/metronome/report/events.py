@@ -1,5 +1,6 @@
 """The curves of a run, from TensorBoard's event files."""
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 _HEADER = struct.Struct("<QI")  # the length of a record in bytes, and the checksum of that length
 _CHECKSUM_BYTES = 4  # of the record, behind it
+_MOST_STEPS = 2**53  # from where on floating-point numbers cannot count
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ def _read_file(file: Path, problems: list[str]) -> tuple[float, float, list[tupl
         for record in _records(file.read_bytes()):
             event = event_pb2.Event.FromString(record)  # pyright: ignore
             time = event.wall_time
+            if not (0 <= event.step < _MOST_STEPS and math.isfinite(time)):
+                raise ValueError("a step or a time that cannot be")
             begin = time if begin is None else begin
             last = max(last, time)
             for value in event.summary.value:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from html import escape
 
-from metronome.report.differences import Differences, Group
+from metronome.report.differences import Differences, Group, shown
 from metronome.report.runs import UNFINISHED, Run, dig
 from metronome.report.style import Picture, plain
 from metronome.report.summary import Summary, mean_and_spread
@@ -161,7 +161,7 @@ def _what_differs(differing: Differences) -> str:
     for key in differing.keys:
         values = list(dict.fromkeys(group.values[key] for group in differing.groups))
         more = f" and {len(values) - 30:,} more" if len(values) > 30 else ""
-        rows.append(f"<dt><code>{_e(key)}</code></dt><dd>{_codes(values[:30])}{more}</dd>")
+        rows.append(f"<dt><code>{_e(key)}</code></dt><dd>{_codes(map(shown, values[:30]))}{more}</dd>")
     seeds = sorted({run.seed for group in differing.groups for run in group.runs}, key=lambda s: (len(s), s))
     rows.append(f"<dt>seed</dt><dd>{_codes(seeds[:30])}{' …' if len(seeds) > 30 else ''}</dd>")
     return f"<dl>{''.join(rows)}</dl>"
@@ -221,8 +221,8 @@ def _table(heads: list[tuple[str, str, bool]], rows: list[list[str]]) -> str:
 
 
 def _word(value: str) -> str:
-    shown = value if len(value) <= 60 else value[:58] + "…"
-    return f'<td class="word" data-v="{_e(value)}">{_e(shown)}</td>'
+    short = shown(value if len(value) <= 60 else value[:58] + "…")
+    return f'<td class="word" data-v="{_e(value)}">{_e(short)}</td>'
 
 
 def _cell(value: float | None, spread: float | None = None) -> str:
@@ -230,8 +230,8 @@ def _cell(value: float | None, spread: float | None = None) -> str:
         return '<td data-v=""></td>'
     if not math.isfinite(value):
         return f'<td data-v="">{value}</td>'
-    shown = f" <small>± {_short(spread)}</small>" if spread else ""
-    return f'<td data-v="{value!r}">{_short(value)}{shown}</td>'
+    around = f" <small>± {_short(spread)}</small>" if spread else ""
+    return f'<td data-v="{value!r}">{_short(value)}{around}</td>'
 
 
 def _short(value: float) -> str:

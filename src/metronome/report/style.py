@@ -1,6 +1,7 @@
 """How figures look: colours that all eyes tell apart, and lines and markers that tell the same without colours."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from metronome.report.differences import Group, number_of
 from metronome.report.summary import Summary
@@ -128,8 +129,8 @@ def scale(panel: Axes, which: str, values: list[float], span: float) -> None:
     if is_log:
         (panel.set_xscale if which == "x" else panel.set_yscale)("log")
         axis.set_major_formatter(FuncFormatter(plain))
-        few = max(values) < 10 * min(values)  # one decade has at most two ticks, so that its parts are named too
-        axis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)) if few else NullFormatter())
+        few = max(values) < 200 * min(values)  # so that there may be but one power of ten
+        axis.set_minor_formatter(FuncFormatter(_two_and_five) if few else NullFormatter())
     else:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(FuncFormatter(plain))
@@ -142,6 +143,12 @@ def plain(value: float, position: int | None = None) -> str:
     if abs(value) >= 1e6 or abs(value) < 1e-3:
         return f"{value:.3g}".replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
     return f"{value:,.6g}"
+
+
+def _two_and_five(value: float, position: int | None = None) -> str:
+    """Of the ticks between powers of ten those at 2 and 5."""
+    mantissa = value / 10 ** math.floor(math.log10(value)) if value > 0 else 0.0
+    return plain(float(f"{value:.3g}")) if round(mantissa, 6) in (2, 5) else ""
 
 
 def _rank(summary: Summary, group: Group) -> float:

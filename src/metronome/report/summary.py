@@ -14,16 +14,6 @@ from metronome.report.runs import Run, dig, monitor_of, number
 
 # What is measured of every run: its name with its unit, as in summary.csv, its heading, and what it means.
 MEASURES = {
-    "steps": ("steps", "steps (parameter updates) done"),
-    "epochs": ("epochs", "epochs done, the last with the part of its samples that was seen"),
-    "samples": ("samples", "samples seen"),
-    "fit_seconds": (
-        "fit, s",
-        "seconds of training with its validations; of a run in several starts all, at the speed of the last",
-    ),
-    "seconds_per_epoch": ("s / epoch", "seconds of training by epochs done"),
-    "samples_per_second": ("samples / s", "samples seen by seconds of training, validations included"),
-    "peak_memory_MB": ("memory, MB", "peak memory of the process, or of the GPU where one was used, in 10^6 bytes"),
     "best_value": ("best", "best value of the monitored metric"),
     "best_step": ("best at step", "steps done when the best checkpoint was written"),
     "gap_accuracy": ("gap acc", "train accuracy of the last epoch less test accuracy of the best checkpoint"),
@@ -34,8 +24,18 @@ MEASURES = {
         "the run, by the square root of 2; for noise without a trend it is the noise's standard deviation",
     ),
     "best_epoch": ("epoch of best", "epochs done when val/loss (or what is monitored) was least (or best)"),
+    "steps": ("steps", "steps (parameter updates) done"),
+    "epochs": ("epochs", "epochs done, the last with the part of its samples that was seen"),
+    "samples": ("samples", "samples seen"),
+    "fit_seconds": (
+        "fit, s",
+        "seconds of training with its validations; of a run in several starts all, at the speed of the last",
+    ),
+    "seconds_per_epoch": ("s / epoch", "seconds of training by epochs done"),
+    "samples_per_second": ("samples / s", "samples seen by seconds of training, validations included"),
+    "peak_memory_MB": ("memory, MB", "peak memory of the process, or of the GPU where one was used, in 10^6 bytes"),
 }
-_BEFORE_METRICS = list(MEASURES)[: list(MEASURES).index("gap_accuracy")]
+_BEFORE_METRICS = ("best_value",)  # what was reached comes before what it took
 _STAGES = ("train/", "val/", "test/")
 
 

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from metronome.report.differences import Group, number_of
+from metronome.report.differences import Group, number_of, shown
 from metronome.report.style import MOST, Look, Picture, figure, legend, look, plain, png, scale
 from metronome.report.summary import Summary, mean_and_spread
 
@@ -96,7 +96,7 @@ def _picture(
             scale(panel, "x", places, 10)
             _whole(panel, places)
         else:
-            panel.set_yticks(range(len(categories)), [c if len(c) < 30 else c[:28] + "…" for c in categories])
+            panel.set_yticks(range(len(categories)), [shown(c if len(c) < 30 else c[:28] + "…") for c in categories])
             panel.set_ylim(len(categories) - 0.4, -0.6)
     for panel in panels[len(measures) :]:
         panel.set_visible(False)
@@ -126,7 +126,7 @@ def _title(summary: Summary, key: str, groups: list[Group]) -> str:
     if len(bests) < 2:
         return f"What {key} does"
     value, at = min(bests) if summary.best_is_low else max(bests)
-    at = at if len(at) < 40 else at[:38] + "…"
+    at = shown(at if len(at) < 40 else at[:38] + "…")
     return f"What {key} does: {summary.monitor} is best with {at} ({value:.4g})"
 
 

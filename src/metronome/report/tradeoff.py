@@ -95,7 +95,7 @@ def tradeoff_picture(summary: Summary) -> Picture | str:
     handles = [panels[0].plot([], [], s.marker, color=s.colour, markersize=8)[0] for _, s, _ in points]
     legend(made, handles, labels)
     sign = "≤" if best_is_low else "≥"
-    title = f"Until {tag} {sign} {plain(float(f'{target:.4g}'))}: fewer steps for more samples?"
+    title = f"Until {tag} {sign} {plain(float(f'{target:.4g}'))}{_least(points)}"
     made.suptitle(title, fontsize=12.5)
     drawn = {id(group) for group, _, _ in points}
     missing = [group.label for group, _ in roles.looks if id(group) not in drawn]
@@ -114,6 +114,17 @@ def tradeoff_picture(summary: Summary) -> Picture | str:
         f"{group.label}: {plain(round(fmean([hit.at['steps'] for hit in hits])))} steps" for group, _, hits in points
     )
     return Picture("tradeoff", title, " ".join(filter(None, notes)), alt, png(made))
+
+
+def _least(points: list[tuple[Group, Look, list[Reached]]]) -> str:
+    """Which groups need the fewest steps and samples."""
+    least: dict[str, str] = {}
+    for axis in ("steps", "samples"):
+        known = [([hit.at[axis] for hit in hits if axis in hit.at], group.label) for group, _, hits in points]
+        if means := [(fmean(at), label) for at, label in known if at]:
+            least[axis] = min(means)[1]
+    words = ", ".join(f"fewest {axis} with {label}" for axis, label in least.items())
+    return f": {words}" if words and len(words) < 90 else ""
 
 
 def _best(group: Group, tag: str, best_is_low: bool) -> float | None:
