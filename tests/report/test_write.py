@@ -80,7 +80,7 @@ def test_the_page(sweep: Path) -> None:
     assert page.column(groups, "data.batch_size") == ["4", "8", "16"]
     assert page.column(groups, "runs") == ["2", "2", "2"]
     assert page.column(groups, "status") == ["finished", "1 finished, 1 failed", "1 finished, 1 unfinished"]
-    assert page.column(groups, "best val/loss") == ["0.45 ± 0.07071", "0.8", "1.6"]
+    assert page.column(groups, "best val/loss") == ["0.45 ± 0.071", "0.8", "1.6"]
     assert page.column(groups, "steps") == ["12"] * 3
     assert sorted(page.column(runs, "seed")) == ["0"] * 3 + ["1"] * 3
     assert len(page.column(runs, "folder")) == 6
@@ -191,6 +191,16 @@ def test_a_result_of_odd_things(make_run: MakeRun, tmp_path: Path) -> None:
         )
         (folder / "result.json").write_text(content)
     assert report(tmp_path / "runs").is_file()
+
+
+def test_the_whole_data_set_is_sorted_by_its_samples(
+    make_run: MakeRun, make_plan: Callable[..., Any], tmp_path: Path
+) -> None:
+    make_run("a", ["data.batch_size=full"], config={"data": {"batch_size": "full"}}, points={},
+             the_plan=make_plan(epochs=[(10, 1, 10)]))  # fmt: skip
+    make_run("b", ["data.batch_size=4"], points={})
+    text = report(tmp_path / "runs").read_text()
+    assert re.findall('<td class="word" data-v="([0-9]+)">(4|full)</td>', text) == [("10", "full"), ("4", "4")]
 
 
 def test_runs_without_logs(make_run: MakeRun, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from html import escape
 
-from metronome.report.differences import Differences, Group, shown
+from metronome.report.differences import Differences, Group, number_of, shown
 from metronome.report.runs import UNFINISHED, Run, dig
 from metronome.report.style import Picture, plain
 from metronome.report.summary import Summary, mean_and_spread
@@ -185,8 +185,8 @@ def _table_of_groups(summary: Summary) -> str:
     heads = [*((key, "", True) for key in keys), ("runs", "runs in the group", False), ("status", "", True)]
     heads += [(column.title, column.meaning, False) for column in summary.columns]
     rows: list[list[str]] = []
-    for group in summary.differences.groups or []:
-        cells = [_word(group.values[key]) for key in keys] or []
+    for group in summary.differences.groups:
+        cells = [_value(key, group.values[key], group.runs[0]) for key in keys]
         cells += [_cell(float(len(group.runs))), _word(_status(group))]
         for column in summary.columns:
             values = summary.values(column.name, group.measured)
@@ -203,7 +203,7 @@ def _table_of_runs(summary: Summary) -> str:
     heads.append(("folder", "", True))
     rows: list[list[str]] = []
     for i, run in enumerate(summary.runs):
-        cells = [_word(values[id(run)][key]) for key in keys] + [_word(run.seed), _word(run.status)]
+        cells = [_value(key, values[id(run)][key], run) for key in keys] + [_word(run.seed), _word(run.status)]
         cells += [_cell(column.values[i]) for column in summary.columns]
         rows.append([*cells, f'<td class="word folder" title="{_e(run.name)}">{_e(run.name)}</td>'])
     return _table(heads, rows)
@@ -220,9 +220,15 @@ def _table(heads: list[tuple[str, str, bool]], rows: list[list[str]]) -> str:
     return f'<div class="table"><table class="sortable">{head}<tbody>\n{body}\n</tbody></table></div>\n'
 
 
-def _word(value: str) -> str:
+def _word(value: str, sorted_by: str | None = None) -> str:
     short = shown(value if len(value) <= 60 else value[:58] + "…")
-    return f'<td class="word" data-v="{_e(value)}">{_e(short)}</td>'
+    return f'<td class="word" data-v="{_e(value if sorted_by is None else sorted_by)}">{_e(short)}</td>'
+
+
+def _value(key: str, value: str, run: Run) -> str:
+    """A differing value; one that stands for a number is sorted by it."""
+    size = number_of(key, value, run)
+    return _word(value) if size is None else _word(value, f"{size:.17g}")
 
 
 def _cell(value: float | None, spread: float | None = None) -> str:
@@ -230,7 +236,7 @@ def _cell(value: float | None, spread: float | None = None) -> str:
         return '<td data-v=""></td>'
     if not math.isfinite(value):
         return f'<td data-v="">{value}</td>'
-    around = f" <small>± {_short(spread)}</small>" if spread else ""
+    around = f" <small>± {plain(float(f'{spread:.2g}'))}</small>" if spread else ""
     return f'<td data-v="{value!r}">{_short(value)}{around}</td>'
 
 

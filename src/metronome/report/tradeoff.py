@@ -102,9 +102,12 @@ def tradeoff_picture(summary: Summary) -> Picture | str:
     notes = [
         f"The target is the best {tag} that three quarters of the {len(bests)} groups reach, by the median over seeds; "
         "where a run reaches it is taken on the straight line between two validations.",
-        "With the batch size S falls and E grows, near (S/Smin − 1)(E/Emin − 1) = 1, by McCandlish et al. 2018 "
-        "(arXiv 1812.06162); these are the measured points.",
     ]
+    if "data.batch_size" in summary.differences.keys:
+        notes.append(
+            "With larger batches the steps S fall and the samples E grow, by McCandlish et al. 2018 (arXiv 1812.06162) "
+            "about as (S/Smin − 1)(E/Emin − 1) = 1; these are the measured points."
+        )
     if any(hit.at_once for _, _, hits in points for hit in hits):
         notes.append("Hollow: reached at the first validation already, so perhaps earlier.")
     if missing:
