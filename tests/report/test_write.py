@@ -203,6 +203,13 @@ def test_the_whole_data_set_is_sorted_by_its_samples(
     assert re.findall('<td class="word" data-v="([0-9]+)">(4|full)</td>', text) == [("10", "full"), ("4", "4")]
 
 
+def test_names_that_differ_in_a_sign_have_a_file_each(make_run: MakeRun, tmp_path: Path) -> None:
+    curve = [(0, 1.0, 1001.0), (1, 0.5, 1002.0)]
+    make_run("a", points={"val/loss": curve, "val_loss": curve, "val.loss": curve})
+    names = {path.name for path in report(tmp_path / "runs").parent.glob("*.png")}
+    assert names == {"curves_val_loss.png", "curves_val_loss_.png", "curves_val_loss__.png"}
+
+
 def test_runs_without_logs(make_run: MakeRun, tmp_path: Path) -> None:
     for seed in (0, 1):
         make_run(str(seed), seed=seed, points={})

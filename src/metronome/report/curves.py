@@ -14,10 +14,24 @@ from metronome.report.axes import AXES
 from metronome.report.differences import Group
 from metronome.report.events import Curve
 from metronome.report.runs import Run, is_rate
-from metronome.report.style import OTHERS, Cast, Look, Picture, cast, figure, legend, plain, png, scale
+from metronome.report.style import (
+    OTHERS,
+    Cast,
+    Look,
+    Picture,
+    cast,
+    figure,
+    file_name,
+    headline,
+    legend,
+    plain,
+    png,
+    scale,
+)
 from metronome.report.summary import Summary, best_point
 
 MOST_POINTS = 400  # of a curve; more are averaged in buckets
+BATCH_SIZE = "batch size"  # drawn like a metric
 _NO_CURVE = ("epoch", "hp_metric")
 _SMOOTHED_FROM = 60  # points of a train/ curve, from which on its running mean is drawn over it
 _LOG_SPAN = 10**1.5
@@ -49,14 +63,16 @@ def curve_pictures(summary: Summary) -> list[Picture]:
     batches = {id(run): batch_sizes(run) for run in with_curves}
     if any(len(set(curve.values)) > 1 for curve in batches.values() if curve is not None):
         known = {run: curve for run, curve in batches.items() if curve is not None}
-        pictures.append(_picture(summary, roles, "batch size", known))
+        pictures.append(_picture(summary, roles, BATCH_SIZE, known))
     return pictures
 
 
 def batch_sizes(run: Run) -> Curve | None:
     """The samples in the batch of each step that something was logged at."""
+    if run.course is None:
+        return None
     logged = max(run.curves.values(), key=lambda curve: len(curve.steps))
-    return None if run.course is None else Curve(logged.steps, run.course.batch_size_at(logged.steps), logged.seconds)
+    return Curve(logged.steps, run.course.batch_size_at(logged.steps).astype(float), logged.seconds)
 
 
 def positions(run: Run, curve: Curve) -> dict[str, np.ndarray]:
@@ -107,66 +123,82 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _picture(summary: Summary, roles: Cast, tag: str, curves: dict[int, Curve]) -> Picture:
-    lines = {id(group): _lines(group, curves) for group, _ in roles.looks}
+    """One metric on four axes."""
+    told_apart = [(group, look, _lines(group, curves)) for group, look in roles.looks]
+    told_apart = [(group, look, lines) for group, look, lines in told_apart if lines]
     grey = [line for group in roles.others for line in _lines(group, curves)]
-    smooth = tag.startswith("train/") and any(
-        len(line.values) >= _SMOOTHED_FROM for group_lines in lines.values() for line in group_lines
-    )
-    is_low = _is_low(summary, tag)
-    drawn = [(group.label, style) for group, style in roles.looks if lines[id(group)]]
-    handles = [Line2D([], [], color=style.colour, linestyle=style.line, linewidth=2) for _, style in drawn]
-    labels = [label for label, _ in drawn]
+    strong = [line for _, _, lines in told_apart for line in lines]
+    smooth = tag.startswith("train/") and any(_smoothed(line.values) is not line.values for line in strong)
+
+    handles = [Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2) for _, look, _ in told_apart]
+    labels = [group.label for group, _, _ in told_apart]
     if grey:
         handles.append(Line2D([], [], color=OTHERS))
         labels.append(f"{len(roles.others):,} others")
     made, panels = figure(2, 2, 6.2, labels, sharey=True)
-    shown = [line for group_lines in lines.values() for line in group_lines] + grey
-    top = _top(shown)
-    seeds = False
     for panel, axis in zip(panels, AXES, strict=True):
         segments = [np.column_stack([line.xs[axis], line.values]) for line in grey if axis in line.xs]
         panel.add_collection(LineCollection(segments, colors=OTHERS, linewidths=0.7, zorder=1))
-        for group, style in roles.looks:
-            for line in lines[id(group)]:
-                if axis in line.xs:
-                    _draw(panel, line.xs[axis], line, style, smooth)
-                    seeds = seeds or line.low is not None
+        for group, look, lines in told_apart:
+            for line in lines:
+                _draw(panel, axis, line, look, smooth)
             if axis == "epochs" and tag == "val/loss":
-                _mark_best(panel, group, style)
-        ends = [float(line.xs[axis][-1]) for line in shown if axis in line.xs]
-        if not ends:
-            panel.text(0.5, 0.5, "not known: the runs left no plan", ha="center", transform=panel.transAxes)
-        scale(panel, "x", [end for end in ends if end > 0], 12)
-        panel.autoscale_view()
-        if panel.get_xscale() == "linear":
-            panel.set_xlim(left=0)
-        panel.set_xlabel(AXES[axis])
-    shown = [line for line in shown if np.isfinite(line.values).any()]
-    finite = np.concatenate([line.values[np.isfinite(line.values)] for line in shown] or [np.zeros(0)])
-    scale(panels[0], "y", [float(finite.min()), float(min(finite.max(), top))] if len(finite) else [], _LOG_SPAN)
-    if len(finite) and finite.max() > top:
-        panels[0].set_ylim(top=top)
-    if smooth and panels[0].get_yscale() == "log" and (bottom := _bottom(shown, smooth)) > 0:
-        panels[0].set_ylim(bottom=max(bottom / 4, panels[0].get_ylim()[0]))
+                _mark_best(panel, group, look)
+        _scale_x(panel, axis, strong + grey)
+    top = _scale_y(panels[0], strong + grey, smooth)
     for panel in panels[::2]:
-        panel.set_ylabel(tag if tag != "batch size" else "samples in a batch")
+        panel.set_ylabel("samples in a batch" if tag == BATCH_SIZE else tag)
     legend(made, handles, labels)
-    title = _title(tag, lines, roles, is_low)
-    made.suptitle(title, fontsize=12.5)
-    notes = [roles.why]
-    if seeds:
-        notes.append("Lines are means over seeds, bands go from the least to the largest.")
-    if smooth:
-        notes.append("Pale: as logged; strong: a running mean over a tenth of the run.")
-    if any(len(curve.steps) > MOST_POINTS for curve in curves.values()):
-        notes.append(f"Curves of more than {MOST_POINTS} points are averaged to {MOST_POINTS}.")
-    if tag == "val/loss":
-        notes.append("Large markers: the least val/loss of each run, over epochs.")
-    if len(finite) and finite.max() > top:
-        notes.append(f"Values above {plain(top)} are not shown.")
-    name = "curves_" + "".join(c if c.isalnum() else "_" for c in tag)
+    title = _title(tag, told_apart, _is_low(summary, tag))
+    headline(made, title)
+
+    notes = {
+        roles.why: True,
+        "Lines are means over seeds, bands go from the least to the largest.": any(ln.low is not None for ln in strong),
+        "Pale: as logged; strong: a running mean over a tenth of the run.": smooth,
+        f"Curves of more than {MOST_POINTS} points are averaged to {MOST_POINTS}.": any(
+            len(curve.steps) > MOST_POINTS for curve in curves.values()
+        ),
+        "Large markers: the least val/loss of each run, over epochs.": tag == "val/loss",
+        f"Values above {plain(top)} are not shown.": math.isfinite(top),
+    }
+    caption = " ".join(note for note, applies in notes.items() if note and applies)
     alt = f"{title}. Four panels show {tag} against steps, epochs, samples and seconds for: {'; '.join(labels)}."
-    return Picture(name, title, " ".join(filter(None, notes)), alt, png(made))
+    return Picture(file_name("curves", tag), title, caption, alt, png(made))
+
+
+def _scale_x(panel: Axes, axis: str, lines: list[Line]) -> None:
+    """Logarithmic where runs end at very different places, so that the short ones can be seen too."""
+    ends = [float(line.xs[axis][-1]) for line in lines if axis in line.xs]
+    if not ends:
+        panel.text(0.5, 0.5, "not known: the runs left no plan", ha="center", transform=panel.transAxes)
+    scale(panel, "x", [end for end in ends if end > 0], 12)
+    panel.autoscale_view()
+    if panel.get_xscale() == "linear":
+        panel.set_xlim(left=0)
+    panel.set_xlabel(AXES[axis])
+
+
+def _scale_y(panel: Axes, lines: list[Line], smooth: bool) -> float:
+    """Logarithmic where values span much. Returns what is cut off above, infinity if nothing is.
+
+    Runs that diverge would press all others flat: where values go far beyond what most curves have at most, the axis
+    ends well above that. A noisy curve may go below the axis with single low values.
+    """
+    most = [float(np.nanmax(line.values[np.isfinite(line.values)])) for line in lines if np.isfinite(line.values).any()]
+    if not most:
+        return math.inf
+    usual = median(most)
+    top = 10 * usual if usual > 0 and max(most) > 1000 * usual else math.inf
+    least = min(float(np.min(line.values[np.isfinite(line.values)], initial=math.inf)) for line in lines)
+    scale(panel, "y", [least, min(max(most), top)], _LOG_SPAN)
+    if top < math.inf:
+        panel.set_ylim(top=top)
+    if smooth and panel.get_yscale() == "log":
+        strong = [_smoothed(line.values) for line in lines]
+        bottom = min(float(np.min(values[np.isfinite(values)], initial=math.inf)) for values in strong)
+        panel.set_ylim(bottom=max(bottom / 4, panel.get_ylim()[0]))
+    return top
 
 
 def _lines(group: Group, curves: dict[int, Curve]) -> list[Line]:
@@ -178,7 +210,10 @@ def _lines(group: Group, curves: dict[int, Curve]) -> list[Line]:
     return lines + [line_of([run], [curves[id(run)]]) for run in alone]
 
 
-def _draw(panel: Axes, x: np.ndarray, line: Line, style: Look, smooth: bool) -> None:
+def _draw(panel: Axes, axis: str, line: Line, style: Look, smooth: bool) -> None:
+    if axis not in line.xs:
+        return
+    x = line.xs[axis]
     if line.low is not None and line.high is not None:
         panel.fill_between(x, line.low, line.high, color=style.colour, alpha=0.14, linewidth=0, zorder=2)
     values = line.values
@@ -206,27 +241,16 @@ def _mark_best(panel: Axes, group: Group, style: Look) -> None:
             )
 
 
-def _top(lines: list[Line]) -> float:
-    """Where the y axis ends when some runs diverge: well above what most curves have, if values go far beyond."""
-    most = [float(v.max()) for line in lines if len(v := line.values[np.isfinite(line.values)])]
-    usual = median(most) if most else 0.0
-    return 10 * usual if usual > 0 and max(most) > 1000 * usual else math.inf
-
-
-def _bottom(lines: list[Line], smooth: bool) -> float:
-    """The least value of what is drawn strongly: single low values of a noisy curve may go below the axis."""
-    return min(float(np.nanmin(_smoothed(line.values) if smooth else line.values)) for line in lines)
-
-
-def _title(tag: str, lines: dict[int, list[Line]], roles: Cast, is_low: bool | None) -> str:
-    ends: list[tuple[float, str]] = []
-    for group, _ in roles.looks:
-        for line in lines[id(group)][:1]:
-            if np.isfinite(line.values).any() and is_low is not None:
-                ends.append((float(np.nanmin(line.values) if is_low else np.nanmax(line.values)), group.label))
-    if len(ends) < 2 or tag.startswith("train/"):
+def _title(tag: str, told_apart: list[tuple[Group, Look, list[Line]]], is_low: bool | None) -> str:
+    """Which group comes farthest, where that can be said; noise says it of the training."""
+    bests: list[tuple[float, str]] = []
+    for group, _, lines in told_apart:
+        finite = lines[0].values[np.isfinite(lines[0].values)]
+        if len(finite) and is_low is not None:
+            bests.append((float(finite.min() if is_low else finite.max()), group.label))
+    if len(bests) < 2 or tag.startswith("train/"):
         return f"{tag} against steps, epochs, samples and seconds"
-    value, label = min(ends) if is_low else max(ends)
+    value, label = min(bests) if is_low else max(bests)
     label = label if len(label) < 50 else label[:48] + "…"
     return f"{tag}: {'lowest' if is_low else 'highest'} with {label} ({value:.4g})"
 

@@ -100,12 +100,23 @@ def figure(
     return made, list(panels.flat)
 
 
+def file_name(kind: str, of: str) -> str:
+    """The name of a figure's file, without its end, in letters that every system takes."""
+    return f"{kind}_" + "".join(letter if letter.isalnum() else "_" for letter in of)
+
+
 def png(made: Figure) -> bytes:
     """Drawn, as a file."""
     content = io.BytesIO()
     with rc_context(_SETTINGS):
         made.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
+
+
+def headline(made: Figure, title: str) -> None:
+    """The title of the whole figure."""
+    with rc_context(_SETTINGS):
+        made.suptitle(title)
 
 
 def legend(made: Figure, handles: list[Any], labels: list[str]) -> None:

@@ -7,7 +7,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from metronome.report.differences import Group, number_of, shown
-from metronome.report.style import MOST, Look, Picture, figure, legend, look, plain, png, scale
+from metronome.report.style import MOST, Look, Picture, figure, file_name, headline, legend, look, plain, png, scale
 from metronome.report.summary import Summary, mean_and_spread
 
 MOST_PANELS = 12
@@ -79,13 +79,15 @@ def _picture(
     columns = min(3, len(measures))
     rows = -(-len(measures) // columns)
     tall = 2.35 if categories is None else max(2.0, 0.9 + 0.27 * len(categories))
-    apart = len(series) <= MOST
+    combinations, apart = len(series), len(series) <= MOST
+    if not apart:
+        series = [Series("", [at for one in series for at in one.at], groups)]
     labels = [one.label for one in series] if apart and len(series) > 1 else []
     made, panels = figure(rows, columns, rows * tall + 0.5, labels, sharey=categories is not None)
     for panel, measure in zip(panels, measures, strict=False):
         values: list[float] = []
         for i, one in enumerate(series):
-            style = look(i) if apart else look(0)
+            style = look(i)
             shift = 0.0 if categories is None or not apart else (i - (len(series) - 1) / 2) * 0.6 / len(series)
             values += _draw(summary, panel, measure, one, style, categories is not None, shift, apart)
         # A gap may be on both sides of 0, so it is never shown by its logarithm.
@@ -102,7 +104,7 @@ def _picture(
         panel.set_visible(False)
     unit = " (samples)" if key == "data.batch_size" else ""
     title = _title(summary, key, groups)
-    made.suptitle(title, fontsize=12.5)
+    headline(made, title)
     if categories is None:
         for panel in panels[max(0, len(measures) - columns) : len(measures)]:
             panel.set_xlabel(f"{key}{unit}")
@@ -111,13 +113,12 @@ def _picture(
         "Each small point is a run; the large ones are means, with one standard deviation over seeds to each side."
     ]
     if not apart:
-        notes.append(f"The {len(series):,} combinations of the other values are not told apart.")
+        notes.append(f"The {combinations:,} combinations of the other values are not told apart.")
     if categories is not None and of_categories > len(categories):
         notes.append(f"The first {len(categories)} of {of_categories} values.")
     named = ", ".join(_UNITS.get(measure, measure) for measure in measures)
     alt = f"{title}: {named}." + (f" One line for each of {'; '.join(labels)}." if labels else "")
-    name = "sweep_" + "".join(c if c.isalnum() else "_" for c in key)
-    return [Picture(name, title, " ".join(notes), alt, png(made))]
+    return [Picture(file_name("sweep", key), title, " ".join(notes), alt, png(made))]
 
 
 def _title(summary: Summary, key: str, groups: list[Group]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from metronome.report.curves import positions
 from metronome.report.differences import Group
 from metronome.report.runs import Run
-from metronome.report.style import Look, Picture, cast, figure, legend, plain, png, scale
+from metronome.report.style import Look, Picture, cast, figure, headline, legend, plain, png, scale
 from metronome.report.summary import Summary
 
 PART = 0.75  # of the groups reach the target
@@ -96,7 +96,7 @@ def tradeoff_picture(summary: Summary) -> Picture | str:
     legend(made, handles, labels)
     sign = "≤" if best_is_low else "≥"
     title = f"Until {tag} {sign} {plain(float(f'{target:.4g}'))}{_least(points)}"
-    made.suptitle(title, fontsize=12.5)
+    headline(made, title)
     drawn = {id(group) for group, _, _ in points}
     missing = [group.label for group, _ in roles.looks if id(group) not in drawn]
     notes = [

@@ -57,7 +57,12 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     ]
     heading = title or "Runs in " + ", ".join(path.resolve().name for path in places)
     html = page(heading, summary, unread, sections, __version__)
-    files = {f"{picture.name}.png": picture.png for picture in (*curves, *sweeps, *drawn)}
+    files: dict[str, bytes] = {}
+    for picture in (*curves, *sweeps, *drawn):
+        name = picture.name
+        while f"{name}.png" in files:  # val/loss and val_loss
+            name += "_"
+        files[f"{name}.png"] = picture.png
     files |= {SUMMARY_FILE: to_csv(summary).encode(), REPORT_FILE: html.encode()}
     write_folder(folder, files)
     return folder / REPORT_FILE
