@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 from jobs import SEED, Data, Net, X, Y, fit, weights
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata
 from torch import Tensor
 from torchmetrics import MeanMetric
 
 from metronome.training.nonfinite import Watch
+from metronome.training.results import Logged
 from metronome.training.seeds import epoch_order
 
 LAYOUTS = pytest.mark.parametrize(
@@ -238,3 +240,28 @@ def test_a_value_logged_between_steps_is_left_alone() -> None:
             assert self.trainer.callback_metrics["batch_idx"] == batch_idx
 
     fit(model=Between(), accumulate_grad_batches=3, max_epochs=1)
+
+
+def test_a_value_is_moved_only_where_it_has_to_be() -> None:
+    """Lightning's walk over all there is of a logged value, at each log, takes a third of a small step."""
+    walks = []
+
+    class Walked(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            (metric,) = self.trainer.fit_loop.epoch_loop._results.values()
+            walks.append(type(metric))
+            return loss
+
+    fit(model=Walked(), max_epochs=1)
+    assert set(walks) == {Logged}
+
+    mean = Logged(_Metadata("fx", "x", on_epoch=True, reduce_fx=torch.mean), is_tensor=True)
+    here, there = torch.device("cpu"), torch.device("meta")
+    before = mean.value
+    assert mean.to(here) is mean
+    assert mean.value is before
+    assert mean.is_on(here)
+    assert not mean.is_on(there)
+    mean.to(there)
+    assert (mean.value.device, mean.cumulated_batch_size.device) == (there, there)

@@ -198,7 +198,8 @@ def one_line(error: BaseException) -> str:
 
 def _missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
-    options = f"there are: {', '.join(sorted(error.options))}" if error.options else ""
+    names = sorted(set(error.options or ()) - {"base"})  # which only the others build on
+    options = f"there are: {', '.join(names)}" if names else ""
     packages = "others come with: pip install -e '.[sweeps]'" if group in ("hydra/sweeper", "hydra/launcher") else ""
     if not group or not (options or packages):
         return one_line(error)
