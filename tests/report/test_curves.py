@@ -9,7 +9,7 @@ import pytest
 from metronome.report.curves import Line, curve_pictures, line_of, running_mean, thin
 from metronome.report.differences import differences
 from metronome.report.runs import read_runs
-from metronome.report.style import MOST, cast
+from metronome.report.style import MOST, cast, plain
 from metronome.report.summary import Summary, summarize
 
 
@@ -97,3 +97,11 @@ def test_values_of_all_kinds_are_drawn(bad: float, make_run: Callable[..., Path]
     make_run("b", points={"train/loss": [(i, bad, 1000.0) for i in range(5)]}, seed=1)
     (picture,) = curve_pictures(summary_of(tmp_path / "runs"))
     assert picture.png.startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0, "0"), (12_500, "12,500"), (0.05, "0.05"), (2e-6, "2e-6"), (3e6, "3e6"), (1.5e12, "1.5e12"), (-0.25, "-0.25")],
+)
+def test_plain(value: float, written: str) -> None:
+    assert plain(value) == written

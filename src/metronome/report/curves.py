@@ -126,7 +126,8 @@ def _picture(summary: Summary, roles: Cast, tag: str, curves: dict[int, Curve]) 
     """One metric on four axes."""
     told_apart = [(group, look, _lines(group, curves)) for group, look in roles.looks]
     told_apart = [(group, look, lines) for group, look, lines in told_apart if lines]
-    grey = [line for group in roles.others for line in _lines(group, curves)]
+    others = [lines for group in roles.others if (lines := _lines(group, curves))]
+    grey = [line for lines in others for line in lines]
     strong = [line for _, _, lines in told_apart for line in lines]
     smooth = tag.startswith("train/") and any(_smoothed(line.values) is not line.values for line in strong)
 
@@ -134,7 +135,7 @@ def _picture(summary: Summary, roles: Cast, tag: str, curves: dict[int, Curve]) 
     labels = [group.label for group, _, _ in told_apart]
     if grey:
         handles.append(Line2D([], [], color=OTHERS))
-        labels.append(f"{len(roles.others):,} others")
+        labels.append(f"{len(others):,} others")
     made, panels = figure(2, 2, 6.2, labels, sharey=True)
     for panel, axis in zip(panels, AXES, strict=True):
         segments = [np.column_stack([line.xs[axis], line.values]) for line in grey if axis in line.xs]

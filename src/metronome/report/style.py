@@ -10,7 +10,7 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from metronome.report.differences import Group, number_of
 from metronome.report.summary import Summary
@@ -140,8 +140,7 @@ def scale(panel: Axes, which: str, values: list[float], span: float) -> None:
     if is_log:
         (panel.set_xscale if which == "x" else panel.set_yscale)("log")
         axis.set_major_formatter(FuncFormatter(plain))
-        few = max(values) < 200 * min(values)  # so that there may be but one power of ten
-        axis.set_minor_formatter(FuncFormatter(_two_and_five) if few else NullFormatter())
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: _between_powers(value, *axis.get_view_interval())))
     else:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axis.set_major_formatter(FuncFormatter(plain))
@@ -156,9 +155,11 @@ def plain(value: float, position: int | None = None) -> str:
     return f"{value:,.6g}"
 
 
-def _two_and_five(value: float, position: int | None = None) -> str:
-    """Of the ticks between powers of ten those at 2 and 5."""
-    mantissa = value / 10 ** math.floor(math.log10(value)) if value > 0 else 0.0
+def _between_powers(value: float, low: float, high: float) -> str:
+    """Of the ticks between powers of ten those at 2 and 5, on an axis so short that it may have but one power."""
+    if not 0 < low < high < 200 * low or value <= 0:
+        return ""
+    mantissa = value / 10 ** math.floor(math.log10(value))
     return plain(float(f"{value:.3g}")) if round(mantissa, 6) in (2, 5) else ""
 
 
