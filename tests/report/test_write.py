@@ -86,7 +86,7 @@ def test_the_page(sweep: Path) -> None:
     assert len(page.column(runs, "folder")) == 6
     assert "the &lt;b&gt;loss&lt;/b&gt; is not finite" in page.text
     assert "unfinished (it runs, or was cut off)</strong> after 6 steps" in page.text
-    assert page.tags.count("img") == page.text.count("data:image/png;base64,") == 4
+    assert page.tags.count("img") == page.text.count("data:image/png;base64,") == 5
     assert page.text.count('alt="') == 4
     files = {path.name for path in written.parent.iterdir()}
     assert files == {

@@ -8,6 +8,7 @@ from pathlib import Path
 from metronome import __version__
 from metronome.report.curves import curve_pictures
 from metronome.report.differences import differences
+from metronome.report.fitting import fitting_picture
 from metronome.report.page import GENERATOR, page
 from metronome.report.runs import REPORT_FILE, common_folder, read_runs
 from metronome.report.style import Picture
@@ -47,18 +48,20 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     curves = curve_pictures(summary)
     sweeps = sweep_pictures(summary)
     tradeoff = tradeoff_picture(summary)
+    fitting = [picture for picture in [fitting_picture(summary)] if picture is not None]
     without = sum(not run.curves for run in runs)
     words = f"{without:,} of {len(runs):,} runs left no TensorBoard events, and have no curves." if without else ""
     drawn = [tradeoff] if isinstance(tradeoff, Picture) else []
     sections = [
         ("Curves", words, curves),
+        *([("Training against validation", "", fitting)] if fitting else []),
         *([("What the swept values do", "", sweeps)] if sweeps else []),
         ("Time against work", "" if drawn else str(tradeoff), drawn),
     ]
     heading = title or "Runs in " + ", ".join(path.resolve().name for path in places)
     html = page(heading, summary, unread, sections, __version__)
     files: dict[str, bytes] = {}
-    for picture in (*curves, *sweeps, *drawn):
+    for picture in (*curves, *fitting, *sweeps, *drawn):
         name = picture.name
         while f"{name}.png" in files:  # val/loss and val_loss
             name += "_"
@@ -110,5 +113,5 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
                 folder.rmdir()
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder with --out") from error
     for stale in folder.glob("*.png"):
-        if stale.name not in files and stale.name.startswith(("curves_", "sweep_", "tradeoff")):
+        if stale.name not in files and stale.name.startswith(("curves_", "fitting", "sweep_", "tradeoff")):
             stale.unlink(missing_ok=True)
