@@ -1,5 +1,6 @@
 """README, followed to the letter."""
 
+import doctest
 import re
 import shlex
 import shutil
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 from commands import PROJECT, Commands, run_apart
 
+from metronome.units import BatchSchedule, Duration, Plan
+
 README = (PROJECT / "README.md").read_text()
+GUIDES = [PROJECT / "README.md", *sorted(PROJECT.glob("[cs]*/**/README.md"))]
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -45,19 +49,38 @@ def test_make_it_yours(tmp_path: Path) -> None:
     assert done.result["metrics"]["test/acc"] > 0.9
 
 
-@pytest.mark.parametrize("line", [line for block in blocks("bash")[1:] for line in block.splitlines()])
+def commands_in(text: str) -> list[str]:
+    """The lines of a guide that compose a configuration."""
+    lines = [line for block in blocks("bash", text) for line in block.splitlines()]
+    return [line for line in lines if re.match(r"python scripts/(train|plan)\.py (?!--help|.*=mine)", line)]
+
+
+@pytest.mark.parametrize("line", sorted({line for guide in GUIDES for line in commands_in(guide.read_text())}))
 def test_every_command_is_understood(line: str, commands: Commands) -> None:
     """Composed, not run: what the examples override is there."""
     words = shlex.split(line, comments=True)
-    if words[0] != "python" or "--help" in words or "<run>" in line or "mine" in line:
-        return
     overrides = [word for word in words[2:] if word != "-m"]
     overrides = [re.sub(r"=(\w+),.*", r"=\1", override) for override in overrides]
     done = commands(Path(words[1]).stem, "--cfg", "job", *overrides)
     assert done.code == 0, done.err
 
 
-@pytest.mark.parametrize("path", [PROJECT / "README.md", *sorted(PROJECT.glob("[cs]*/**/README.md"))], ids=str)
+def test_the_guide_to_units() -> None:
+    """Its Python gives what it says, and its plans are those of the numbers it names."""
+    guide = (PROJECT / "src/metronome/units/README.md").read_text()
+    examples = doctest.DocTestParser().get_doctest(*blocks("python", guide), {}, "guide", None, None)  # pyright: ignore
+    assert doctest.DocTestRunner().run(examples) == (0, 3)
+    schedule = BatchSchedule.of(32, 1257, {"factor": 2, "every": "5 epochs"})
+    grown = Plan.make(1257, schedule, budgets=[Duration.parse("30 epochs")]).text().splitlines()
+    (shown,) = re.findall(r"```\n(epochs 0-4.*?)```", guide, flags=re.DOTALL)
+    assert shown.splitlines() == [line for line in grown if line.startswith("epochs ")][:3]
+    plan = Plan.make(1257, BatchSchedule(64), budgets=[Duration.parse("15 epochs")])
+    durations = re.findall(r"^\| `(?:\S+?=)\"?([\w. %]+?)\"?`(?: \(.*?\))? \| (\d+)", guide, flags=re.MULTILINE)
+    assert [plan.steps(written) for written, _ in durations if written != "10"] == [40, 478, 15, 100]
+    assert [int(steps) for _, steps in durations] == [40, 478, 15, 100, 10]
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=str)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
