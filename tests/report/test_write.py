@@ -87,7 +87,7 @@ def test_the_page(sweep: Path) -> None:
     assert "the &lt;b&gt;loss&lt;/b&gt; is not finite" in page.text
     assert "unfinished (it runs, or was cut off)</strong> after 6 steps" in page.text
     assert page.tags.count("img") == page.text.count("data:image/png;base64,") == 5
-    assert page.text.count('alt="') == 4
+    assert page.text.count('alt="') == 5
     files = {path.name for path in written.parent.iterdir()}
     assert files == {
         "report.html", "summary.csv", "curves_train_loss.png", "curves_val_loss.png", "sweep_data_batch_size.png",
