@@ -91,7 +91,7 @@ def test_the_page(sweep: Path) -> None:
     files = {path.name for path in written.parent.iterdir()}
     assert files == {
         "report.html", "summary.csv", "curves_train_loss.png", "curves_val_loss.png", "sweep_data_batch_size.png",
-        "tradeoff.png",
+        "tradeoff.png", "fitting.png",
     }  # fmt: skip
 
 
