@@ -68,7 +68,16 @@ def test_a_run_without_a_result(make_run: Callable[..., Path], make_plan: Callab
     found = {name: value for name, value in row.items() if value is not None}
     assert found == {
         "steps": 5, "epochs": 1.8, "samples": 18, "train/loss": 0.5, "val/loss": 0.75, "best_epoch": 1,
+        "best_value": 0.75, "best_step": 3,
     }  # fmt: skip
+
+
+def test_a_run_that_monitors_nothing(make_run: Callable[..., Path]) -> None:
+    """Its best is the least val/loss of its curve: 0.25 after 9 steps."""
+    (run,) = read(make_run("a", best=None, config={"callbacks": {"checkpoint": {"monitor": None, "mode": "max"}}}))
+    assert (run.monitor, run.best_is_low) == ("val/loss", True)
+    row = measure(run)
+    assert (row["best_value"], row["best_step"], row["best_epoch"]) == (0.25, 9, 3)
 
 
 def test_words_for_numbers(make_run: Callable[..., Path]) -> None:

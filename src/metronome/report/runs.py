@@ -18,6 +18,7 @@ CONFIG_FILE, RESULT_FILE, PLAN_FILE, REPORT_FILE = "config.yaml", "result.json",
 UNFINISHED = "unfinished"  # it runs, or was cut off: it has left no result
 
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is there
+_VALIDATED = "val/loss"
 
 
 @dataclass(eq=False)
@@ -73,12 +74,17 @@ class Run:
 
     @property
     def monitor(self) -> str | None:
-        """The metric that decides which checkpoint is best."""
+        """The metric that decides which checkpoint is best; where none does, the loss of the validation."""
         name = dig(self.result, "best", "monitor") or dig(self.config, "callbacks", "checkpoint", "monitor")
-        return None if name is None else str(name)
+        if name is None:
+            return _VALIDATED if _VALIDATED in self.curves or _VALIDATED in self.metrics else None
+        return str(name)
 
     @property
     def best_is_low(self) -> bool:
+        """Whether a low value of it is a good one."""
+        if dig(self.config, "callbacks", "checkpoint", "monitor") is None and self.monitor == _VALIDATED:
+            return True
         return dig(self.config, "callbacks", "checkpoint", "mode") != "max"
 
 

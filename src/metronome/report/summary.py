@@ -15,9 +15,9 @@ from metronome.report.runs import Run, dig, monitor_of, number
 # What is measured of every run: its name with its unit, as in summary.csv, its heading, and what it means.
 MEASURES = {
     "best_value": ("best", "best value of the monitored metric"),
-    "best_step": ("best at step", "steps done when the best checkpoint was written"),
-    "gap_accuracy": ("gap acc", "train accuracy of the last epoch less test accuracy of the best checkpoint"),
-    "gap_loss": ("gap loss", "test loss of the best checkpoint less mean train loss of the last epoch"),
+    "best_step": ("best at step", "steps done when the metric was best"),
+    "gap_accuracy": ("gap acc", "train accuracy of the last epoch less test accuracy"),
+    "gap_loss": ("gap loss", "test loss less mean train loss of the last epoch"),
     "roughness": (
         "roughness",
         "of the logged train/loss: standard deviation of the differences between neighbours over the second half of "
@@ -101,6 +101,9 @@ def measure(run: Run) -> dict[str, float | None]:
         seconds = samples / speed  # the result knows the seconds of its last start alone
     memory = number(dig(run.result, "peak_memory_bytes"))
     train_loss, test_loss = metrics.get("train/loss_epoch", metrics.get("train/loss")), metrics.get("test/loss")
+    # A run that keeps no best checkpoint, or has not ended, has its curve.
+    seen = None if dig(run.result, "best") else best_point(run, run.monitor)
+    best = (number(dig(run.result, "best", "step")), number(dig(run.result, "best", "value"))) if seen is None else seen
     row: dict[str, float | None] = {
         "steps": steps,
         "epochs": epochs,
@@ -109,8 +112,8 @@ def measure(run: Run) -> dict[str, float | None]:
         "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
         "samples_per_second": speed,
         "peak_memory_MB": None if memory is None else memory / 1e6,
-        "best_value": number(dig(run.result, "best", "value")),
-        "best_step": number(dig(run.result, "best", "step")),
+        "best_value": best[1],
+        "best_step": best[0],
         "gap_accuracy": _difference(metrics.get("train/acc"), metrics.get("test/acc")),
         "gap_loss": _difference(test_loss, train_loss),
         "roughness": roughness(run),
@@ -141,9 +144,9 @@ def best_epoch(run: Run) -> float | None:
     return None if point is None or run.course is None else float(run.course.epochs_at(point[0]))
 
 
-def best_point(run: Run) -> tuple[int, float] | None:
-    """The step and the value of the least val/loss, or of the best of what is monitored."""
-    tag = "val/loss" if "val/loss" in run.curves else run.monitor
+def best_point(run: Run, of: str | None = None) -> tuple[int, float] | None:
+    """The step and the value of the best of a metric; of the least val/loss, or of what is monitored, if not said."""
+    tag = of or ("val/loss" if "val/loss" in run.curves else run.monitor)
     curve = run.curves.get(tag or "")
     if curve is None or not np.isfinite(curve.values).any():
         return None
