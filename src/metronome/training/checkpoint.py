@@ -3,7 +3,6 @@
 import logging
 import time
 from collections.abc import Callable
-from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +142,7 @@ class Checkpoint(ModelCheckpoint):
             self._saved_at = (time.monotonic(), trainer.global_step)
 
     def _or_as_before(self, save: Callable[[], None]) -> None:
-        books = {name: copy(getattr(self, name)) for name in _BOOKS}
+        books = {name: _kept(getattr(self, name)) for name in _BOOKS}
         try:
             save()
         except NotWritten as error:
@@ -168,6 +167,11 @@ class Checkpoint(ModelCheckpoint):
         self.current_score = state_dict.get("current_score")
         self._last_global_step_saved = state_dict.get("last_step_saved", 0)
         self._last_checkpoint_saved = state_dict.get("last_checkpoint_saved", "")
+
+
+def _kept(value: Any) -> Any:
+    # This is asked for after each step, and only a dict is changed in place.
+    return dict(value) if isinstance(value, dict) else value
 
 
 def _moved(state: dict[str, Any], before: Path, here: Path) -> dict[str, Any]:
