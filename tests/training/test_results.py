@@ -256,7 +256,7 @@ def test_a_value_is_moved_only_where_it_has_to_be() -> None:
     fit(model=Walked(), max_epochs=1)
     assert set(walks) == {Logged}
 
-    mean = Logged(_Metadata("fx", "x", on_epoch=True, reduce_fx=torch.mean), is_tensor=True)
+    mean: Any = Logged(_Metadata("fx", "x", on_epoch=True, reduce_fx=torch.mean), is_tensor=True)
     here, there = torch.device("cpu"), torch.device("meta")
     before = mean.value
     assert mean.to(here) is mean
