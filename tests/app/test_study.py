@@ -10,6 +10,8 @@ from commands import PROJECT, Commands, Done
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from metronome.app import study
+
 STUDIES = sorted(path.stem for path in (PROJECT / "conf/study").glob("*.yaml") if path.stem not in ("base", "search"))
 SMALL = ("+study=momentum", "trainer=cpu", "trainer.max_epochs=1", "data.num_train=64", "seed=0")
 
@@ -32,7 +34,7 @@ def test_a_study_from_nothing_to_its_report_and_again(commands: Commands) -> Non
         "#1 optimizer.nesterov=true",
     ]
     assert last == f"report     runs/momentum/{sweep.name}/report/report.html"
-    assert (sweep / "report/report.html").is_file()
+    assert "<h1>Study momentum</h1>" in (sweep / "report/report.html").read_text()
     assert {row["optimizer.nesterov"]: row["status"] for row in rows(done)} == {"false": "finished", "true": "finished"}
     # 64 samples / 32
     assert {row["steps"] for row in rows(done)} == {"2"}
@@ -56,6 +58,13 @@ def test_a_failed_job_is_reported_on(commands: Commands) -> None:
     assert done.out.strip().splitlines()[-1].startswith("report     runs/momentum/sweep_")
     assert done.err == ""
     assert sorted(row["status"] for row in rows(done)) == ["failed", "failed", "finished", "finished"]
+
+
+def test_an_interrupted_study_says_how_to_look_at_it(capfd: pytest.CaptureFixture, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), study.reported():
+        study._begun[tmp_path / "mine"] = "momentum"
+        raise KeyboardInterrupt
+    assert capfd.readouterr().err == f"so far     python scripts/report.py {tmp_path / 'mine'}\n"
 
 
 def fill(folder: Path, name: str, text: str) -> None:
@@ -91,27 +100,27 @@ def test_a_folder_that_holds_another_study(commands: Commands) -> None:
     assert len(list((commands.folder / "mine").glob("*/result.json"))) == 1
 
 
-@pytest.mark.parametrize("study", STUDIES)
-def test_every_job_of_every_study_composes(study: str) -> None:
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_job_of_every_study_composes(name: str) -> None:
     """And no two of them are the same."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        sweeper = compose("train", [f"+study={study}"], return_hydra_config=True).hydra.sweeper
+        sweeper = compose("train", [f"+study={name}"], return_hydra_config=True).hydra.sweeper
         choices = {key: str(values).split(",") for key, values in sweeper.params.items()}
         assert choices.pop("seed") == ["0", "1", "2"]
         found = []
         for job in sweeper.jobs or [[]]:
             for key, values in list(choices.items()) or [("seed", ["0"])]:
                 for value in values:
-                    config: Any = compose("train", [f"+study={study}", *job, f"{key}={value}"])
+                    config: Any = compose("train", [f"+study={name}", *job, f"{key}={value}"])
                     groups = {name: config[name] for name in ("data", "model", "optimizer", "scheduler", "trainer")}
                     found.append(json.dumps({k: str(v) for k, v in (groups | {"budget": config.budget}).items()}))
     assert len(found) == len(set(found))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("study", STUDIES)
-def test_every_study_runs(study: str, commands: Commands) -> None:
-    done = commands("train", f"+study={study}", "trainer=cpu", "trainer.max_epochs=2", "seed=0,1", "data.num_train=300")
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_runs(name: str, commands: Commands) -> None:
+    done = commands("train", f"+study={name}", "trainer=cpu", "trainer.max_epochs=2", "seed=0,1", "data.num_train=300")
     assert done.code in (0, 1), done.err
     assert {row["status"] for row in rows(done)} >= {"finished"}

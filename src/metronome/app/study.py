@@ -13,7 +13,7 @@ from metronome.app.cli import JobFailed, past_hydra
 from metronome.app.folders import relative, sweep_of, this_sweep
 from metronome.units import InputError
 
-_begun: list[Path] = []  # the folder of the study that this process has begun
+_begun: dict[Path, str] = {}  # the folder of the study that this process has begun, and its name
 
 
 class Study(Callback):
@@ -21,8 +21,9 @@ class Study(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with past_hydra():
-            _begun[:] = [begin(Path(config.hydra.sweep.dir), this_sweep(config))]
-        print(f"{config.hydra.runtime.choices.study}  ->  {relative(_begun[0])}", flush=True)
+            folder = begin(Path(config.hydra.sweep.dir), this_sweep(config))
+        _begun[folder] = config.hydra.runtime.choices.study
+        print(f"{_begun[folder]}  ->  {relative(folder)}", flush=True)
 
 
 def begin(folder: Path, sweep: dict[str, Any]) -> Path:
@@ -45,14 +46,15 @@ def reported() -> Iterator[None]:
         _report()
         raise
     except (KeyboardInterrupt, SystemExit):
-        if _begun:
-            print(f"so far     python scripts/report.py {relative(_begun[0])}", file=sys.stderr, flush=True)
+        for folder in _begun:
+            print(f"so far     python scripts/report.py {relative(folder)}", file=sys.stderr, flush=True)
         raise
     _report()
 
 
 def _report() -> None:
-    for folder in _begun:
+    for folder, study in _begun.items():
         from metronome.report import report
 
-        print(f"report     {relative(report([folder]))}", flush=True)
+        page = report([folder], title=f"Study {study}")
+        print(f"report     {relative(page)}", flush=True)
