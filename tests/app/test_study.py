@@ -22,7 +22,7 @@ def rows(done: Done) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_study_from_nothing_to_its_report_and_again(commands: Commands) -> None:
+def test_a_study_from_nothing_to_its_report_and_again(commands: Commands, undrawn: None) -> None:
     two = (*SMALL, "optimizer.momentum=0.9")
     done = commands("train", *two)
     assert done.code == 0, done.err
@@ -51,7 +51,7 @@ def test_a_study_from_nothing_to_its_report_and_again(commands: Commands) -> Non
     assert len(list((commands.folder / "runs/momentum").iterdir())) == 1
 
 
-def test_a_failed_job_is_reported_on(commands: Commands) -> None:
+def test_a_failed_job_is_reported_on(commands: Commands, undrawn: None) -> None:
     done = commands("train", *SMALL, "data.batch_size=16,65", "optimizer.momentum=0.9")
     assert done.code == 1
     assert done.out.count("failed: data.batch_size=65 is larger than the 64 training samples") == 2
@@ -61,9 +61,13 @@ def test_a_failed_job_is_reported_on(commands: Commands) -> None:
 
 
 def test_an_interrupted_study_says_how_to_look_at_it(capfd: pytest.CaptureFixture, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), study.reported():
-        study._begun[tmp_path / "mine"] = "momentum"
-        raise KeyboardInterrupt
+    def interrupted() -> None:
+        with study.reported():
+            study._begun[tmp_path / "mine"] = "momentum"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert capfd.readouterr().err == f"so far     python scripts/report.py {tmp_path / 'mine'}\n"
 
 
@@ -91,7 +95,7 @@ def test_a_folder_that_holds_something_else(prepare: Any, message: str, commands
     assert sorted(commands.folder.rglob("*")) == before
 
 
-def test_a_folder_that_holds_another_study(commands: Commands) -> None:
+def test_a_folder_that_holds_another_study(commands: Commands, undrawn: None) -> None:
     options = ("trainer=cpu", "trainer.max_steps=1", "logger=none", "hydra.sweep.dir=mine", "seed=0")
     assert commands("train", "+study=epochs", *options).code == 0
     done = commands("train", "+study=momentum", *options)

@@ -7,19 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from matplotlib.figure import Figure
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 # tag -> (index of the step it is logged at, value, wall time)
 Points = Mapping[str, Iterable[tuple[int, float, float]]]
 MakeRun = Callable[..., Path]
-
-
-@pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are made, and not drawn, which is what takes time."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"\x89PNG"))
 
 
 @pytest.fixture
