@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import distributed
 
 from metronome.app.cli import EXIT_FAILED, sigterm_stops
 from metronome.app.processes import end_with_parent, report_failure
@@ -20,9 +21,18 @@ def main(folder: Path, start: dict[str, Any]) -> None:
     try:
         with sigterm_stops():
             train_here(Run.load(folder, start))
+        _part()
     except Exception as error:
         report_failure(error)
         sys.exit(EXIT_FAILED)
+
+
+def _part() -> None:
+    """Leave the others in order. Left to the end of the process, the threads of the group may still run when they are
+    taken down, and a run that did all it should ends with an abort."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def _log_to(folder: Path) -> None:
