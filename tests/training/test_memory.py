@@ -425,6 +425,9 @@ def test_a_growing_batch_whose_micro_batches_grow() -> None:
     ]
     assert run.accumulate == 4
     assert run.global_step == len(sizes)
+    # From here on the plan is of what fits: the evaluation goes by it.
+    assert run.plan.micro_batch_size == 4
+    assert [epoch.iterations for epoch in run.plan.per_epoch][1:] == [4 * (steps[1] - 1) + 4, 4 * (steps[2] - 1) + 4]
 
 
 def test_a_plain_loader() -> None:

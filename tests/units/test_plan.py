@@ -98,6 +98,9 @@ def test_micro_batches_that_grow():
     ]
     assert plan.micro_batch_size == 64  # 128 / 2
     assert "times 2 every epoch; no micro-batch above 64 samples" in plan.text()
+    cut_for_the_last = Plan.make(157, schedule, accumulate_grad_batches=64, budgets=[Duration.parse("5 epochs")])
+    assert cut_for_the_last.micro_batch_size == 2  # 128 / 64
+    assert cut_for_the_last.per_epoch[0].iterations == 19 * 8 + 5  # one sample each, also of the last batch of 5
     endless = Plan.make(157, schedule, accumulate_grad_batches=2)
     assert endless.micro_batch_size == 79  # 157 / 2
 

@@ -136,7 +136,7 @@ class Trainer(L.Trainer):
     def plan_for(self, num_samples: int, schedule: BatchSchedule, drop_last: bool = False) -> Plan:
         """The plan of a training with these data and this Trainer's flags."""
         accumulate = self.accumulate
-        if self.auto_accumulate:  # found for a larger batch, it may be more than this one has samples
+        if self.auto_accumulate and schedule.accumulate:  # found for a larger batch, it may be more than this one has
             accumulate = min(accumulate, self._share(schedule))
         return Plan.make(
             num_samples,

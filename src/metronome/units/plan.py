@@ -61,7 +61,10 @@ class Plan:
         Raises InputError for a batch that cannot be cut up so, or a budget in percent.
         """
         batch_size = BatchSchedule.of(schedule.at(0), num_samples).batch_size
-        _check_layout(batch_size, devices, accumulate_grad_batches)
+        # Micro-batches that grow may be cut for the largest batch; one that is too small is cut as far as it can be.
+        most = num_samples if schedule.maximum is None else min(schedule.maximum, num_samples)
+        grows = schedule.factor > 1 and not schedule.accumulate
+        _check_layout(most if grows else batch_size, devices, accumulate_grad_batches)
         _check_limit(limit_train_batches)
         for budget in budgets:
             if budget.unit == "percent":
