@@ -36,13 +36,28 @@ def facts(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "options",
     [
-        (),
-        ("trainer.val_check_interval=2", "trainer.accumulate_grad_batches=3", "scheduler=cosine"),
-        ("data.batch_growth={factor: 2, every: 1 epochs, max: 1000}", "data.batch_size=128", "optimizer=adamw"),
-        ("trainer.max_epochs=-1", "trainer.max_steps=12", "trainer.check_val_every_n_epoch=2", "scheduler=onecycle"),
-        ("data.num_workers=2", "budget=3000 samples"),
+        # those that take longest, and of which the others have a part, run with -m slow
+        pytest.param((), id="plain", marks=pytest.mark.slow),
+        pytest.param(
+            ("trainer.val_check_interval=2", "trainer.accumulate_grad_batches=3", "scheduler=cosine"),
+            id="inside epochs",
+        ),
+        pytest.param(
+            ("data.batch_growth={factor: 2, every: 1 epochs, max: 1000}", "data.batch_size=128", "optimizer=adamw"),
+            id="growth",
+        ),
+        pytest.param(
+            (
+                "trainer.max_epochs=-1",
+                "trainer.max_steps=12",
+                "trainer.check_val_every_n_epoch=2",
+                "scheduler=onecycle",
+            ),
+            id="max_steps",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(("data.num_workers=2", "budget=3000 samples"), id="workers", marks=pytest.mark.slow),
     ],
-    ids=["plain", "inside epochs", "growth", "max_steps", "workers"],
 )
 def test_from_every_checkpoint(options: tuple[str, ...], commands: Commands) -> None:
     """In the folder of the run, which holds all that was written after the checkpoint too."""

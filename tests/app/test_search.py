@@ -99,6 +99,7 @@ def test_a_search_from_the_command_line(commands: Commands) -> None:
     assert len(list(commands.folder.rglob("search.db"))) == 2
 
 
+@pytest.mark.slow
 def test_values_that_come_again_are_not_run_again(commands: Commands) -> None:
     done = commands("train", *PLAIN, "data.batch_size=choice(250,500)", "trials=5")
     assert done.code == 0, done.err
@@ -108,6 +109,7 @@ def test_values_that_come_again_are_not_run_again(commands: Commands) -> None:
     assert states(commands) == ["COMPLETE"] * 5
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails(commands: Commands) -> None:
     command = (*PLAIN, RATES, SIZES, "hydra.sweeper.sampler.seed=0", "trials=6", "hydra.sweep.dir=mine")
     done = commands("train", *command)
@@ -225,6 +227,7 @@ class Rising(Callback):
 '''
 
 
+@pytest.mark.slow
 def test_the_greatest_value_is_the_best_where_the_metric_is_to_grow(commands: Commands) -> None:
     monitor = ("callbacks.checkpoint.monitor=val/acc", "callbacks.checkpoint.mode=max")
     done = commands("train", *STUDY, *monitor, "trials=2")
