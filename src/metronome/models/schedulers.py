@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from metronome.training.restoring import set_rates
 from metronome.units import Duration, InputError, Plan
 
 # The part of the rate that is left, from 1 to 0, after a part of the decay, from 0 to 1.
@@ -290,7 +290,7 @@ class Plateau(LambdaLR):
             self.best, self.since = value, here
         elif self._waited(here) >= self.patience.value:
             self.factor, self.since = max(self.factor * self._by, self._final), here
-            self._set_rates()
+            set_rates(self)  # that of the next step, set after the step before the validation
 
     def _is_better(self, value: float) -> bool:
         if self.best is None:
@@ -302,15 +302,6 @@ class Plateau(LambdaLR):
         """Since the last improvement or reduction, in the unit of the patience."""
         since = max(self.since, min(self._warmup_steps, step))
         return _position(self._plan, step, self.patience) - _position(self._plan, since, self.patience)
-
-    def _set_rates(self) -> None:
-        # Those of the next step, which were set after the step before the validation.
-        self._last_lr = [base * self.lr_lambdas[0](self.last_epoch) for base in self.base_lrs]
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers; what the configuration gives is not among them."""

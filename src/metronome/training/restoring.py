@@ -5,6 +5,8 @@ from typing import Any
 
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from metronome.units import InputError
 
@@ -12,7 +14,8 @@ from metronome.units import InputError
 class CheckpointConnector(_CheckpointConnector):
     """Lightning's checkpoint connector, which tells what in a checkpoint is not of this training.
 
-    PyTorch takes the state of another optimizer or scheduler as it comes, and fails in a later step, or not at all.
+    PyTorch takes the state of another optimizer or scheduler as it comes, and fails in a later step, or not at all. What
+    may change is the plan: from the first step on, the rates are those of the one that the run now has.
 
     Raises:
         InputError: for a state of another optimizer or scheduler, or one that is damaged.
@@ -60,12 +63,34 @@ class CheckpointConnector(_CheckpointConnector):
                     f"{_listed(ours - theirs)}, which {type(config.scheduler).__name__} needs here"
                 )
         super().restore_lr_schedulers()
+        # The rate of the next step came with the optimizer's state, and is the one of the plan that the checkpoint was
+        # written in: nothing at its end, where the run now goes on for longer.
+        for config in configs:
+            if isinstance(config.scheduler, LambdaLR) and _has_set_the_rates(config.scheduler):
+                set_rates(config.scheduler)
 
     def _misfit(self, problem: str) -> InputError:
         return InputError(
             f"no run can go on from checkpoint {self._ckpt_path}: {problem}; keep the configuration that it was "
             "written with"
         )
+
+
+def set_rates(scheduler: LambdaLR) -> None:
+    """Give the next step the rates that the schedule now has for it; otherwise they stay until the step is done."""
+    rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+    scheduler._last_lr = [base * factor(scheduler.last_epoch) for base, factor in rates]
+    for group, rate in zip(scheduler.optimizer.param_groups, scheduler._last_lr, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _has_set_the_rates(scheduler: LambdaLR) -> bool:
+    """Whether nothing else, such as a second scheduler of the same optimizer, has changed them after it."""
+    groups = scheduler.optimizer.param_groups
+    return [float(rate) for rate in scheduler.get_last_lr()] == [float(group["lr"]) for group in groups]
 
 
 def _public(state: dict[str, Any]) -> set[str]:
