@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -94,10 +94,20 @@ class _Answer(BaseHTTPRequestHandler):
             content = content[:-1] + b"?"
         elif way in ("cut", "stalls"):
             content = content[: len(content) // 2]
+        if way == "trickles":
+            self.trickle(content)
+            return
         self.wfile.write(content)
         if way == "stalls":
             self.wfile.flush()
             server.over.wait(30)
+
+    def trickle(self, content: bytes) -> None:
+        with suppress(OSError):  # the other side hangs up
+            for i in range(len(content)):
+                self.wfile.write(content[i : i + 1])
+                if self.server.over.wait(0.1):
+                    return
 
     def log_message(self, format: str, *args: object) -> None:
         pass

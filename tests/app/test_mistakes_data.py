@@ -82,7 +82,8 @@ def test_images(arguments: list[str], words: str, commands: Commands) -> None:
 
 PLACES = [
     ("plan", ["data.mirrors=[]"], "data.mirrors=[] is not a list of web addresses; for example data.mirrors=[https://"),
-    ("plan", ["data.folder=file/below"], "file/below: Not a directory"),
+    ("plan", ["data.folder=file/below"], "data.folder=file/below cannot be made: Not a directory; give another one"),
+    ("plan", ["data.mirrors=['http://x.org/f?token=a']"], "data.mirrors=['http://x.org/f?token=a'] has an address"),
     ("train", ["data.folder=file"], "data.folder=file is a file; give a folder"),
 ]
 MORE_PLACES = [
@@ -91,8 +92,8 @@ MORE_PLACES = [
     ("train", ["data.mirrors=[5]"], "data.mirrors=[5] is not a list of web addresses"),
     ("train", ["data.folder=''"], "data.folder='' is not the name of a folder"),
     ("train", ["data.folder=null"], "data.folder=None is not the name of a folder"),
-    ("train", ["data.folder=/proc/below"], "/proc/below: No such file or directory"),
-    ("train", ["data.folder=file/below"], "file/below: Not a directory"),
+    ("train", ["data.folder=/proc/below"], "data.folder=/proc/below cannot be made: No such file or directory; give"),
+    ("train", ["data.folder=file/below"], "data.folder=file/below cannot be made: Not a directory; give another one"),
 ]
 
 
@@ -122,7 +123,15 @@ def test_no_network(mirror: str, commands: Commands) -> None:
         "yourself, or name another mirror: data.mirrors=[https://...]",
         code=1,
     )
-    assert held(commands.folder / "datasets/mnist") == {}
+    assert not (commands.folder / "datasets").exists()
+
+
+def test_no_network_for_a_plan(commands: Commands) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        done = commands("plan", *MNIST_JOB, f"data.mirrors=['http://127.0.0.1:{nobody.getsockname()[1]}/']")
+    told(done, f"{TRAIN_IMAGES} cannot be downloaded: ", code=1)
+    assert not (commands.folder / "datasets").exists()
 
 
 WAYS = [("cut", "breaks off")]
@@ -173,7 +182,7 @@ def test_files_that_are_there(files: dict[str, bytes], words: str, start: Start,
 
 def test_a_folder_in_the_place_of_a_file(commands: Commands) -> None:
     (commands.folder / "datasets/mnist" / TRAIN_IMAGES).mkdir(parents=True)
-    told(commands("train", *MNIST_JOB), f"datasets/mnist/{TRAIN_IMAGES}: Is a directory")
+    told(commands("train", *MNIST_JOB), f"datasets/mnist/{TRAIN_IMAGES} is a folder, and must be a file; move it away")
 
 
 def test_a_full_disk(start: Start, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,4 +193,4 @@ def test_a_full_disk(start: Start, commands: Commands, monkeypatch: pytest.Monke
     monkeypatch.setattr("metronome.data.mnist.open", full, raising=False)
     done = commands("train", *MNIST_JOB, f"data.mirrors=[{start(FILES).address}]")
     assert (done.code, done.err) == (1, "error: No space left on device\n")
-    assert held(commands.folder / "datasets/mnist") == {}
+    assert not (commands.folder / "datasets").exists()

@@ -2,8 +2,11 @@
 
 import gzip
 import logging
+import os
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -134,7 +137,8 @@ def test_what_is_there_needs_no_network(packed: bool, start: Start, tmp_path: Pa
         ("another file", "gives another file, of another MD5"),
         ("cut", "breaks off"),
         ("silent", "is silent for 0.5 seconds"),
-        ("stalls", "breaks off"),
+        ("stalls", "is silent for 0.5 seconds"),
+        ("trickles", "gives fewer than 10,000 bytes in 0.5 seconds"),
         ("nobody", "does not answer"),
     ],
 )
@@ -191,6 +195,50 @@ def test_several_processes_at_once(start: Start, tmp_path: Path) -> None:
     assert held(tmp_path) == FILES
 
 
+def test_a_slow_mirror_is_waited_for(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as enough bytes come in each window of time, however many windows that are."""
+    monkeypatch.setattr("metronome.data.mnist._SECONDS", 0.5)
+    monkeypatch.setattr("metronome.data.mnist._FEWEST_BYTES", 2)
+    files = dict.fromkeys(FILES, b"some bytes, slowly")
+    begin = time.monotonic()
+    tiny(files, tmp_path, start(files, "trickles", only=T10K_LABELS).address).prepare_data()
+    assert time.monotonic() - begin > 1.5
+    assert held(tmp_path) == files
+
+
+def test_what_a_killed_download_has_left(start: Start, tmp_path: Path) -> None:
+    """A later start removes it, and leaves alone what another process is downloading, and what is not its own."""
+    folder, mirror = tmp_path / "folder", start(FILES, "silent")
+    job = [sys.executable, "-c", f"from metronome.data import MNIST; MNIST({str(folder)!r}, [{mirror.address!r}])"]
+    killed = subprocess.Popen([*job[:-1], f"{job[-1]}.prepare_data()"])
+    try:
+        while not mirror.asked:
+            assert killed.poll() is None
+            time.sleep(0.01)
+    finally:
+        killed.kill()
+        killed.wait()
+    (left,) = held(folder)
+    assert left.startswith(f"{TRAIN_IMAGES}.")
+    assert left.endswith(".part")
+    old, running = time.time() - 3600, f"{T10K_LABELS}.running.part"
+    put(FILES | {running: b"half", "mine.part": b"mine"}, folder)
+    for name in (left, "mine.part"):
+        os.utime(folder / name, (old, old))
+    tiny(FILES, folder, mirror.address).prepare_data()
+    assert held(folder) == FILES | {running: b"half", "mine.part": b"mine"}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_failure_leaves_no_folder_that_was_not_there(there: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    if there:
+        folder.mkdir(parents=True)
+    with pytest.raises(RunFailed, match="does not answer"):
+        tiny(FILES, folder, nobody()).prepare_data()
+    assert list(tmp_path.rglob("*")) == ([folder.parent, folder] if there else [])
+
+
 # ---- what is refused --------------------------------------------------------------------------------------
 
 
@@ -243,6 +291,26 @@ def test_mirrors_that_are_none(mirrors: Any) -> None:
     with pytest.raises(InputError, match=r"is not a list of web addresses; for example data.mirrors=") as error:
         MNIST(mirrors=mirrors)
     assert str(error.value).startswith(f"data.mirrors={mirrors!r} ")
+
+
+@pytest.mark.parametrize("mirror", ["http://x.org/files?token=a", "https://x.org/files/#top", "http://x.org?"])
+def test_mirrors_that_no_name_can_follow(mirror: str) -> None:
+    with pytest.raises(InputError, match=r"has an address with \? or #, and the name of a file cannot follow") as error:
+        MNIST(mirrors=["https://x.org/", mirror])
+    assert str(error.value).startswith(f"data.mirrors={['https://x.org/', mirror]!r} ")
+
+
+@pytest.mark.parametrize("name", [T10K_LABELS, T10K_LABELS.removesuffix(".gz")])
+@pytest.mark.parametrize("prepares", [True, False])
+def test_a_folder_in_the_place_of_a_file(name: str, prepares: bool, tmp_path: Path) -> None:
+    put({other: content for other, content in FILES.items() if other != T10K_LABELS}, tmp_path)
+    (tmp_path / name).mkdir()
+    data = tiny(FILES, tmp_path, nobody())
+    with pytest.raises(InputError) as error:
+        data.prepare_data() if prepares else data.setup()
+    assert str(error.value) == (
+        f"{tmp_path / name} is a folder, and must be a file; move it away, and the file is downloaded"
+    )
 
 
 @pytest.mark.parametrize("folder", ["", None, 5, ["x"]])

@@ -1,8 +1,12 @@
 """MNIST and Fashion-MNIST: downloaded once, checked, and kept as the gzipped files that they are published as."""
 
 import logging
+import os
 import re
-from collections.abc import Mapping, Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -15,6 +19,7 @@ from torch import Tensor
 
 from metronome.data.idx import read_idx
 from metronome.data.module import DataModule, Splits
+from metronome.training.files import PART
 from metronome.units import InputError, RunFailed
 
 if TYPE_CHECKING:
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("metronome.data")
 
 _SECONDS = 10  # until a mirror counts as silent
+_FEWEST_BYTES = 10_000  # that must come in so many seconds, or a file of 10 MB would take hours
+_ABANDONED_SECONDS = 600  # a running download is written to far more often: a slower one is given up
 
 
 class MNIST(DataModule):
@@ -72,6 +79,11 @@ class MNIST(DataModule):
                 f"data.mirrors={mirrors!r} is not a list of web addresses; for example data.mirrors="
                 f"[{self.known_mirrors[0]}]"
             )
+        if any(mark in mirror for mirror in mirrors for mark in "?#"):
+            raise InputError(
+                f"data.mirrors={mirrors!r} has an address with ? or #, and the name of a file cannot follow these; "
+                f"give the address of a folder, for example data.mirrors=[{self.known_mirrors[0]}]"
+            )
         self.folder, self.mirrors = Path(folder).expanduser(), list(mirrors)
 
     def prepare_data(self) -> None:
@@ -79,18 +91,19 @@ class MNIST(DataModule):
         though several processes do this at once."""
         if self.folder.exists() and not self.folder.is_dir():
             raise InputError(f"data.folder={self.folder} is a file; give a folder")
+        self._remove_abandoned()
         for name in self.checksums:
             self._check(name)
         missing = [f"{name}.gz" for name in self.checksums if self._path(name) is None]
         if not missing:
             return
-        log.info("downloading %s to %s", ", ".join(missing), self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        mirrors = self.mirrors
-        for name in missing:
-            best = self._download(name, mirrors)
-            # First in line for the next file, so that one that is silent is waited for once.
-            mirrors = [best, *(mirror for mirror in mirrors if mirror != best)]
+        with _made(self.folder):
+            log.info("downloading %s to %s", ", ".join(missing), self.folder)
+            mirrors = self.mirrors
+            for name in missing:
+                best = self._download(name, mirrors)
+                # First in line for the next file, so that one that is silent is waited for once.
+                mirrors = [best, *(mirror for mirror in mirrors if mirror != best)]
 
     def load(self) -> Splits:
         train, rest = self._read("train"), self._read("t10k")
@@ -117,11 +130,19 @@ class MNIST(DataModule):
     def _path(self, name: str) -> Path | None:
         """The file of that name, gzipped or not; None if it is missing."""
         paths = (self.folder / f"{name}.gz", self.folder / name)
-        return next((path for path in paths if path.exists()), None)
+        path = next((path for path in paths if path.exists()), None)
+        if path is not None and not path.is_file():
+            kind = "a folder" if path.is_dir() else "no regular file"
+            raise InputError(f"{path} is {kind}, and must be a file; move it away, and the file is downloaded")
+        return path
 
     def _check(self, name: str) -> None:
-        path = self.folder / f"{name}.gz"
-        if path.exists() and (found := pooch.file_hash(path, alg="md5")) != self.checksums[name]:
+        path = self._path(name)
+        if (
+            path is not None
+            and path.suffix == ".gz"
+            and (found := pooch.file_hash(path, alg="md5")) != self.checksums[name]
+        ):
             raise InputError(
                 f"{path} is damaged, or another file: its MD5 is {found}, and it must be {self.checksums[name]}; "
                 "delete it, and it is downloaded anew"
@@ -129,31 +150,33 @@ class MNIST(DataModule):
 
     def _download(self, name: str, mirrors: Sequence[str]) -> str:
         """One file, from the first mirror that gives it, which is returned. What is not whole never has its name."""
-        pooch.get_logger().setLevel(logging.WARNING)  # one line has been said for all files
         path, reasons = self.folder / name, []
         for mirror in mirrors:
             try:
-                pooch.retrieve(
-                    f"{mirror.rstrip('/')}/{name}",
-                    known_hash=f"md5:{self.checksums[path.stem]}",
-                    fname=name,
-                    path=self.folder,
-                    downloader=_fetch,  # pyright: ignore
-                )
+                with _aside(path) as aside:
+                    _fetch(f"{mirror.rstrip('/')}/{name}", aside)
+                    if pooch.file_hash(aside, alg="md5") != self.checksums[path.stem]:
+                        raise _NotGiven("gives another file, of another MD5")
+                    aside.chmod(0o644)  # a temporary file is its owner's alone
+                    os.replace(aside, path)
             except _NotGiven as error:
                 reasons.append(f"{mirror} {error}")
-            except ValueError:
-                reasons.append(f"{mirror} gives another file, of another MD5")
             except PermissionError as error:
                 raise InputError(f"data.folder={self.folder} cannot be written to; give another one") from error
             else:
-                path.chmod(0o644)  # pooch leaves it to its owner alone
                 return mirror
         missing = [f"{name}.gz" for name in self.checksums if self._path(name) is None]
         raise RunFailed(
             f"{name} cannot be downloaded: {'; '.join(reasons)}; put {', '.join(missing)} into {self.folder} yourself, "
             "or name another mirror: data.mirrors=[https://...]"
         )
+
+    def _remove_abandoned(self) -> None:
+        """Remove what downloads that were killed have left, and not what another process is writing just now."""
+        for left in [file for name in self.checksums for file in self.folder.glob(f"{name}.gz.*{PART}")]:
+            with suppress(OSError):  # in a folder that is only read, or another was faster
+                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
+                    left.unlink()
 
 
 class FashionMNIST(MNIST):
@@ -188,8 +211,37 @@ def _is_address(mirror: object) -> bool:
     return isinstance(mirror, str) and re.fullmatch(r"https?://[^/\s]\S*", mirror) is not None
 
 
-def _fetch(url: str, file: str, _: object) -> None:
-    """Write what a server gives, byte by byte as it lies there, to a file: what pooch calls a downloader."""
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder; an error takes it away again, and those made above it, unless something has come into it."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"data.folder={folder} cannot be made: {error.strerror}; give another one") from error
+        yield
+    except BaseException:
+        with suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A file of this process alone beside `path`, to be renamed; what has not been is removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)  # another process, which failed, may have taken it away
+    with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", suffix=PART, dir=path.parent, delete=False) as file:
+        aside = Path(file.name)
+    try:
+        yield aside
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _fetch(url: str, file: Path) -> None:
+    """Write what a server gives, byte by byte as it lies there, to a file."""
     import urllib3  # it comes with requests, and both only where something is downloaded
 
     with _answer(url) as answer:
@@ -197,9 +249,18 @@ def _fetch(url: str, file: str, _: object) -> None:
             raise _NotGiven(f"answers {answer.status_code} {answer.reason}")
         try:
             with open(file, "wb") as out:
-                # Not unpacked: some servers declare the .gz of a file's name as the encoding of the transfer.
-                for part in answer.raw.stream(2**16, decode_content=False):
+                begin, num_bytes = time.monotonic(), 0
+                # What has come, at once: to wait for a number of bytes would hide how slowly they come. Not unpacked:
+                # some servers declare the .gz of a file's name as the encoding of the transfer.
+                while part := answer.raw.read1(2**16, decode_content=False):
                     out.write(part)
+                    num_bytes += len(part)
+                    if time.monotonic() - begin >= _SECONDS:
+                        if num_bytes < _FEWEST_BYTES:
+                            raise _NotGiven(f"gives fewer than {_FEWEST_BYTES:,} bytes in {_SECONDS} seconds")
+                        begin, num_bytes = time.monotonic(), 0
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise _NotGiven(f"is silent for {_SECONDS} seconds") from error
         except urllib3.exceptions.HTTPError as error:
             raise _NotGiven("breaks off") from error
 
