@@ -2,7 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
-from math import cos, isclose, pi, sqrt
+from math import cos, inf, isclose, nan, pi, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,6 @@ def test_step_falls_where_the_plan_says(num_samples: int, batch_size: int, growt
         ({"at": ["2 steps", "1 epoch"], "factor": 0.5}, {"budget": "6 steps"}, [1, 1, 0.5, 0.5, 0.5, 0.25]),
         ({"at": ["12 samples"], "factor": 3}, {"max_epochs": 1}, [1, 1, 1, 3, 3]),
         ({"at": ["9 epochs"]}, {"max_epochs": 1}, [1] * 5),  # a shorter run is no mistake
-        ({"at": []}, {"max_epochs": 1}, [1] * 5),
         ({"at": ["50%", "75%"], "factor": 0.5}, {"budget": "1 step"}, [1]),  # both after step 1
         ({"at": ["3 steps"], "warmup": "1 step"}, {"max_epochs": 1}, [0.5, 1, 1, 0.1, 0.1]),
         ({"at": ["0 steps"]}, {"max_epochs": 1}, [0.1] * 5),
@@ -249,6 +248,11 @@ def test_multistep(options: dict[str, Any], flags: dict[str, Any], expected: lis
         ({"decay": "100%", "shape": "linear"}, "4 steps", [0.75, 0.5, 0.25, 0]),
         ({}, "10 steps", [1] * 8 + [1 - sqrt(0.5), 0]),
         ({}, "1 step", [1]),  # a fifth of it is none
+        ({"decay": "80%"}, "1 step", [1]),
+        ({"decay": "1 step", "final": 0.2}, "1 step", [1]),
+        # 1.5 and 1.5 steps, 2.5 and 2.5: both rounded up
+        ({"warmup": "50%", "decay": "50%", "shape": "linear"}, "3 steps", [1 / 3, 2 / 3, 0]),
+        ({"warmup": "50%", "decay": "50%", "shape": "linear"}, "5 steps", [0.25, 0.5, 0.75, 0.5, 0]),
     ],
 )
 def test_wsd(options: dict[str, Any], budget: str, expected: list[float]) -> None:
@@ -339,6 +343,11 @@ def judged(
         ({"patience": "2 epochs", "monitor": "val/acc"}, [1, 1, 1, 1], [1, 1, 0.5, 0.5]),
         # Nothing is expected before the end of the warm-up: 2 epochs from step 10 on.
         ({"patience": "2 epochs", "warmup": "2 epochs"}, [5, 6, 6, 6, 6], [6 / 11, 1, 1, 0.5, 0.5]),
+        # What is not finite is no improvement, first or later, and what follows is measured without it.
+        ({"patience": "1 epoch"}, [inf, 3, 2, 1], [0.5, 0.5, 0.5, 0.5]),
+        ({"patience": "1 epoch"}, [-inf, 3, 2, 1], [0.5, 0.5, 0.5, 0.5]),
+        ({"patience": "1 epoch"}, [3, -inf, 2, nan, 1], [1, 0.5, 0.5, 0.25, 0.25]),
+        ({"patience": "1 epoch", "mode": "max"}, [1, inf, 2], [1, 0.5, 0.5]),
     ],
 )
 def test_plateau(options: dict[str, Any], values: list[float], expected: list[float]) -> None:
@@ -573,12 +582,19 @@ def test_a_validation_on_its_own_is_not_judged() -> None:
         (multistep, {"at": ["1 epoch", "1 epoch"]}, "scheduler.at=[1 epoch,1 epoch] does not rise"),
         (multistep, {"at": ["1 epoch", "3 steps"]}, "scheduler.at=[1 epoch,3 steps] does not rise"),
         (multistep, {"at": [30, 60]}, "`30` has no unit; add one"),
+        (multistep, {"at": []}, "scheduler.at=[] has no time; write for example scheduler.at=[50%,75%]"),
+        (step, {"every": "1 step", "factor": 1e200}, "scheduler.factor=1e+200 makes the rate infinite after 10 times"),
+        (multistep, {"factor": 1e200}, "scheduler.factor=1e+200 makes the rate infinite after 2 times"),
         (multistep, {"factor": 0}, "scheduler.factor=0 is not a number above 0"),
         (wsd, {"warmup": "50%", "decay": "60%"}, "are 5 + 6 steps, and the run has 10; make them shorter"),
+        (wsd, {"warmup": "5 steps", "decay": "55%"}, "are 5 + 6 steps, and the run has 10; make them shorter"),
         (wsd, {"shape": "round"}, "scheduler.shape=round is not known; there are: linear, sqrt, cosine"),
         (wsd, {"final": 2}, "scheduler.final=2 is not a factor from 0 to 1"),
         (onecycle, {"warmup": "100%"}, "scheduler.warmup=100% is 10 steps, and the run has 10; make it shorter"),
         (onecycle, {"div_factor": 0}, "scheduler.div_factor=0 is not a number above 0"),
+        (onecycle, {"div_factor": 1e-320}, "scheduler.div_factor=1e-320 makes the rate infinite"),
+        (onecycle, {"final_div_factor": 1e-310}, "scheduler.final_div_factor=1e-310 makes the rate infinite"),
+        (onecycle, {"div_factor": 1e-200, "final_div_factor": 1e-200}, "scheduler.final_div_factor=1e-200 makes"),
         (onecycle, {"final_div_factor": -1}, "scheduler.final_div_factor=-1 is not a number above 0"),
         (Plateau, {"patience": "5"}, "`5` has no unit; add one"),
         (Plateau, {"patience": "1 min"}, "`1 min` is not known in steps"),
@@ -594,6 +610,19 @@ def test_what_they_refuse(scheduler: Any, options: dict[str, Any], message: str)
         scheduler(optimizer(), plan("2 epochs"), **options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_factor_that_is_too_much_in_time() -> None:
+    """Without an end it is known only when it is there; the optimizer's rate counts too."""
+    endless = Plan.make(20, BatchSchedule(4), budgets=[Duration.parse("1 min")])
+    schedule = step(rate := optimizer(1e100), endless, every="1 step", factor=1e100)
+    rate.step()
+    schedule.step()
+    assert schedule.get_last_lr() == [1e200]
+    rate.step()
+    schedule.step()
+    with pytest.raises(InputError, match=r"scheduler\.factor=1e\+100 makes the rate infinite after 3 times"):
+        schedule.step()
 
 
 @pytest.mark.parametrize("scheduler", [cosine, onecycle, wsd])

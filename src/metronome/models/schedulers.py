@@ -72,7 +72,9 @@ def step(
         multiples = range(1, int(100 / length.value) + 1)
         return bisect_right(multiples, step, key=lambda n: plan.steps(Duration(n * length.value, "percent")))
 
-    return _schedule(optimizer, _rise(plan, warmup), lambda step: float(factor) ** falls(step))
+    if plan.total_steps is not None:
+        _power(optimizer, factor, falls(plan.total_steps))
+    return _schedule(optimizer, _rise(plan, warmup), lambda step: _power(optimizer, factor, falls(step)))
 
 
 def multistep(
@@ -99,13 +101,16 @@ def multistep(
     _check_above_zero("factor", factor)
     if isinstance(at, str) or not isinstance(at, Sequence):
         raise InputError(f"scheduler.at={at!r} is not a list of durations; write for example scheduler.at=[50%,75%]")
+    if not at:
+        raise InputError("scheduler.at=[] has no time; write for example scheduler.at=[50%,75%], or scheduler=constant")
     times = [Duration.parse(time) for time in at]
     steps = [plan.steps(time) for time in times]
     # In a short run two times may fall on the same step; that is no mistake.
     if steps != sorted(steps) or len(set(times)) < len(times):
         given = ",".join(str(time) for time in at)
         raise InputError(f"scheduler.at=[{given}] does not rise; give each time once, the earliest first")
-    return _schedule(optimizer, _rise(plan, warmup), lambda step: float(factor) ** bisect_right(steps, step))
+    _power(optimizer, factor, bisect_right(steps, plan.total_steps or 0))
+    return _schedule(optimizer, _rise(plan, warmup), lambda step: _power(optimizer, factor, bisect_right(steps, step)))
 
 
 def cosine(optimizer: Optimizer, plan: Plan, warmup: str | Duration = "0 steps", final: float = 0.0) -> LambdaLR:
@@ -151,7 +156,8 @@ def wsd(
         optimizer: its `lr` is the rate after the warm-up.
         plan: the run's plan.
         warmup: a duration: `500 steps`, `2 epochs`, `5%`.
-        decay: the duration of the decay, at the end of the run. Epochs and samples are counted from the run's start.
+        decay: the duration of the decay, at the end of the run. Epochs and samples are counted from the run's start. A
+            run of one step has none: it is at the full rate.
         final: the factor reached at the end, from 0 to 1.
         shape: of the decay, after a part p of it: `linear`, 1 - p; `sqrt`, 1 - sqrt(p); `cosine`, (1 + cos(pi p)) / 2.
 
@@ -163,11 +169,17 @@ def wsd(
     if shape not in _SHAPES:
         raise InputError(f"scheduler.shape={shape} is not known; there are: {', '.join(_SHAPES)}")
     warmup_steps, decay_steps = _warmup_steps(plan, warmup), plan.steps(decay)
+    parts = [Duration.parse(warmup), Duration.parse(decay)]
+    if all(part.unit == "percent" for part in parts) and sum(part.value for part in parts) <= 100:
+        decay_steps = min(decay_steps, total_steps - warmup_steps)  # both may have been rounded up
     if warmup_steps + decay_steps > total_steps:
         raise InputError(
             f"scheduler.warmup={warmup} and scheduler.decay={decay} are {warmup_steps} + {decay_steps} steps, and the "
             f"run has {total_steps}; make them shorter"
         )
+
+    if total_steps == 1:
+        decay_steps = 0  # or its only step would be at the final rate, 0
 
     def fall(step: int) -> float:
         part = (step - (total_steps - 1 - decay_steps)) / max(1, decay_steps)
@@ -208,7 +220,11 @@ def onecycle(
         rise_steps = float(total_steps * Fraction(length.value) / 100)
     else:
         rise_steps = _warmup_steps(plan, length)
-    first, last, peak = 1 / div_factor, 1 / (div_factor * final_div_factor), rise_steps - 1
+    first, peak = 1 / div_factor, rise_steps - 1
+    last = first / final_div_factor
+    for name, value, factor_there in (("div_factor", div_factor, first), ("final_div_factor", final_div_factor, last)):
+        if not _is_rate(optimizer, factor_there):
+            raise InputError(f"scheduler.{name}={value} makes the rate infinite; 1 or more is usual")
 
     def factor(step: int) -> float:
         if step <= peak:
@@ -230,7 +246,8 @@ class Plateau(LambdaLR):
     Args:
         optimizer: its `lr` is the rate after the warm-up.
         plan: the run's plan; without one durations are given in steps.
-        monitor: the name of a logged metric.
+        monitor: the name of a metric that the validation logs; one of the training has not been logged by then, or is
+            that of an earlier step.
         mode: `min` if less of it is better, `max` if more.
         patience: a duration: `3 epochs`, `500 steps`, `10%`.
         factor: between 0 and 1.
@@ -293,8 +310,10 @@ class Plateau(LambdaLR):
             set_rates(self)  # that of the next step, set after the step before the validation
 
     def _is_better(self, value: float) -> bool:
+        if not math.isfinite(value):
+            return False  # as the best so far it could not be improved on: by a part of it is by infinity
         if self.best is None:
-            return not math.isnan(value)
+            return True
         margin = self.threshold * abs(self.best)
         return value < self.best - margin if self.mode == "min" else value > self.best + margin
 
@@ -362,6 +381,22 @@ def _end(name: str, plan: Plan) -> int:
     if plan.total_steps == 0:
         raise InputError("the training has no step; give a budget and limit_train_batches of 1 or more")
     return plan.total_steps
+
+
+def _power(optimizer: Optimizer, factor: float, times: int) -> float:
+    """The factor of so many falls, or rises. Raises InputError where a rate is no number any more."""
+    try:
+        power = float(factor) ** times
+    except OverflowError:
+        power = math.inf
+    if not _is_rate(optimizer, power):
+        raise InputError(f"scheduler.factor={factor} makes the rate infinite after {times} times; make it smaller")
+    return power
+
+
+def _is_rate(optimizer: Optimizer, factor: float) -> bool:
+    rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+    return all(math.isfinite(rate * factor) for rate in rates)
 
 
 def _is_number(value: object) -> bool:

@@ -14,8 +14,8 @@ from metronome.units import InputError
 class CheckpointConnector(_CheckpointConnector):
     """Lightning's checkpoint connector, which tells what in a checkpoint is not of this training.
 
-    PyTorch takes the state of another optimizer or scheduler as it comes, and fails in a later step, or not at all. What
-    may change is the plan: from the first step on, the rates are those of the one that the run now has.
+    PyTorch takes the state of another optimizer or scheduler as it comes, and fails in a later step, or not at all.
+    What may change is the plan: from the first step on, the rates are those of the one that the run now has.
 
     Raises:
         InputError: for a state of another optimizer or scheduler, or one that is damaged.
