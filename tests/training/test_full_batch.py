@@ -141,6 +141,21 @@ def test_a_word_in_mini_batches(
     assert run.global_step == run.plan.total_steps
 
 
+@pytest.mark.parametrize(
+    ("options", "lines"),
+    [
+        ({"batch_size": 157, "batch_growth": {"factor": 0.5}}, 1),  # the second epoch's, in time or not
+        ({"batch_size": 157, "batch_growth": {"factor": 0.5, "every": 1000}}, 1),
+        ({"batch_size": "full"}, 0),
+        ({"batch_size": 157, "batch_growth": {"factor": 2}}, 0),
+    ],
+)
+def test_a_word_where_time_ends_the_run(options: dict[str, Any], lines: int, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        jobs.fit(model=regressor(RPROP), data=jobs.Data(**options), max_epochs=None, budget="0.05 s")
+    assert len(said(caplog)) == lines
+
+
 class Written(jobs.Net):
     """A module written elsewhere; here its optimizer is Rprop."""
 
