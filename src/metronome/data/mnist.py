@@ -3,12 +3,13 @@
 import logging
 import os
 import re
-import tempfile
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -150,17 +151,20 @@ class MNIST(DataModule):
 
     def _download(self, name: str, mirrors: Sequence[str]) -> str:
         """One file, from the first mirror that gives it, which is returned. What is not whole never has its name."""
+        pooch.get_logger().setLevel(logging.WARNING)  # one line has been said for all files
         path, reasons = self.folder / name, []
         for mirror in mirrors:
             try:
-                with _aside(path) as aside:
-                    _fetch(f"{mirror.rstrip('/')}/{name}", aside)
-                    if pooch.file_hash(aside, alg="md5") != self.checksums[path.stem]:
-                        raise _NotGiven("gives another file, of another MD5")
-                    aside.chmod(0o644)  # a temporary file is its owner's alone
-                    os.replace(aside, path)
+                self.folder.mkdir(parents=True, exist_ok=True)  # another process, which failed, may have taken it away
+                with TemporaryDirectory(prefix=f"{name}.", suffix=PART, dir=self.folder) as aside:
+                    url, md5 = f"{mirror.rstrip('/')}/{name}", f"md5:{self.checksums[path.stem]}"
+                    whole = pooch.retrieve(url, md5, fname=name, path=aside, downloader=_fetch)  # pyright: ignore
+                    os.chmod(whole, 0o644)  # pooch leaves it to its owner alone
+                    os.replace(whole, path)
             except _NotGiven as error:
                 reasons.append(f"{mirror} {error}")
+            except ValueError:
+                reasons.append(f"{mirror} gives another file, of another MD5")
             except PermissionError as error:
                 raise InputError(f"data.folder={self.folder} cannot be written to; give another one") from error
             else:
@@ -173,10 +177,10 @@ class MNIST(DataModule):
 
     def _remove_abandoned(self) -> None:
         """Remove what downloads that were killed have left, and not what another process is writing just now."""
-        for left in [file for name in self.checksums for file in self.folder.glob(f"{name}.gz.*{PART}")]:
-            with suppress(OSError):  # in a folder that is only read, or another was faster
-                if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                    left.unlink()
+        for left in [path for name in self.checksums for path in self.folder.glob(f"{name}.gz.*{PART}")]:
+            with suppress(OSError):  # another was faster
+                if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > _ABANDONED_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)  # not in a folder that is only read
 
 
 class FashionMNIST(MNIST):
@@ -228,20 +232,8 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A file of this process alone beside `path`, to be renamed; what has not been is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)  # another process, which failed, may have taken it away
-    with tempfile.NamedTemporaryFile(prefix=f"{path.name}.", suffix=PART, dir=path.parent, delete=False) as file:
-        aside = Path(file.name)
-    try:
-        yield aside
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _fetch(url: str, file: Path) -> None:
-    """Write what a server gives, byte by byte as it lies there, to a file."""
+def _fetch(url: str, file: str, _: object) -> None:
+    """Write what a server gives, byte by byte as it lies there, to a file: a downloader for pooch."""
     import urllib3  # it comes with requests, and both only where something is downloaded
 
     with _answer(url) as answer:
