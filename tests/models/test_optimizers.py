@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from metronome.models import Regressor
-from metronome.models.optimizers import Muon
+from metronome.models.optimizers import Muon, lbfgs
 from metronome.models.schedulers import cosine
 from metronome.units import InputError
 
@@ -175,7 +175,12 @@ def test_the_layout_changes_nothing_but_rounding(flags: dict[str, Any], tmp_path
     [
         (nn.Conv1d(1, 1, 3), {}, InputError, "is for matrices, and this network has none; use optimizer=adamw"),
         (nn.Linear(2, 2), {"lr": -1}, ValueError, "Learning rate should be >= 0 but is: -1"),
-        (nn.Linear(2, 2), {"momentum": -1}, ValueError, "momentum should be >= 0"),
+        (nn.Linear(2, 2), {"momentum": -1}, InputError, "optimizer.momentum=-1 is not a number from 0 to below 1"),
+        (nn.Linear(2, 2), {"momentum": 1}, InputError, "optimizer.momentum=1 is not a number from 0 to below 1"),
+        (nn.Linear(2, 2), {"momentum": "much"}, InputError, "optimizer.momentum='much' is not a finite number"),
+        (nn.Linear(2, 2), {"nesterov": "maybe"}, InputError, "optimizer.nesterov='maybe' is neither true nor false"),
+        (nn.Linear(2, 2), {"betas": ["a", "b"]}, InputError, "is not a pair of numbers; write for example"),
+        (nn.Linear(2, 2), {"lr": float("nan")}, InputError, "optimizer.lr=nan is not a finite number, such as 0.001"),
         (nn.Linear(2, 2), {"adjust_lr_fn": "mine"}, ValueError, "mine is not supported"),
         (nn.Linear(2, 2), {"betas": (2, 0)}, ValueError, "Invalid beta parameter"),
         (nn.Linear(2, 2), {"betas": [0.9]}, InputError, "is not a pair of numbers"),
@@ -194,6 +199,16 @@ def test_groups_are_its_own() -> None:
         Muon([{"params": nn.Linear(2, 2).parameters()}])  # pyright: ignore
 
 
+def test_none_is_added_later() -> None:
+    """It would never be trained."""
+    optimizer = Muon(nn.Linear(2, 2).parameters())
+    later = {"params": list(nn.Linear(3, 3).parameters())}
+    for each in (optimizer, copy.deepcopy(optimizer)):
+        with pytest.raises(InputError, match="takes none later; give it all of them, or use optimizer=adamw"):
+            each.add_param_group(later)
+        assert len(each.param_groups) == 2
+
+
 def test_a_pytorch_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(InputError, match=r"optimizer=muon needs PyTorch 2\.9 or newer, and this is "):
@@ -208,3 +223,64 @@ def test_matrices_alone() -> None:
         warnings.simplefilter("error")
         optimizer.step()
     assert len(optimizer.param_groups) == 1
+
+
+# ---- options of every optimizer ---------------------------------------------------------------------------------
+
+
+class Three(torch.optim.Adam):
+    """One written elsewhere, of three betas and an eps that may be left out."""
+
+    def __init__(self, params: Any, betas: Any = (0.9, 0.99, 0.999), eps: float | None = None) -> None:
+        super().__init__(params, betas=betas[:2])
+        self.defaults.update(betas=betas, eps=eps)
+
+
+def configured(make: Any, **options: Any) -> Any:
+    return Regressor(network=jobs.network(), optimizer=partial(make, **options)).configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (torch.optim.Adam, {"betas": [0.9]}, "optimizer.betas=[0.9] is not a pair of numbers; write for example"),
+        (torch.optim.Adam, {"betas": (0.9, 0.99, 0.9)}, "optimizer.betas=(0.9, 0.99, 0.9) is not a pair of numbers"),
+        (torch.optim.Adam, {"eps": float("nan")}, "optimizer.eps=nan is not a finite number, such as 1e-08"),
+        (torch.optim.Adam, {"lr": "abc"}, "optimizer.lr='abc' is not a finite number, such as 0.001"),
+        (torch.optim.AdamW, {"lr": float("inf")}, "optimizer.lr=inf is not a finite number, such as 0.001"),
+        (torch.optim.SGD, {"momentum": True}, "optimizer.momentum=True is not a finite number, such as 0"),
+        (torch.optim.Rprop, {"etas": [0.5]}, "optimizer.etas=[0.5] is not a pair of numbers; write for example [0.5,1"),
+        (torch.optim.Rprop, {"etas": 0.5}, "optimizer.etas=0.5 is not a pair of numbers"),
+        (torch.optim.Rprop, {"step_sizes": ["a", "b"]}, "optimizer.step_sizes=['a', 'b'] is not a pair of numbers"),
+        (lbfgs, {"tolerance_grad": "x"}, "optimizer.tolerance_grad='x' is not a finite number, such as 1e-07"),
+        (lbfgs, {"tolerance_change": None}, "optimizer.tolerance_change=None is not a finite number, such as 1e-09"),
+        (lbfgs, {"lr": "abc"}, "optimizer.lr='abc' is not a finite number, such as 1.0"),
+        (torch.optim.Adafactor, {"eps": 1e-3}, "optimizer.eps=0.001 is not a pair of numbers; write for example [null"),
+        (Three, {"betas": [0.9, 0.99]}, "optimizer.betas=[0.9, 0.99] is not 3 numbers; write for example"),
+    ],
+)
+def test_options_that_are_no_numbers(make: Any, options: dict[str, Any], message: str) -> None:
+    """Said before the first step."""
+    with pytest.raises(InputError) as error:
+        configured(make, **options)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (torch.optim.Adam, {"lr": torch.tensor(0.1), "betas": [0.5, 0.99]}),
+        (torch.optim.Adafactor, {}),
+        (torch.optim.Adafactor, {"eps": [1e-30, 1e-3]}),
+        (torch.optim.Adadelta, {}),
+        (torch.optim.RMSprop, {"eps": 1}),
+        (torch.optim.ASGD, {}),
+        (torch.optim.Rprop, {"step_sizes": [1e-5, 10]}),
+        (lbfgs, {"tolerance_grad": 0}),
+        (Muon, OPTIONS),
+        (Three, {}),
+        (Three, {"betas": [0.9, 0.99, 0.5], "eps": "auto"}),
+    ],
+)
+def test_options_as_they_should_be(make: Any, options: dict[str, Any]) -> None:
+    assert isinstance(configured(make, **options), torch.optim.Optimizer)

@@ -1,6 +1,8 @@
 """Optimizers beside those of `torch.optim`."""
 
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +10,50 @@ from torch import Tensor
 from torch.optim import LBFGS, AdamW, Optimizer
 
 from metronome.units import InputError, check_number
+
+# Of the options of `torch.optim`, and of those written in its manner, these are numbers, or as many as by default.
+_NUMBERS = (
+    "lr",
+    "momentum",
+    "weight_decay",
+    "eps",
+    "tolerance_grad",
+    "tolerance_change",
+    "betas",
+    "etas",
+    "step_sizes",
+)
+
+
+def check_options(make: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that is no number where `make` has one by default, or not as many numbers.
+
+    PyTorch looks at few of them; the others fail in the first step, or not at all.
+    """
+    for name, parameter in inspect.signature(make).parameters.items():
+        usual = parameter.default
+        if name not in _NUMBERS or name not in options or usual is None or usual is parameter.empty:
+            continue
+        given = options[name]
+        if not isinstance(usual, Sequence):
+            if not _is_finite(given):
+                raise InputError(f"optimizer.{name}={given!r} is not a finite number, such as {usual}")
+        elif not _is_like(given, usual):
+            count = "a pair of" if len(usual) == 2 else len(usual)
+            parts = ",".join("null" if part is None else str(part) for part in usual)
+            raise InputError(f"optimizer.{name}={given!r} is not {count} numbers; write for example [{parts}]")
+
+
+def _is_like(given: Any, usual: Sequence[float | None]) -> bool:
+    if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != len(usual):
+        return False
+    return all(_is_finite(a) or (a is None and b is None) for a, b in zip(given, usual, strict=True))
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, Tensor):  # of a rate that is to change within a graph
+        return value.numel() == 1 and bool(value.isfinite())
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def lbfgs(
@@ -54,7 +100,7 @@ class Muon(Optimizer):
         params: the parameters of the network.
         lr: of both.
         weight_decay: of both, decoupled.
-        momentum: of the matrices.
+        momentum: of the matrices, from 0 to below 1.
         nesterov: whether to look ahead by one step of it.
         ns_steps: steps of the Newton-Schulz iteration that makes an update orthogonal.
         adjust_lr_fn: what a matrix's rate is times: `match_rms_adamw`, 0.2 sqrt(max(rows, columns)), makes its updates
@@ -62,7 +108,7 @@ class Muon(Optimizer):
         betas, eps: of AdamW.
 
     Raises:
-        InputError: if there is no matrix, this PyTorch has no Muon, or a value is not allowed.
+        InputError: if there is no matrix, this PyTorch has no Muon, or a value is not allowed; for a group added later.
         ValueError: for values that PyTorch's optimizers refuse.
     """
 
@@ -86,8 +132,12 @@ class Muon(Optimizer):
         check_number("optimizer.ns_steps", ns_steps, "steps")
         if ns_steps > 99:
             raise InputError(f"optimizer.ns_steps={ns_steps} is more than 99; 5 will do")
-        if isinstance(betas, str) or not isinstance(betas, Sequence) or len(betas) != 2:
-            raise InputError(f"optimizer.betas={betas!r} is not a pair of numbers; write for example [0.9,0.999]")
+        options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
+        check_options(type(self), options)
+        if not 0 <= momentum < 1:
+            raise InputError(f"optimizer.momentum={momentum} is not a number from 0 to below 1; 0.95 is usual")
+        if not isinstance(nesterov, bool):
+            raise InputError(f"optimizer.nesterov={nesterov!r} is neither true nor false")
         matrices = [parameter for parameter in given if parameter.ndim == 2]
         others = [parameter for parameter in given if parameter.ndim != 2]
         if not matrices:
@@ -101,6 +151,15 @@ class Muon(Optimizer):
             parts.append(AdamW(others, lr, (betas[0], betas[1]), eps, weight_decay))
         super().__init__([group for part in parts for group in part.param_groups], {"lr": lr})
         self._share()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        # Once the parts are there, none of them would train it.
+        if hasattr(self, "_parts"):
+            raise InputError(
+                "optimizer=muon makes its groups of the parameters that it is given first, and takes none later; "
+                "give it all of them, or use optimizer=adamw"
+            )
+        super().add_param_group(param_group)
 
     def _share(self) -> None:
         """Let both work on the groups and states of this optimizer, which are those that schedulers and checkpoints

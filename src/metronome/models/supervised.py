@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from metronome.models.optimizers import check_options
 from metronome.models.schedulers import Plateau
 from metronome.units import InputError
 
@@ -74,6 +75,8 @@ class Supervised(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = _made("optimizer", self.make_optimizer, self.parameters())
+        if isinstance(optimizer, Optimizer):
+            check_options(type(optimizer), optimizer.defaults)
         if self.make_scheduler is None:
             return optimizer
         arguments = self._schedule_arguments(self.make_scheduler)
@@ -147,7 +150,9 @@ def _made(kind: str, make: Callable[..., Any], *arguments: Any, **named: Any) ->
         return make(*arguments, **named)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError) as error:
+        if kind == "optimizer":  # whose own words may not name the option
+            check_options(getattr(make, "func", make), getattr(make, "keywords", {}))
         raise InputError(f"{kind} {_name(make)}: {error}") from error
 
 
