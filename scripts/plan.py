@@ -24,4 +24,6 @@ if __name__ == "__main__":
     with command_line():
         if {"-m", "--multirun"} & set(sys.argv):
             raise InputError("a plan is of one run; leave out -m")
+        if any(argument.startswith("+study=") for argument in sys.argv[1:]):
+            raise InputError("a plan is of one run, and a study has many; give the experiment of one, +experiment=...")
         main()

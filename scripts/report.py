@@ -3,6 +3,7 @@
 import argparse
 
 from metronome.app.cli import command_line
+from metronome.app.folders import relative
 
 
 def main() -> None:
@@ -14,7 +15,7 @@ def main() -> None:
 
     from metronome.report import report  # only now, so that --help need not wait for matplotlib
 
-    print(f"report     {report(arguments.paths, arguments.out, arguments.title)}")
+    print(f"report     {relative(report(arguments.paths, arguments.out, arguments.title))}")
 
 
 if __name__ == "__main__":

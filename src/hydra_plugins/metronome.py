@@ -12,7 +12,8 @@ from hydra.core.utils import JobReturn, JobStatus
 
 class Sweeper(BasicSweeper):
     """Goes through `jobs`, each a list of overrides that belong together, and for each of them through every
-    combination of `params` and of the values on the command line, which win. A job that fails has said so itself.
+    combination of `params` and of the values on the command line. These win: over `params` of the same key, with a
+    plus sign or without, and over jobs that set it, which are left out whole. A job that fails has said so itself.
 
         jobs:
           - [optimizer.momentum=0]
@@ -26,10 +27,10 @@ class Sweeper(BasicSweeper):
         self.jobs = [list(map(str, job)) for job in jobs or [[]]]
 
     def split_arguments(self, overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:  # pyright: ignore
-        given = {override.get_key_element().lstrip("+") for override in overrides}
-        kept = [[word for word in job if word.lstrip("+").split("=")[0] not in given] for job in self.jobs]
-        (combinations,) = BasicSweeper.split_arguments(overrides, None)
-        jobs = [[*job, *own] for i, job in enumerate(kept) if job not in kept[:i] for own in combinations]
+        last = {override.get_key_element().lstrip("+"): override for override in overrides}
+        kept = [job for job in self.jobs if not {word.lstrip("+").split("=")[0] for word in job} & set(last)] or [[]]
+        (combinations,) = BasicSweeper.split_arguments(list(last.values()), None)
+        jobs = [[*job, *own] for job in kept for own in combinations]
         return list(self.split_overrides_to_chunks(jobs, max_batch_size))
 
     def sweep(self, arguments: list[str]) -> Any:

@@ -35,3 +35,19 @@ def test_it_is_the_plan_of_the_run(trainer: str, commands: Commands) -> None:
     assert plan["devices"] == (2 if trainer == "ddp_cpu" else 1)
     if trainer == "cpu":
         assert commands("train", *job).result["plan"] == plan
+
+
+def test_a_plan_of_a_study(commands: Commands) -> None:
+    done = commands("plan", "+study=batch_size")
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "error: a plan is of one run, and a study has many; give the experiment of one, +experiment=...\n"
+    )
+    assert list(commands.folder.iterdir()) == []
+
+
+def test_another_growth_for_the_experiment_that_grows(commands: Commands) -> None:
+    done = commands("plan", "+experiment=growth", "data.batch_growth={factor: 2, every: 5 epochs, max: 64}")
+    assert "1,257 / 64 = 20 steps" in done.out, done.err
+    wrong = commands("plan", "+experiment=growth", "data.batch_growth={factor: 2, evry: 5 epochs}")
+    assert wrong.err.startswith("error: no key 'evry' in data.batch_growth; data.batch_growth has: accumulate, every, ")

@@ -45,6 +45,7 @@ def test_scaled_and_typed_in(overrides: tuple[str, ...], same: tuple[str, ...], 
 def test_the_arithmetic_is_told(commands: Commands) -> None:
     done = commands("train", *JOB, "optimizer.scale_lr=sqrt", "optimizer.base_batch_size=10", "optimizer.lr=0.03")
     assert "rate       0.03 x sqrt(40 / 10) = 0.06\n" in done.out
+    assert done.result["rates"] == ["0.03 x sqrt(40 / 10) = 0.06"]
 
 
 def test_a_checkpoint_with_a_scaled_rate(commands: Commands) -> None:

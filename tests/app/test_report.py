@@ -21,7 +21,7 @@ def test_report_of_a_sweep(commands: Commands, monkeypatch: pytest.MonkeyPatch) 
     (sweep,) = (commands.folder / "runs/linear").glob("sweep_*")
     told = commands("report", str(sweep))
     assert (told.code, told.err) == (0, "")
-    assert told.out.split() == ["report", f"{sweep}/report/report.html"]
+    assert told.out.split() == ["report", str((sweep / "report/report.html").relative_to(commands.folder))]
     page = (sweep / "report/report.html").read_text()
     assert "3 (2 finished, 1 failed) in 3 groups" in page
     assert "is larger than the 1,000 training samples" in page

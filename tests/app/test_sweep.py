@@ -100,8 +100,12 @@ def test_a_sweep_over_experiments(commands: Commands) -> None:
             [["a=1", "b=1"], ["a=1", "b=2"], ["a=2", "c=3", "b=1"], ["a=2", "c=3", "b=2"]],
         ),
         ([["+a=1"], ["+a=2"]], [], [["+a=1"], ["+a=2"]]),
-        # the command line wins, and no job comes twice
-        ([["a=1"], ["a=2"], ["a=2", "c=3"]], ["a=5"], [["a=5"], ["c=3", "a=5"]]),
+        # the command line, which comes last, wins: over jobs that set the same key, which are left out whole,
+        ([["a=1"], ["a=2", "c=3"], ["d=4"]], ["a=5"], [["d=4", "a=5"]]),
+        ([["+a=1"], ["a=2"]], ["a=5"], [["a=5"]]),
+        # and over params
+        ([], ["seed=0,1", "++seed=5"], [["++seed=5"]]),
+        ([], ["+experiment=x,y", "experiment=x", "b=1"], [["experiment=x", "b=1"]]),
     ],
 )
 def test_jobs_and_combinations(jobs: Any, overrides: list[str], expected: list[list[str]]) -> None:

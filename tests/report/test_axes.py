@@ -4,18 +4,18 @@ from typing import Any
 
 import pytest
 
-from metronome.report.axes import Course
+from metronome.report.axes import StepTable
 from metronome.units import BatchSchedule, Duration, Plan
 
 GROWING = {"data": {"batch_size": 4, "batch_growth": {"factor": 2}}}
 
 
-def course(epochs: list[tuple[int, int, int]], config: dict[str, Any], least_steps: int = 0, **other: Any) -> Course:
+def course(epochs: list[tuple[int, int, int]], config: dict[str, Any], least_steps: int = 0, **other: Any) -> StepTable:
     rows = [
         {"epoch": i, "batch_size": b, "steps": s, "iterations": s, "samples": n} for i, (b, s, n) in enumerate(epochs)
     ]
     of = {"num_samples": 10, "devices": 1, "accumulate_grad_batches": 1, "drop_last": False, "per_epoch": rows} | other
-    return Course.of(of, config, least_steps)
+    return StepTable.of(of, config, least_steps)
 
 
 def test_growing_batches() -> None:
@@ -68,7 +68,7 @@ def test_against_a_loop(budget: str, batch_size: int, factor: int, drop_last: bo
     growth = {"factor": factor}
     schedule = BatchSchedule.of(batch_size, 157, growth)
     plan = Plan.make(157, schedule, drop_last=drop_last, budgets=[Duration.parse(budget)])
-    made = Course.of(plan.as_dict(), {"data": {"batch_size": batch_size, "batch_growth": growth}})
+    made = StepTable.of(plan.as_dict(), {"data": {"batch_size": batch_size, "batch_growth": growth}})
     assert plan.total_steps is not None
     step = seen = epoch = 0
     while step < plan.total_steps:
@@ -88,7 +88,7 @@ def test_against_a_loop(budget: str, batch_size: int, factor: int, drop_last: bo
 @pytest.mark.parametrize("broken", [{}, {"per_epoch": []}, {"per_epoch": 3}, {"per_epoch": [{"epoch": 0}]}])
 def test_no_plan(broken: dict[str, Any]) -> None:
     with pytest.raises((KeyError, ValueError, TypeError)):
-        Course.of(broken, {})
+        StepTable.of(broken, {})
 
 
 def test_a_million_epochs() -> None:

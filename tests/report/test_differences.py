@@ -122,3 +122,22 @@ def test_overrides(override: str, key: str, value: str, make_run: Callable[..., 
 )  # fmt: skip
 def test_text(value: Any, written: str) -> None:
     assert text(value) == written
+
+
+def test_a_run_made_twice_is_no_second_seed(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        make_run(name, seed=seed)
+    runs, _ = read_runs([tmp_path / "runs"])
+    (group,) = differences(runs).groups
+    assert [run.name for run in group.runs] == ["a", "b", "c"]
+    assert [run.name for run in group.measured] == ["b", "c"]
+
+
+def test_what_no_override_says(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """A file of the configuration has changed between two runs that were asked for in the same words."""
+    make_run("a", config={"optimizer": {"lr": 0.1}})
+    make_run("b", seed=1, config={"optimizer": {"lr": 0.2}})
+    runs, _ = read_runs([tmp_path / "runs"])
+    found = differences(runs)
+    assert found.keys == ["optimizer.lr"]
+    assert [group.values for group in found.groups] == [{"optimizer.lr": "0.1"}, {"optimizer.lr": "0.2"}]

@@ -10,7 +10,7 @@ from jobs import Data, Net, fit
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from metronome.report.axes import Course
+from metronome.report.axes import StepTable
 from metronome.report.events import read_curves
 
 NAME = "events.out.tfevents.{}.host.1.0"
@@ -39,7 +39,7 @@ def test_what_lightning_logs_belongs_to_these_steps(tmp_path: Path) -> None:
     for tag, values in (("loss_epoch", model.epoch_means), ("val/loss", model.val_losses)):
         assert curves[tag].steps.tolist() == [5, 10, 15, 20]
         assert curves[tag].values == pytest.approx(values, rel=1e-6)
-    course = Course.of(trainer.plan.as_dict(), {"data": {"batch_size": 32}})
+    course = StepTable.of(trainer.plan.as_dict(), {"data": {"batch_size": 32}})
     assert course.samples_at(curves["val/loss"].steps).tolist() == [157, 314, 471, 628]
     assert course.epochs_at(curves["val/loss"].steps).tolist() == [1, 2, 3, 4]
 

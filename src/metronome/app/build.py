@@ -120,8 +120,8 @@ def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:
     """The objects of a group that holds several of a kind, by name. One set to null is left out."""
     objects = []
     for name, entry in (config.get(group) or {}).items():
-        if entry is None:
-            continue
+        if entry is None or (isinstance(entry, dict) and not any(entry.values())):
+            continue  # left out, or only an option of one that is
         if not isinstance(entry, dict) or "_target_" not in entry:
             raise InputError(f"{group}.{name} has no _target_: name the class to make, or set it to null")
         objects.append(instantiate(entry, _convert_="all"))

@@ -224,6 +224,9 @@ def _composition(error: Exception) -> str:
 
 
 def _unknown_key(key: str, cause: Exception) -> str:
+    inside = getattr(cause, "full_key", None)
+    if isinstance(inside, str) and inside.startswith(f"{key}."):  # in a table that was given as a whole
+        key = inside
     parent, _, name = key.rpartition(".")
     node = getattr(cause, "parent_node", None)
     siblings = ", ".join(sorted(str(k) for k in node)) if node is not None and hasattr(node, "keys") else ""

@@ -46,6 +46,7 @@ class Result:
             "overrides": run.overrides,
             "seed": run.config.get("seed"),
             "plan": None,
+            "rates": [],
             "progress": None,
             "metrics": {},
             "best": None,
@@ -82,6 +83,10 @@ class Result:
         self.content["plan"] = None if plan is None else plan.as_dict()
         if plan is not None and rank_zero_only.rank == 0:
             write_json(self.run.folder / PLAN_FILE, self.content["plan"])
+
+    def take_rates(self, rates: list[str]) -> None:
+        """How the learning rates follow the batch size, in words; what they are then is on no other record."""
+        self.content["rates"] = rates
 
     def take_start(self, checkpoint: str, step: int) -> None:
         """The checkpoint that the run went on from."""

@@ -2,18 +2,20 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from metronome.app.cli import JobFailed, past_hydra
-from metronome.app.folders import relative, sweep_of, this_sweep
+from metronome.app.cli import past_hydra
+from metronome.app.folders import LOCK_FILE, SWEEP_FILE, hold, relative, sweep_of, this_sweep
 from metronome.units import InputError
 
 _begun: dict[Path, str] = {}  # the folder of the study that this process has begun, and its name
+_held: list[Any] = []  # what keeps other processes out of it
 
 
 class Study(Callback):
@@ -21,19 +23,54 @@ class Study(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with past_hydra():
-            folder = begin(Path(config.hydra.sweep.dir), this_sweep(config))
+            folder = begin(Path(config.hydra.sweep.dir), this_sweep(config), settings_of(config))
         _begun[folder] = config.hydra.runtime.choices.study
         print(f"{_begun[folder]}  ->  {relative(folder)}", flush=True)
 
 
-def begin(folder: Path, sweep: dict[str, Any]) -> Path:
-    """The folder, if it is new or holds this very study. Raises InputError if it holds anything else."""
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{relative(folder)} is a file, and a study needs a folder; give another hydra.sweep.dir")
-    if folder.is_dir() and any(folder.iterdir()) and sweep_of(folder) != sweep:
-        held = "a sweep or study of other values" if sweep_of(folder) else "something else"
-        raise InputError(f"the folder {relative(folder)} holds {held}; give another hydra.sweep.dir, or leave it out")
+def begin(folder: Path, sweep: dict[str, Any], settings: dict[str, Any]) -> Path:
+    """The folder, if it is new or holds this very study, held until this process ends.
+
+    Raises:
+        InputError: if it holds anything else, or this study with other settings, or another process works in it.
+    """
+    if (file := next((path for path in (folder, *folder.parents) if path.is_file()), None)) is not None:
+        raise InputError(f"{relative(file)} is a file, and a study needs a folder; give another hydra.sweep.dir")
+    if folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+        if sweep_of(folder) != sweep:
+            held = "a sweep or study of other values" if sweep_of(folder) else "something else"
+            raise InputError(
+                f"the folder {relative(folder)} holds {held}; give another hydra.sweep.dir, or leave it out"
+            )
+        before = settings_of(yaml.safe_load((folder / SWEEP_FILE).read_text()))
+        for name in [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
+            raise InputError(
+                f"the study in {relative(folder)} began with {name}={before.get(name)}, which is {settings.get(name)} "
+                "now; begin anew with resume=null, or put it back"
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    _held.append(hold(folder))
     return folder
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """What a study's configuration says of its runs, as it is written: the values that have no meaning for the result
+    left out."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
+    found: dict[str, Any] = {}
+
+    def walk(name: str, content: Any) -> None:
+        if isinstance(content, dict):
+            for key, value in content.items():
+                walk(f"{name}.{key}" if name else str(key), value)
+        else:
+            found[name] = content
+
+    walk("", {key: config.get(key) for key in ("data", "model", "optimizer", "scheduler", "budget", "seed")})
+    limits = {key: value for key, value in (config.get("trainer") or {}).items() if str(key).startswith("max_")}
+    walk("trainer", limits)
+    return found
 
 
 @contextmanager
@@ -42,13 +79,17 @@ def reported() -> Iterator[None]:
     _begun.clear()
     try:
         yield
-    except JobFailed:
-        _report()
+    except Exception:
+        with suppress(InputError):  # no job has come so far as to be reported on
+            _report()
         raise
     except (KeyboardInterrupt, SystemExit):
         for folder in _begun:
             print(f"so far     python scripts/report.py {relative(folder)}", file=sys.stderr, flush=True)
         raise
+    finally:
+        while _held:
+            _held.pop().close()
     _report()
 
 

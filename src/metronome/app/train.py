@@ -54,6 +54,7 @@ def _train(config: DictConfig) -> float | None:
             job = build_job(run)
             result.take_over()
             result.take_plan(job.plan)
+            result.take_rates(job.rates)
             say.the_plan(run, job.plan, job.rates)
             if count := processes_to_start(job.trainer):
                 with result.of_processes():
@@ -79,6 +80,7 @@ def train_here(run: Run) -> None:
     with Result(run, taken_over=True) as result:
         job = build_job(run)
         result.take_plan(job.plan)
+        result.take_rates(job.rates)
         fit_and_test(run, job, result)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metronome.units import BatchSchedule, EpochPlan, InputError
-from metronome.units.course import Course as UnitsCourse
+from metronome.units.course import Course
 
 MOST_EPOCHS = 2_000_000  # of a run; steps beyond are taken for damage
 
@@ -16,7 +16,7 @@ AXES = {"steps": "steps (parameter updates)", "epochs": "epochs", "samples": "sa
 
 
 @dataclass(frozen=True)
-class Course:
+class StepTable:
     """The epochs of a run, as its plan lists them, and beyond the list as they would go on.
 
     All arrays have one entry an epoch: its `batch_size`, the `steps` and `samples` in it, and the samples it has when
@@ -31,7 +31,7 @@ class Course:
     samples_before: np.ndarray
 
     @classmethod
-    def of(cls, plan: dict[str, Any], config: dict[str, Any], least_steps: int = 0) -> "Course":
+    def of(cls, plan: dict[str, Any], config: dict[str, Any], least_steps: int = 0) -> "StepTable":
         """From plan.json and config.yaml, with epochs for at least so many steps.
 
         Raises ValueError, TypeError or KeyError for a plan that is not one.
@@ -78,7 +78,7 @@ class Course:
         return np.minimum(np.searchsorted(ends, steps, side="left"), len(ends) - 1)
 
 
-def _endless(plan: dict[str, Any], config: dict[str, Any], batch_size: int) -> UnitsCourse:
+def _endless(plan: dict[str, Any], config: dict[str, Any], batch_size: int) -> Course:
     """The epochs of a run as if no budget ended it. With data of the user's own, the batch stays as it is."""
     data, trainer = config.get("data") or {}, config.get("trainer") or {}
     size, samples = data.get("batch_size"), plan["num_samples"]
@@ -90,10 +90,10 @@ def _endless(plan: dict[str, Any], config: dict[str, Any], batch_size: int) -> U
         schedule = BatchSchedule(batch_size, maximum=samples)
     limit = trainer.get("limit_train_batches")
     cut = (plan["devices"], plan["accumulate_grad_batches"], plan["drop_last"])
-    return UnitsCourse(samples, schedule, *cut, limit if isinstance(limit, int | float) else None)
+    return Course(samples, schedule, *cut, limit if isinstance(limit, int | float) else None)
 
 
-def _beyond(endless: UnitsCourse, first: int, steps: int) -> list[tuple[EpochPlan, int]]:
+def _beyond(endless: Course, first: int, steps: int) -> list[tuple[EpochPlan, int]]:
     """Epochs from number `first` on, until they have so many steps: equal ones once, with their number."""
     rows: list[tuple[EpochPlan, int]] = []
     for row, count in endless.stretches():

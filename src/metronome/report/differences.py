@@ -13,6 +13,7 @@ from metronome.report.runs import Run, dig
 _ON_THE_WAY = ("ckpt_path", "resume", "trials", "trials_done", "run_dir")
 DEFAULT, NOT_THERE = "default", "–"
 _SEPARATE = ("seed", "experiment")
+_DECIDING = ("data", "model", "optimizer", "scheduler")  # what a result follows from, beside budget and seed
 _MANY_KEYS = 4
 
 
@@ -26,9 +27,11 @@ class Group:
 
     @property
     def measured(self) -> list[Run]:
-        """The runs whose numbers stand for the group: the finished ones; without any those that did not fail."""
+        """The runs whose numbers stand for the group: the finished ones, without any those that did not fail; of each
+        seed the last one, since a run made twice is no second sample."""
         finished = [run for run in self.runs if run.status == "finished"]
-        return finished or [run for run in self.runs if run.status != "failed"] or self.runs
+        standing = finished or [run for run in self.runs if run.status != "failed"] or self.runs
+        return list({run.seed: run for run in standing}.values())
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,13 @@ def differences(runs: list[Run]) -> Differences:
     if len({run.experiment for run in runs}) > 1:
         differing.insert(0, "experiment")
         values["experiment"] = [run.experiment for run in runs]
-    members: dict[tuple[str, ...], list[Run]] = {}
-    for i, run in enumerate(runs):
-        members.setdefault(tuple(values[key][i] for key in differing), []).append(run)
+    members = _members(runs, differing, values)
+    if unasked := _unasked(members.values()):
+        # A file of the configuration has changed between them, and no override says so.
+        values |= {key: [value_of(run, key, names) for run, names in zip(runs, given, strict=True)] for key in unasked}
+        differing += [key for key in unasked if key not in differing]
+        shared = [word for word in shared if word.partition("=")[0] not in differing]
+        members = _members(runs, differing, values)
     names, usual = short_names(differing), _usual(differing, list(members))
     groups: list[Group] = []
     rounded = len({tuple(map(shown, group)) for group in members}) == len(members)
@@ -69,6 +76,41 @@ def differences(runs: list[Run]) -> Differences:
             label = members[group][0].experiment
         groups.append(Group(label, dict(zip(differing, group, strict=True)), members[group]))
     return Differences(differing, shared, groups)
+
+
+def _members(runs: list[Run], keys: list[str], values: Mapping[str, list[str]]) -> dict[tuple[str, ...], list[Run]]:
+    """The runs of each combination of values."""
+    members: dict[tuple[str, ...], list[Run]] = {}
+    for i, run in enumerate(runs):
+        members.setdefault(tuple(values[key][i] for key in keys), []).append(run)
+    return members
+
+
+def _unasked(groups: Iterable[list[Run]]) -> list[str]:
+    """Keys of what decides a result that differ between runs that were asked for in the same words."""
+    found: dict[str, None] = {}
+    for runs in groups:
+        configs = [_flat(run.config) for run in runs if run.config]
+        for key in dict.fromkeys(key for config in configs for key in config):
+            if len({text(config.get(key)) for config in configs}) > 1:
+                found[key] = None
+    return list(found)
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+
+    def walk(name: str, content: Any) -> None:
+        for key, value in content.items() if isinstance(content, dict) else ():
+            # The model has a copy of these.
+            if isinstance(value, dict) and f"{name}.{key}" not in ("model.optimizer", "model.scheduler"):
+                walk(f"{name}.{key}", value)
+            elif not isinstance(value, dict):
+                flat[f"{name}.{key}"] = value
+
+    for group in _DECIDING:
+        walk(group, config.get(group))
+    return flat | {"budget": config.get("budget")}
 
 
 def overrides(run: Run) -> dict[str, str]:
