@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from metronome import __version__
 from metronome.app.logs import log_positions
+from metronome.app.values import flat
 from metronome.units import InputError
 
 if TYPE_CHECKING:
@@ -147,13 +148,6 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
             f"{key}={ours}, and the checkpoint has {theirs}: with optimizer.scale_lr={rule} that changes the learning "
             "rate, which a run that goes on keeps; leave it as it was, or begin anew"
         )
-
-
-def flat(name: str, content: Any) -> dict[str, Any]:
-    """The values in a nesting of dicts, each under its whole name."""
-    if not isinstance(content, dict):
-        return {name: content}
-    return {key: value for part in content for key, value in flat(f"{name}.{part}", content[part]).items()}
 
 
 def check_fits(checkpoint: dict[str, Any], model: L.LightningModule, path: str | Path) -> None:

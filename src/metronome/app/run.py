@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
-from metronome.app.checkpoints import check_goes_on, check_whole, flat, newest_whole, read_checkpoint
+from metronome.app.checkpoints import check_goes_on, check_whole, newest_whole, read_checkpoint
 from metronome.app.folders import (
     CONFIG_FILE,
     RESULT_FILE,
@@ -26,6 +26,7 @@ from metronome.app.folders import (
     typed,
     what_it_is,
 )
+from metronome.app.values import deciding
 from metronome.training.files import written_aside
 from metronome.units import InputError
 
@@ -149,16 +150,12 @@ class Run:
 
 def _check_unchanged(folder: Path, settings: dict[str, Any]) -> None:
     """Raises InputError if a finished run was one of other values: a file of the configuration has changed since."""
-    before = yaml.safe_load((folder / CONFIG_FILE).read_text())
-    for group in ("data", "model", "optimizer", "scheduler", "budget", "seed", "trainer"):
-        theirs, ours = flat(group, before.get(group)), flat(group, settings.get(group))
-        for name in {**theirs, **ours}:
-            of_result = not name.startswith("trainer.") or name.startswith("trainer.max_")
-            if of_result and theirs.get(name) != ours.get(name):
-                raise InputError(
-                    f"{relative(folder)} is finished, with {name}={theirs.get(name)}, which is {ours.get(name)} now; "
-                    "begin anew with resume=null, or put it back"
-                )
+    theirs, ours = deciding(yaml.safe_load((folder / CONFIG_FILE).read_text())), deciding(settings)
+    for name in [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
+        raise InputError(
+            f"{relative(folder)} is finished, with {name}={theirs.get(name)}, which is {ours.get(name)} now; begin "
+            "anew with resume=null, or put it back"
+        )
 
 
 def in_sweep() -> bool:

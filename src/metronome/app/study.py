@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.cli import past_hydra
 from metronome.app.folders import LOCK_FILE, SWEEP_FILE, hold, relative, sweep_of, this_sweep
+from metronome.app.values import deciding
 from metronome.units import InputError
 
 _begun: dict[Path, str] = {}  # the folder of the study that this process has begun, and its name
@@ -54,23 +55,10 @@ def begin(folder: Path, sweep: dict[str, Any], settings: dict[str, Any]) -> Path
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """What a study's configuration says of its runs, as it is written: the values that have no meaning for the result
-    left out."""
+    """What a study's configuration says of its runs, as it is written: nothing is resolved."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(OmegaConf.masked_copy(config, [key for key in config if key != "hydra"]))
-    found: dict[str, Any] = {}
-
-    def walk(name: str, content: Any) -> None:
-        if isinstance(content, dict):
-            for key, value in content.items():
-                walk(f"{name}.{key}" if name else str(key), value)
-        else:
-            found[name] = content
-
-    walk("", {key: config.get(key) for key in ("data", "model", "optimizer", "scheduler", "budget", "seed")})
-    limits = {key: value for key, value in (config.get("trainer") or {}).items() if str(key).startswith("max_")}
-    walk("trainer", limits)
-    return found
+    return deciding(config)
 
 
 @contextmanager
