@@ -140,7 +140,7 @@ CONFIG = [
     ("train", [DIGITS, "trainer.limit_train_batches=-1"], "invalid value -1 for limit_train_batches"),
     ("train", [DIGITS, "trainer.gradient_clip_val=x"], "gradient_clip_val"),
     ("train", [DIGITS, "optimizer.lr=-1"], "optimizer SGD: Invalid learning rate: -1"),
-    ("train", [DIGITS, "optimizer.lr=fast"], "optimizer SGD: "),
+    ("train", [DIGITS, "optimizer.lr=fast"], "optimizer.lr='fast' is not a finite number"),
     ("train", [DIGITS, "trainer.max_epochs=many"], "trainer.max_epochs='many' is not a whole number"),
     ("train", [DIGITS, "trainer.max_epochs=-5"], "max_epochs"),
     ("train", [DIGITS, "trainer.log_every_n_steps=x"], "trainer.log_every_n_steps='x' is not a whole number"),
