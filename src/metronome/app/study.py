@@ -30,7 +30,7 @@ class Study(Callback):
 
 
 def begin(folder: Path, sweep: dict[str, Any], settings: dict[str, Any]) -> Path:
-    """The folder, if it is new or holds this very study, held until this process ends.
+    """The folder, if it is new or holds this very study, held until `reported` lets it go.
 
     Raises:
         InputError: if it holds anything else, or this study with other settings, or another process works in it.
@@ -50,7 +50,8 @@ def begin(folder: Path, sweep: dict[str, Any], settings: dict[str, Any]) -> Path
                 "now; begin anew with resume=null, or put it back"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    _held.append(hold(folder))
+    if (lock := hold(folder)) is not None:  # on Windows there is none
+        _held.append(lock)
     return folder
 
 
