@@ -2,7 +2,7 @@
 
 import argparse
 
-from metronome.app.cli import command_line
+from metronome.app.console.command_line import command_line
 from metronome.units import check_number
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from metronome.app.cli import command_line
+from metronome.app.console.command_line import command_line
 
 CHANGES = "values of that configuration to change; allow=mypackage,other lets it use packages of your own"
 

@@ -6,7 +6,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from metronome.app.cli import command_line, past_hydra
+from metronome.app.console.command_line import command_line, past_hydra
 from metronome.units import InputError
 
 

@@ -2,8 +2,8 @@
 
 import argparse
 
-from metronome.app.cli import command_line
-from metronome.app.folders import relative
+from metronome.app.console.command_line import command_line
+from metronome.runs.folders import relative
 
 
 def main() -> None:

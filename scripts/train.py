@@ -3,8 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from metronome.app.cli import command_line, past_hydra
-from metronome.app.study import reported
+from metronome.app.console.command_line import command_line, past_hydra
+from metronome.app.sweeps.study import reported
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")

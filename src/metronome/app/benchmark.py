@@ -17,9 +17,9 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from metronome.app import say
-from metronome.data import Linear
+from metronome.app.console import output
 from metronome.training import Trainer
+from project.data import Linear
 
 BATCH_SIZE, NUM_SAMPLES, WARMUP_STEPS = 100, 10_000, 50
 _QUIET: dict[str, Any] = {
@@ -101,7 +101,7 @@ def benchmark(steps: int, rounds: int) -> str:
 
     The ratio is the median over the rounds of the time divided by Lightning's in the same round.
     """
-    say.quiet()
+    output.quiet()
     warnings.filterwarnings("ignore", message=".*Skipping val loop")  # only steps are measured
     torch.set_num_threads(1)
     times: dict[str, list[float]] = {name: [] for name in WAYS}

@@ -10,11 +10,11 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from metronome.app import say
+from metronome.app.config.rates import unscaled
+from metronome.app.console import output
 from metronome.app.load import Builder, config_of, read_whole, restore, told
-from metronome.app.rates import unscaled
 from metronome.training import Trainer
-from metronome.training.seeds import check_seed
+from metronome.training.batches.seeds import check_seed
 from metronome.units import InputError
 
 # The trainer's flags that a test has a use for. The others are about training, or about the logs and folders of the
@@ -45,7 +45,7 @@ def evaluate(path: str | Path, changes: list[str], allow: str | Iterable[str] = 
         InputError: for a file that is not such a checkpoint or asks for what is not allowed, or a change of a key that
             is not there.
     """
-    say.quiet()
+    output.quiet()
     checkpoint = read_whole(path)
     config = _changed(config_of(checkpoint, path, "data", "model", "trainer"), changes)
     trainer, model, data = _built(config, path, allow)

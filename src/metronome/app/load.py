@@ -18,10 +18,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric
 
-from metronome.app.checkpoints import KEY, check_fits, check_whole, read_checkpoint
-from metronome.app.cli import one_line
-from metronome.app.rates import unscaled
-from metronome.training.seeds import generators_kept
+from metronome.app.config.rates import unscaled
+from metronome.app.console.command_line import one_line
+from metronome.app.run.checkpoints import KEY, check_fits, check_whole, read_checkpoint
+from metronome.training.batches.seeds import generators_kept
 from metronome.units import InputError
 
 # What a configuration says about how to make an object, beside the arguments.

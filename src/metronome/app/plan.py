@@ -4,14 +4,14 @@ import json
 
 from omegaconf import DictConfig, OmegaConf
 
-from metronome.app import say
-from metronome.app.build import build_data, build_trainer, choose_budget, plan_training
+from metronome.app.config.build import build_data, build_trainer, choose_budget, plan_training
+from metronome.app.console import output
 from metronome.units import InputError
 
 
 def plan(config: DictConfig, overrides: list[str]) -> str:
     """The plan of a configuration, as text or JSON. Reads the training data; makes no folder and no model."""
-    say.quiet()
+    output.quiet()
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
     if settings["format"] not in ("text", "json"):

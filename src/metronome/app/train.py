@@ -11,15 +11,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from metronome.app import say
-from metronome.app.build import Job, build_job
-from metronome.app.checkpoints import KEY, model_checkpoint, read_checkpoint
-from metronome.app.cli import EXIT_SIGINT, EXIT_SIGTERM, JobFailed, sigterm_stops
-from metronome.app.folders import run_of
-from metronome.app.logs import go_on_with_rows, take_back
-from metronome.app.processes import processes_to_start, run_processes
-from metronome.app.result import Result
-from metronome.app.run import Run, in_search, in_sweep
+from metronome.app.config.build import Job, build_job
+from metronome.app.console import output
+from metronome.app.console.command_line import EXIT_SIGINT, EXIT_SIGTERM, JobFailed, sigterm_stops
+from metronome.app.processes.start import processes_to_start, run_processes
+from metronome.app.run.checkpoints import KEY, model_checkpoint, read_checkpoint
+from metronome.app.run.claim import Run, in_search, in_sweep
+from metronome.app.run.logs import go_on_with_rows, take_back
+from metronome.app.run.result import Result
+from metronome.runs.folders import run_of
 from metronome.units import InputError
 
 
@@ -44,18 +44,18 @@ def _train(config: DictConfig) -> float | None:
     except InputError as error:
         if not in_sweep():
             raise
-        say.a_failed_job(error)
+        output.a_failed_job(error)
         raise JobFailed(str(error)) from error
     try:
-        say.begin(run)
+        output.begin(run)
         if run.is_done:
-            return say.done_before(run)
+            return output.done_before(run)
         with sigterm_stops(), Result(run) as result:
             job = build_job(run)
             result.take_over()
             result.take_plan(job.plan)
             result.take_rates(job.rates)
-            say.the_plan(run, job.plan, job.rates)
+            output.the_plan(run, job.plan, job.rates)
             if count := processes_to_start(job.trainer):
                 with result.of_processes():
                     run_processes(run, count)
@@ -66,17 +66,17 @@ def _train(config: DictConfig) -> float | None:
     except Exception as error:
         if not run.in_sweep:
             raise
-        say.a_failed_job(error)
+        output.a_failed_job(error)
         raise JobFailed(str(error)) from error
     finally:
         run.release()
-    say.the_result(run, result.content)
+    output.the_result(run, result.content)
     return result.objective
 
 
 def train_here(run: Run) -> None:
     """What each process of a run on several devices does."""
-    say.begin(run)
+    output.begin(run)
     with Result(run, taken_over=True) as result:
         job = build_job(run)
         result.take_plan(job.plan)
@@ -126,7 +126,7 @@ def begin_logs(run: Run, job: Job, result: Result) -> None:
         checkpoint = read_checkpoint(run.checkpoint)
         before = checkpoint.get(KEY, {}).get("logs", {})
         result.take_start(run.checkpoint, checkpoint["global_step"])
-        say.the_start(run, checkpoint["global_step"])
+        output.the_start(run, checkpoint["global_step"])
     if rank_zero_only.rank == 0 and (run.goes_on or before):
         source = run_of(Path(run.checkpoint)) if run.checkpoint is not None else run.folder
         take_back(job.trainer.loggers, source or run.folder, before, run.folder)

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
-from metronome.training.order import Share
-from metronome.training.seeds import generators_kept, seed_sample
+from metronome.training.batches.order import Share
+from metronome.training.batches.seeds import generators_kept, seed_sample
 from metronome.units import InputError
 
 

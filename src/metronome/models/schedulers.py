@@ -14,7 +14,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from metronome.training.restoring import set_rates
+from metronome.training.checkpoints.restoring import set_rates
 from metronome.units import Duration, InputError, Plan
 
 # The part of the rate that is left, from 1 to 0, after a part of the decay, from 0 to 1.

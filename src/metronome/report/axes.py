@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metronome.units import BatchSchedule, EpochPlan, InputError
-from metronome.units.course import Course
+from metronome.units.epoch_series import Course
 
 MOST_EPOCHS = 2_000_000  # of a run; steps beyond are taken for damage
 

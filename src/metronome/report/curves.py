@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from metronome.report.axes import AXES
 from metronome.report.differences import Group
 from metronome.report.events import Curve
-from metronome.report.runs import Run, is_rate
+from metronome.report.records import Run, is_rate
 from metronome.report.style import (
     OTHERS,
     Cast,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metronome.report.runs import Run, dig
+from metronome.report.records import Run, dig
 
 # Overrides that say how to go on or where to, not what the run is.
 _ON_THE_WAY = ("ckpt_path", "resume", "trials", "trials_done", "run_dir")

@@ -8,7 +8,7 @@ from datetime import datetime
 from html import escape
 
 from metronome.report.differences import Differences, Group, number_of, shown
-from metronome.report.runs import UNFINISHED, Run, dig
+from metronome.report.records import UNFINISHED, Run, dig
 from metronome.report.style import Picture, plain
 from metronome.report.summary import Summary, mean_and_spread
 

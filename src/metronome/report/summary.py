@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from metronome.report.differences import Differences
-from metronome.report.runs import Run, dig, monitor_of, number
+from metronome.report.records import Run, dig, monitor_of, number
 
 # What is measured of every run: its name with its unit, as in summary.csv, its heading, and what it means.
 MEASURES = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from metronome.report.curves import positions
 from metronome.report.differences import Group
-from metronome.report.runs import Run
+from metronome.report.records import Run
 from metronome.report.style import Look, Picture, cast, figure, headline, legend, plain, png, scale
 from metronome.report.summary import Summary
 

@@ -10,7 +10,7 @@ from metronome.report.curves import curve_pictures
 from metronome.report.differences import differences
 from metronome.report.fitting import fitting_picture
 from metronome.report.page import GENERATOR, page
-from metronome.report.runs import REPORT_FILE, common_folder, read_runs
+from metronome.report.records import REPORT_FILE, common_folder, read_runs
 from metronome.report.style import Picture
 from metronome.report.summary import summarize, to_csv
 from metronome.report.sweeps import sweep_pictures

@@ -1,7 +1,7 @@
 """How one step is executed, repeated and resumed."""
 
-from metronome.training.checkpoint import Checkpoint
-from metronome.training.order import BatchSampler, EvaluationSampler, Share
+from metronome.training.batches.order import BatchSampler, EvaluationSampler, Share
+from metronome.training.checkpoints.callback import Checkpoint
 from metronome.training.trainer import Trainer
 
 __all__ = ["BatchSampler", "Checkpoint", "EvaluationSampler", "Share", "Trainer"]

@@ -14,21 +14,21 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.nn import SyncBatchNorm
 from torch.utils.data import DataLoader, DistributedSampler
 
-from metronome.training.counters import Counters
-from metronome.training.cut import count_samples, cut_batch
-from metronome.training.devices import take_buffers_over
-from metronome.training.evaluation import EvaluationLoop
-from metronome.training.files import CheckpointFiles, NotWritten
+from metronome.training.batches.cut import count_samples, cut_batch
+from metronome.training.batches.loaders import DataConnector
+from metronome.training.batches.order import BatchSampler
+from metronome.training.batches.seeds import check_seed
+from metronome.training.checkpoints.files import CheckpointFiles, NotWritten
+from metronome.training.checkpoints.restoring import CheckpointConnector
 from metronome.training.flags import check_kinds
-from metronome.training.loaders import DataConnector
-from metronome.training.loops import EpochLoop, FitLoop
-from metronome.training.meeting import Meeting
-from metronome.training.nonfinite import Watch
-from metronome.training.order import BatchSampler
-from metronome.training.restoring import CheckpointConnector
-from metronome.training.results import Results
-from metronome.training.seeds import check_seed
-from metronome.training.stopping import SignalConnector
+from metronome.training.guards.agreement import Meeting
+from metronome.training.guards.late_averaging import take_buffers_over
+from metronome.training.guards.nonfinite import Watch
+from metronome.training.guards.signals import SignalConnector
+from metronome.training.logged.results import Results
+from metronome.training.loops.epoch import EpochLoop, FitLoop
+from metronome.training.loops.evaluation import EvaluationLoop
+from metronome.training.state import Counters
 from metronome.units import BatchSchedule, Duration, InputError, Plan, RunFailed, accumulation_at, share_size
 
 

@@ -1,7 +1,7 @@
 """Epochs, batches, steps, durations and the plan: pure arithmetic, no torch, no Lightning."""
 
-from metronome.units.course import EpochPlan, accumulation_at
 from metronome.units.duration import Duration
+from metronome.units.epoch_series import EpochPlan, accumulation_at
 from metronome.units.errors import InputError, RunFailed, check_number
 from metronome.units.plan import Plan
 from metronome.units.rate import scaled_rate

@@ -6,8 +6,8 @@ from fractions import Fraction
 from math import floor
 from typing import Any
 
-from metronome.units.course import Course, EpochPlan
 from metronome.units.duration import Duration
+from metronome.units.epoch_series import Course, EpochPlan
 from metronome.units.errors import InputError
 from metronome.units.plan_text import plan_text
 from metronome.units.schedule import BatchSchedule

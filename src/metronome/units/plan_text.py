@@ -3,8 +3,8 @@
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from metronome.units.course import Course, EpochPlan
 from metronome.units.duration import Duration
+from metronome.units.epoch_series import Course, EpochPlan
 from metronome.units.split import even_split, share_size
 
 if TYPE_CHECKING:

@@ -1,0 +1,209 @@
+"""result.json: what a run was, what it did, and how it ended. Written last, and whole or not at all."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from torch import nn
+
+from metronome import __version__
+from metronome.app.console.command_line import mistake, one_line
+from metronome.app.run.checkpoints import model_checkpoint, read_checkpoint
+from metronome.app.run.claim import Run
+from metronome.app.run.memory import peak_memory_bytes, reset_peak_memory
+from metronome.runs.folders import RESULT_FILE
+from metronome.training import Trainer
+from metronome.training.checkpoints.files import written_aside
+from metronome.units import InputError, Plan
+
+PLAN_FILE = "plan.json"
+
+
+class Result:
+    """Gathers a run's result, and writes it at the end of a `with` block, whatever happened in it.
+
+    Written by the process with rank 0 only, unless the processes of the run have (see `of_processes`).
+    """
+
+    def __init__(self, run: Run, taken_over: bool = False) -> None:
+        self.run = run
+        self.seconds: dict[str, float] = dict.fromkeys(("total", "setup", "fit", "test"), 0.0)
+        self.content: dict[str, Any] = {
+            "status": "failed",
+            "experiment": run.experiment,
+            "overrides": run.overrides,
+            "seed": run.config.get("seed"),
+            "plan": None,
+            "rates": [],
+            "progress": None,
+            "metrics": {},
+            "best": None,
+            "seconds": self.seconds,
+            "samples_per_second": None,
+            "peak_memory_bytes": None,
+            "weights_sha256": None,
+            "resumed_from": None,
+            "out_of_memory": [],
+            "nonfinite": [],
+            "advice": [],
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "lightning": L.__version__,
+                "metronome": __version__,
+            },
+            "git_commit": _git_commit(),
+        }
+        self._adopted = False
+        self._may_write = taken_over or not run.goes_on  # over what an earlier start has left
+        self._began = self._last = time.monotonic()
+        reset_peak_memory()
+
+    # ---- what happened ------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """All is made of a run that goes on: from here on the folder is this start's."""
+        if not self._may_write and rank_zero_only.rank == 0:
+            self.run.begin()
+        self._may_write = True
+
+    def take_plan(self, plan: Plan | None) -> None:
+        self.content["plan"] = None if plan is None else plan.as_dict()
+        if plan is not None and rank_zero_only.rank == 0:
+            write_json(self.run.folder / PLAN_FILE, self.content["plan"])
+
+    def take_rates(self, rates: list[str]) -> None:
+        """How the learning rates follow the batch size, in words; what they are then is on no other record."""
+        self.content["rates"] = rates
+
+    def take_start(self, checkpoint: str, step: int) -> None:
+        """The checkpoint that the run went on from."""
+        self.content["resumed_from"] = {"checkpoint": os.path.relpath(checkpoint, self.run.folder), "step": step}
+
+    def lap(self, phase: str) -> None:
+        """The time since the last lap was spent on this phase."""
+        now = time.monotonic()
+        self.seconds[phase] += now - self._last
+        self._last = now
+
+    def take_progress(self, trainer: Trainer) -> None:
+        """What the training has done so far, as it counted it."""
+        counters = trainer.counters
+        self.content["progress"] = {
+            "epochs": counters.epochs,
+            "steps": trainer.global_step,
+            "iterations": counters.iterations,
+            "samples": counters.samples,
+        }
+        if self.seconds["fit"] > 0:
+            trained = counters.samples - counters.samples_resumed
+            self.content["samples_per_second"] = trained / self.seconds["fit"]
+        self.content["out_of_memory"] = list(trainer.out_of_memory)
+        self.content["nonfinite"] = list(trainer.nonfinite)
+        self.take_metrics(trainer.callback_metrics)
+        self.content["best"] = self._best(trainer)
+
+    def take_metrics(self, metrics: Any) -> None:
+        self.content["metrics"] |= {name: float(value) for name, value in metrics.items()}
+
+    def take_weights(self, model: nn.Module) -> None:
+        self.content["weights_sha256"] = weights_digest(model)
+
+    @contextmanager
+    def of_processes(self) -> Iterator[None]:
+        """Take over the result that the processes of the run leave; one that they leave is not written again."""
+        try:
+            yield
+            self._adopted = True
+        finally:
+            path = self.run.folder / RESULT_FILE
+            if path.is_file():
+                self.content |= json.loads(path.read_text())
+
+    # ---- how it ended ---------------------------------------------------------------------------------
+
+    @property
+    def objective(self) -> float | None:
+        """What a search over runs optimizes: the best value of the monitored metric."""
+        return self.content["best"] and self.content["best"]["value"]
+
+    def __enter__(self) -> "Result":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._adopted or rank_zero_only.rank != 0 or not self._may_write:
+            return
+        self.content["status"] = "finished"
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            self.content["status"] = "stopped"
+        elif error is not None:
+            self.content["status"] = "failed"
+            self.content["error"] = mistake(error) or f"{type(error).__name__}: {one_line(error)}"
+        self.content["seconds"]["total"] = time.monotonic() - self._began
+        on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+        self.content["peak_memory_bytes"] = self.content["peak_memory_bytes"] or peak_memory_bytes(on_gpu)
+        write_json(self.run.folder / RESULT_FILE, self.content)
+
+    def _best(self, trainer: Trainer) -> dict[str, Any] | None:
+        callback = model_checkpoint(trainer)
+        if callback is None or callback.best_model_score is None or not Path(callback.best_model_path).is_file():
+            return None
+        try:
+            step = read_checkpoint(callback.best_model_path)["global_step"]
+        except InputError:
+            step = None  # this runs while errors pass too, and must not hide them
+        return {
+            "monitor": callback.monitor,
+            "value": float(callback.best_model_score),
+            "step": step,
+            "checkpoint": os.path.relpath(callback.best_model_path, self.run.folder),
+        }
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over the state dict: names in sorted order, each followed by its tensor's raw bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """A reader finds the old file or the new one, never half of one."""
+    with written_aside(path) as file:
+        # JSON knows no NaN or infinity, and a reader in another language would stumble over them.
+        json.dump(_finite(content), file, indent=2, allow_nan=False)
+        file.write("\n")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return str(content)
+    return content
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder the run was started in, with a plus sign if files differ from it."""
+    try:
+        git = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None

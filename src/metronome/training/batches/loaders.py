@@ -1,0 +1,35 @@
+"""Which of several devices reads what, from loaders that are not ours."""
+
+from typing import Any
+
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSamplerWrapper
+from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
+from lightning.pytorch.trainer.states import RunningStage
+from torch.utils.data import DataLoader
+
+from metronome.training.batches.order import BatchSampler, EvaluationSampler
+from metronome.units import share_size
+
+
+class DataConnector(_DataConnector):
+    """Lightning's data connector: it leaves our samplers alone, and cuts other loaders up for evaluation exactly.
+
+    A foreign training loader gets Lightning's `DistributedSampler`, as it would under Lightning's own Trainer: its
+    `batch_size` is then that of one device's share. For evaluation each sample goes to exactly one device, where
+    Lightning repeats some; only where that would give the devices different numbers of batches (a model that
+    exchanges its buffers in forward would hang) its way is kept.
+    """
+
+    def _requires_distributed_sampler(self, dataloader: DataLoader) -> bool:
+        ours = isinstance(dataloader.batch_sampler, BatchSampler | EvaluationSampler)
+        return not ours and super()._requires_distributed_sampler(dataloader)
+
+    def _resolve_sampler(self, dataloader: DataLoader, shuffle: bool, mode: RunningStage | None = None) -> Any:
+        place = self.trainer.distributed_sampler_kwargs  # num_replicas and rank
+        evaluating = mode not in (RunningStage.TRAINING, RunningStage.PREDICTING)
+        if evaluating and place is not None and self._requires_distributed_sampler(dataloader):
+            devices, samples = place["num_replicas"], len(dataloader.sampler)  # pyright: ignore
+            batches = {-(-share_size(samples, devices, i) // (dataloader.batch_size or 1)) for i in (0, devices - 1)}
+            if samples >= devices and len(batches) == 1:
+                return UnrepeatedDistributedSamplerWrapper(dataloader.sampler, shuffle=False, **place)
+        return super()._resolve_sampler(dataloader, shuffle, mode)

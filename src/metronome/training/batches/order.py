@@ -1,0 +1,127 @@
+"""Which samples make up each batch, and which of them this device takes."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from metronome.training.batches.seeds import epoch_order
+from metronome.units import BatchSchedule, even_split, share_size
+
+
+class Share(NamedTuple):
+    """This device's part of one batch: the sample indices to read, and the epoch to read them in."""
+
+    epoch: int
+    indices: np.ndarray  # int64, shape (samples,)
+
+
+class BatchSampler(Sampler[Share]):
+    """This device's share of every batch of one epoch, from a given step on.
+
+    The order of an epoch depends on (seed, epoch) alone. Each batch is cut into one contiguous share per device.
+    A device whose share of a small last batch would be empty reads one sample of it all the same, and the
+    step gives it weight 0: every device must take part in the step's collectives.
+
+    Args:
+        num_samples: samples in the data set.
+        schedule: the batch size of each epoch, over all devices.
+        seed: the run's seed.
+        shuffle: whether to reorder the samples each epoch.
+        drop_last: whether to leave out a last batch that is smaller than the others.
+        devices: processes that train together.
+        rank: which of them this is.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        schedule: BatchSchedule,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        devices: int = 1,
+        rank: int = 0,
+    ) -> None:
+        self.num_samples, self.schedule = num_samples, schedule
+        self.seed, self.shuffle, self.drop_last = seed, shuffle, drop_last
+        self.devices, self.rank = devices, rank
+        self.epoch, self.first_step = 0, 0
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """(epoch, step) from which the next iterator starts."""
+        return self.epoch, self.first_step
+
+    @position.setter
+    def position(self, position: tuple[int, int]) -> None:
+        self.epoch, self.first_step = position
+
+    @property
+    def order(self) -> dict[str, Any]:
+        """What decides on the samples of each step of this epoch, besides the epoch itself."""
+        size = self.schedule.at(self.epoch)
+        return {"num_samples": self.num_samples, "batch_size": size, "seed": self.seed, "shuffle": self.shuffle}
+
+    def samples(self, step: int) -> np.ndarray:
+        """The samples of the batch of this step of the epoch, over all devices: int64, shape (samples,)."""
+        size = self.schedule.at(self.epoch)
+        return self._epoch_order()[step * size : (step + 1) * size]
+
+    def _epoch_order(self) -> np.ndarray:
+        return epoch_order(self.seed, self.epoch, self.num_samples) if self.shuffle else np.arange(self.num_samples)
+
+    def __len__(self) -> int:
+        """Steps in this epoch, wherever the iterator starts."""
+        whole, rest = divmod(self.num_samples, self.schedule.at(self.epoch))
+        return whole if self.drop_last or not rest else whole + 1
+
+    def batch_size(self, step: int) -> int:
+        """Samples in the batch of this step of the epoch, over all devices."""
+        size = self.schedule.at(self.epoch)
+        return min(size, self.num_samples - step * size)
+
+    def share_size(self, step: int) -> int:
+        """Samples of that batch that fall to this device; 0 where it only keeps the others company."""
+        return share_size(self.batch_size(step), self.devices, self.rank)
+
+    def __iter__(self) -> Iterator[Share]:
+        epoch, size, order = self.epoch, self.schedule.at(self.epoch), self._epoch_order()
+        for step in range(self.first_step, len(self)):
+            batch = order[step * size : (step + 1) * size]
+            share = np.array_split(batch, self.devices)[self.rank]
+            yield Share(epoch, share if len(share) else batch[:1])
+
+
+class EvaluationSampler(Sampler[Share]):
+    """This device's share of every batch of an evaluation: each sample goes to exactly one device.
+
+    The samples are cut evenly into `devices` times the number of batches, so that all devices run the same number
+    of batches: a model that exchanges its buffers in forward would hang otherwise, and so would the reduction of the
+    results. With fewer samples than pieces some are empty; there a device reads one sample that does not count.
+
+    Args:
+        num_samples: samples in the data set.
+        batch_size: samples in a batch, over all devices (rounded so that the batches are even).
+        devices: processes that evaluate together.
+        rank: which of them this is.
+    """
+
+    def __init__(self, num_samples: int, batch_size: int, *, devices: int = 1, rank: int = 0) -> None:
+        sizes = even_split(num_samples, -(-num_samples // batch_size) * devices)
+        ends = np.cumsum(sizes)
+        self.pieces = [(int(ends[i] - sizes[i]), int(ends[i])) for i in range(rank, len(sizes), devices)]
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def share_size(self, batch: int) -> int:
+        """Samples of this batch that count on this device."""
+        start, end = self.pieces[batch]
+        return end - start
+
+    def __iter__(self) -> Iterator[Share]:
+        for start, end in self.pieces:
+            yield Share(0, np.arange(start, end) if end > start else np.zeros(1, dtype=np.int64))

@@ -1,0 +1,144 @@
+"""Validation and test: every sample weighs the same, and what does not fit into memory is cut up."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
+from torch import Tensor, nn
+
+from metronome.training.batches.cut import join_outputs, micro_batch_sizes
+from metronome.training.batches.order import EvaluationSampler
+from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
+from metronome.training.guards.undo import Undo
+from metronome.training.logged.results import Results, metrics_kept
+from metronome.units import InputError, RunFailed
+
+if TYPE_CHECKING:
+    from metronome.training.trainer import Trainer
+
+log = logging.getLogger("metronome.training")
+
+
+@torch.no_grad()
+def fingerprint(module: nn.Module) -> list[Tensor]:
+    """A number for each weight tensor, which stays on the device: the sum of its absolute values."""
+    return [tensor.detach().abs().sum() for tensor in module.parameters()]
+
+
+class EvaluationLoop(_EvaluationLoop):
+    """A validation or test, whose logged values weigh every sample the same over all devices.
+
+    A batch that does not fit into memory is evaluated in halves, and those after it too: on one device always, on
+    several where `accumulate_grad_batches=auto` lets them agree on it.
+    """
+
+    trainer: "Trainer"
+    _results: Results
+
+    def __init__(self, trainer: "Trainer", stock: _EvaluationLoop) -> None:
+        super().__init__(trainer, stock._trainer_fn, stock._stage, stock.verbose, stock.inference_mode)
+        self._results = Results(trainer, training=False)
+        self.pieces = 1  # into which each batch is cut
+        self.is_judged = False  # whether all that this evaluation finds has been logged
+        self.weights_before: list[Tensor] = []  # a fingerprint of the weights, from before the validation
+        self._may_agree = False  # whether all devices have the same number of batches
+
+    def reset(self) -> None:
+        self.is_judged = False
+        super().reset()
+
+    def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
+        self.is_judged = True
+        super()._on_evaluation_end(*args, **kwargs)
+
+    def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
+        assert self._combined_loader is not None
+        sampler = getattr(self._combined_loader.flattened[dataloader_idx], "batch_sampler", None)
+        # Of other loaders the devices may have different numbers of batches.
+        self._may_agree = self.trainer.world_size == 1 or isinstance(sampler, EvaluationSampler)
+        if self._may_agree:
+            self.trainer.meeting.stop_if_told(self._has_its_weights)
+        with self._cut_up_if_need_be():
+            if not isinstance(sampler, EvaluationSampler) or sampler.share_size(batch_idx) > 0:
+                super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
+                return
+            # One sample keeps the other devices company; it is counted where it belongs.
+            with self._results.nothing_counted(), metrics_kept(self.trainer.lightning_module):
+                super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
+
+    def _has_its_weights(self) -> bool:
+        """Whether the module has the weights that it is trained with: a callback may validate an average of them."""
+        now = fingerprint(self.trainer.lightning_module)
+        return all(torch.equal(a, b) for a, b in zip(now, self.weights_before, strict=False))
+
+    # ---- a batch that does not fit --------------------------------------------------------------------
+
+    @property
+    def _agrees(self) -> bool:
+        """Whether several devices cut up their batches together."""
+        return self.trainer.world_size > 1 and self.trainer.auto_accumulate and self._may_agree
+
+    @contextmanager
+    def _cut_up_if_need_be(self) -> Iterator[None]:
+        """While it lasts, the strategy's step takes a batch in as many pieces as memory demands."""
+        strategy, name = self.trainer.strategy, "test_step" if self.trainer.testing else "validation_step"
+        whole = getattr(strategy, name)
+        setattr(strategy, name, lambda batch, *arguments: self._step(whole, batch, arguments))
+        try:
+            yield
+        finally:
+            delattr(strategy, name)
+
+    def _step(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
+        while True:
+            undo, reason = Undo(self.trainer, self._results, generators=False), None
+            try:
+                output = self._step_in_pieces(step, batch, arguments)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                output, reason = None, one_line(error)
+            # The error is gone by now, and with it the frames that held on to memory.
+            is_short = reason is not None
+            if self._agrees:
+                is_short = self.trainer.meeting.any(is_short)
+            if not is_short:
+                return output
+            undo()
+            free_memory()
+            self._halve(batch, reason or "on another device")
+
+    def _step_in_pieces(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
+        if self.pieces == 1:
+            return step(batch, *arguments)
+        results, samples = self._results, self.trainer.count_samples(batch)
+        sizes, outputs = micro_batch_sizes(samples, self.pieces), []
+        results.begin_step()
+        for piece, size in zip(self.trainer.cut_batch(batch, sizes), sizes, strict=True):
+            results.begin_micro_batch(piece, size, results.is_counting)
+            outputs.append(step(piece, *arguments))
+        results.end_step(batch, samples, over_devices=False)
+        if all(isinstance(output, dict) for output in outputs):
+            return join_outputs(outputs, sizes)
+        return join_outputs([{"output": output} for output in outputs], sizes)["output"]
+
+    def _halve(self, batch: Any, reason: str) -> None:
+        trainer = self.trainer
+        if trainer.world_size > 1 and not self._agrees:
+            raise RunFailed(
+                f"out of memory in an evaluation ({reason}); use a smaller data.eval_batch_size, or "
+                "trainer.accumulate_grad_batches=auto, with which devices agree on smaller ones of a DataModule"
+            )
+        try:
+            samples = trainer.count_samples(batch)
+        except InputError as error:
+            raise RunFailed(f"out of memory in an evaluation ({reason}); {error}") from error
+        # On several devices the largest batch decides, so that all decide alike.
+        if not trainer.meeting.any(self.pieces < samples):
+            raise RunFailed(f"out of memory in an evaluation with one sample at a time ({reason})")
+        self.pieces *= 2
+        trainer.remember_memory(trainer.global_step, evaluation=self._stage.value, pieces=self.pieces)
+        log.warning("out of memory in an evaluation: its batches are now cut in %d; the result stays", self.pieces)

@@ -1,0 +1,8 @@
+"""Data sets: each a `metronome.data.DataModule` with a `load`, which returns what to train, validate and test on."""
+
+from project.data.digits import Digits
+from project.data.images import Images
+from project.data.linear import Linear
+from project.data.mnist import MNIST, FashionMNIST
+
+__all__ = ["MNIST", "Digits", "FashionMNIST", "Images", "Linear"]
