@@ -362,7 +362,7 @@ def _position(plan: Plan | None, step: int, duration: Duration) -> Fraction:
     if plan is None or duration.unit not in ("epochs", "samples"):
         return Fraction(step)
     position = Fraction(0)
-    for epoch, count in plan.course.stretches():
+    for epoch, count in plan.series.stretches():
         if epoch.steps == 0:
             break  # limit_train_batches=0: nothing is ever done
         whole = step // epoch.steps if count is None else min(count, step // epoch.steps)

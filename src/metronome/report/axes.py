@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metronome.units import BatchSchedule, EpochPlan, InputError
-from metronome.units.epoch_series import Course
+from metronome.units.epoch_series import EpochSeries
 
 MOST_EPOCHS = 2_000_000  # of a run; steps beyond are taken for damage
 
@@ -78,7 +78,7 @@ class StepTable:
         return np.minimum(np.searchsorted(ends, steps, side="left"), len(ends) - 1)
 
 
-def _endless(plan: dict[str, Any], config: dict[str, Any], batch_size: int) -> Course:
+def _endless(plan: dict[str, Any], config: dict[str, Any], batch_size: int) -> EpochSeries:
     """The epochs of a run as if no budget ended it. With data of the user's own, the batch stays as it is."""
     data, trainer = config.get("data") or {}, config.get("trainer") or {}
     size, samples = data.get("batch_size"), plan["num_samples"]
@@ -90,10 +90,10 @@ def _endless(plan: dict[str, Any], config: dict[str, Any], batch_size: int) -> C
         schedule = BatchSchedule(batch_size, maximum=samples)
     limit = trainer.get("limit_train_batches")
     cut = (plan["devices"], plan["accumulate_grad_batches"], plan["drop_last"])
-    return Course(samples, schedule, *cut, limit if isinstance(limit, int | float) else None)
+    return EpochSeries(samples, schedule, *cut, limit if isinstance(limit, int | float) else None)
 
 
-def _beyond(endless: Course, first: int, steps: int) -> list[tuple[EpochPlan, int]]:
+def _beyond(endless: EpochSeries, first: int, steps: int) -> list[tuple[EpochPlan, int]]:
     """Epochs from number `first` on, until they have so many steps: equal ones once, with their number."""
     rows: list[tuple[EpochPlan, int]] = []
     for row, count in endless.stretches():

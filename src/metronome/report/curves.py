@@ -69,19 +69,19 @@ def curve_pictures(summary: Summary) -> list[Picture]:
 
 def batch_sizes(run: Run) -> Curve | None:
     """The samples in the batch of each step that something was logged at."""
-    if run.course is None:
+    if run.step_table is None:
         return None
     logged = max(run.curves.values(), key=lambda curve: len(curve.steps))
-    return Curve(logged.steps, run.course.batch_size_at(logged.steps).astype(float), logged.seconds)
+    return Curve(logged.steps, run.step_table.batch_size_at(logged.steps).astype(float), logged.seconds)
 
 
 def positions(run: Run, curve: Curve) -> dict[str, np.ndarray]:
     """Where the points of a curve lie on each axis; without a plan there are but steps and seconds."""
     found = {"steps": curve.steps.astype(float), "seconds": curve.seconds}
-    if run.course is not None:
+    if run.step_table is not None:
         found |= {
-            "epochs": run.course.epochs_at(curve.steps),
-            "samples": run.course.samples_at(curve.steps).astype(float),
+            "epochs": run.step_table.epochs_at(curve.steps),
+            "samples": run.step_table.samples_at(curve.steps).astype(float),
         }
     return found
 
@@ -235,8 +235,8 @@ def _smoothed(values: np.ndarray) -> np.ndarray:
 def _mark_best(panel: Axes, group: Group, style: Look) -> None:
     for run in group.measured:
         point = best_point(run)
-        if point is not None and run.course is not None and "val/loss" in run.curves:
-            epoch = float(run.course.epochs_at(point[0]))
+        if point is not None and run.step_table is not None and "val/loss" in run.curves:
+            epoch = float(run.step_table.epochs_at(point[0]))
             panel.plot(
                 epoch, point[1], style.marker, color=style.colour, markersize=7, markeredgecolor="white", zorder=4
             )

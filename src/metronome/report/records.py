@@ -34,7 +34,7 @@ class Run:
     result: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
-    course: StepTable | None = None
+    step_table: StepTable | None = None
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -157,7 +157,7 @@ def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:
     run.problems += problems
     if run.plan:
         try:
-            run.course = StepTable.of(run.plan, config, least_steps=run.steps or 0)
+            run.step_table = StepTable.of(run.plan, config, least_steps=run.steps or 0)
         except (ValueError, TypeError, KeyError, AttributeError, AssertionError) as error:
             run.problems.append(f"{PLAN_FILE}: {_line(error)}")
     return run

@@ -92,9 +92,9 @@ def measure(run: Run) -> dict[str, float | None]:
     steps = run.steps
     samples = number(dig(run.result, "progress", "samples"))
     epochs = number(dig(run.result, "progress", "epochs"))
-    if run.course is not None and steps is not None:
-        epochs = float(run.course.epochs_at(steps))
-        samples = float(run.course.samples_at(steps)) if samples is None else samples
+    if run.step_table is not None and steps is not None:
+        epochs = float(run.step_table.epochs_at(steps))
+        samples = float(run.step_table.samples_at(steps)) if samples is None else samples
     speed = number(dig(run.result, "samples_per_second"))
     seconds = number(dig(run.result, "seconds", "fit"))
     if dig(run.result, "resumed_from") and samples and speed:
@@ -141,7 +141,7 @@ def roughness(run: Run) -> float | None:
 def best_epoch(run: Run) -> float | None:
     """Epochs done where val/loss was least, or where there is none, what is monitored was best."""
     point = best_point(run)
-    return None if point is None or run.course is None else float(run.course.epochs_at(point[0]))
+    return None if point is None or run.step_table is None else float(run.step_table.epochs_at(point[0]))
 
 
 def best_point(run: Run, of: str | None = None) -> tuple[int, float] | None:

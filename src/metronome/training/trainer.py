@@ -325,7 +325,7 @@ class Trainer(L.Trainer):
             return
         plan = self.plan
         assert plan is not None
-        fewest = min(plan.course.epoch(epoch.epoch).steps for epoch in plan.per_epoch)
+        fewest = min(plan.series.epoch(epoch.epoch).steps for epoch in plan.per_epoch)
         if interval > fewest:
             raise InputError(
                 f"trainer.val_check_interval={interval} is more than the {fewest} steps of an epoch; use at most "

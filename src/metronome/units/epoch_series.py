@@ -1,4 +1,4 @@
-"""The course of a training, epoch after epoch, before a budget ends it."""
+"""The epochs of a training, one after another, before a budget ends it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ def accumulation_at(accumulate_grad_batches: int, schedule: BatchSchedule, batch
 
 
 @dataclass(frozen=True)
-class Course:
+class EpochSeries:
     """Every epoch of a training without end. `schedule` stays within `num_samples`."""
 
     num_samples: int

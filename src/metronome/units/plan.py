@@ -7,7 +7,7 @@ from math import floor
 from typing import Any
 
 from metronome.units.duration import Duration
-from metronome.units.epoch_series import Course, EpochPlan
+from metronome.units.epoch_series import EpochPlan, EpochSeries
 from metronome.units.errors import InputError
 from metronome.units.plan_text import plan_text
 from metronome.units.schedule import BatchSchedule
@@ -41,7 +41,7 @@ class Plan:
     total_iterations: int | None
     total_samples: int | None
     per_epoch: tuple[EpochPlan, ...]
-    course: Course = field(repr=False)
+    series: EpochSeries = field(repr=False)
     time_budget: Duration | None = field(repr=False)
 
     @classmethod
@@ -70,23 +70,23 @@ class Plan:
             if budget.unit == "percent":
                 raise InputError(f"budget='{budget}': of what? Write e.g. budget='10 epochs'")
         within = replace(schedule, maximum=min(schedule.maximum or num_samples, num_samples))
-        course = Course(num_samples, within, devices, accumulate_grad_batches, drop_last, limit_train_batches)
-        first = course.epoch(0)
-        ends = _ends(course, [budget for budget in budgets if budget.unit != "seconds"])
+        series = EpochSeries(num_samples, within, devices, accumulate_grad_batches, drop_last, limit_train_batches)
+        first = series.epoch(0)
+        ends = _ends(series, [budget for budget in budgets if budget.unit != "seconds"])
         times = [budget for budget in budgets if budget.unit == "seconds"]
         total_steps = min(ends, default=None) if first.steps else 0
         if total_steps is None and within.factor > 1:
-            course.steps_in_epoch(num_samples if within.maximum is None else within.maximum)
+            series.steps_in_epoch(num_samples if within.maximum is None else within.maximum)
         epochs = total_iterations = total_samples = None
         per_epoch = (first,)
         if total_steps is not None:
-            epochs, total_iterations, total_samples, per_epoch = _count(course, total_steps)
+            epochs, total_iterations, total_samples, per_epoch = _count(series, total_steps)
         return cls(
             num_samples=num_samples,
             batch_size=batch_size,
             devices=devices,
             accumulate_grad_batches=accumulate_grad_batches,
-            micro_batch_size=course.micro_batch_size(epochs),
+            micro_batch_size=series.micro_batch_size(epochs),
             drop_last=drop_last,
             epochs=epochs,
             steps_per_epoch=first.steps,
@@ -95,7 +95,7 @@ class Plan:
             total_iterations=total_iterations,
             total_samples=total_samples,
             per_epoch=per_epoch,
-            course=course,
+            series=series,
             time_budget=min(times, key=lambda time: time.value, default=None),
         )
 
@@ -108,14 +108,14 @@ class Plan:
         if duration.unit == "seconds":
             raise InputError(f"`{duration}` is not known in steps; write epochs, steps, samples or %")
         if duration.unit != "percent":
-            return self.course.steps(duration)
+            return self.series.steps(duration)
         if self.total_steps is None:
             raise InputError(f"`{duration}` needs a total: give the budget in epochs, steps or samples")
         return floor(self.total_steps * Fraction(duration.value) / 100 + Fraction(1, 2))
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain numbers and lists, ready for JSON."""
-        names = [f.name for f in fields(self) if f.name not in ("per_epoch", "course", "time_budget")]
+        names = [f.name for f in fields(self) if f.name not in ("per_epoch", "series", "time_budget")]
         return {name: getattr(self, name) for name in names} | {
             "per_epoch": [asdict(epoch) for epoch in self.per_epoch]
         }
@@ -125,14 +125,14 @@ class Plan:
         return plan_text(self)
 
 
-def _ends(course: Course, budgets: Sequence[Duration]) -> list[int]:
+def _ends(series: EpochSeries, budgets: Sequence[Duration]) -> list[int]:
     """The steps after which each of the budgets ends. One that would need an impossible epoch is no matter
     where another ends before; otherwise raises InputError."""
     ends: list[int] = []
     impossible: InputError | None = None
     for budget in budgets:
         try:
-            ends.append(course.steps(budget))
+            ends.append(series.steps(budget))
         except InputError as error:
             impossible = error
     if impossible is not None and not ends:
@@ -140,18 +140,18 @@ def _ends(course: Course, budgets: Sequence[Duration]) -> list[int]:
     return ends
 
 
-def _count(course: Course, total_steps: int) -> tuple[int, int, int, tuple[EpochPlan, ...]]:
+def _count(series: EpochSeries, total_steps: int) -> tuple[int, int, int, tuple[EpochPlan, ...]]:
     """Epochs begun, iterations and samples in the first `total_steps` steps, and the first epochs."""
     epochs = iterations = samples = 0
     left, listed = total_steps, []
-    for epoch, count in course.stretches():
+    for epoch, count in series.stretches():
         whole = left // max(epoch.steps, 1) if count is None else min(count, left // max(epoch.steps, 1))
         room = MAX_EPOCHS_LISTED - len(listed)
         listed += [replace(epoch, epoch=epochs + i) for i in range(min(whole, room))]
         epochs, left = epochs + whole, left - whole * epoch.steps
         iterations, samples = iterations + whole * epoch.iterations, samples + whole * epoch.samples
         if left and whole != count:
-            last, left = course.epoch(epochs, left), 0
+            last, left = series.epoch(epochs, left), 0
             listed += [last][: MAX_EPOCHS_LISTED - len(listed)]
             epochs, iterations, samples = epochs + 1, iterations + last.iterations, samples + last.samples
         if left == 0:

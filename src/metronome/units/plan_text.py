@@ -4,7 +4,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from metronome.units.duration import Duration
-from metronome.units.epoch_series import Course, EpochPlan
+from metronome.units.epoch_series import EpochPlan, EpochSeries
 from metronome.units.split import even_split, share_size
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ MAX_STRETCHES_SHOWN = 12
 
 def plan_text(plan: "Plan") -> str:
     """A table of at most 100 columns: samples, batch, epochs, total."""
-    course = plan.course
-    rows = [("samples", f"{course.num_samples:,} in an epoch"), ("batch", _batch(course))]
-    if course.schedule.is_constant:
-        rows += _arithmetic(course, "epoch", course.epoch(0))
+    series = plan.series
+    rows = [("samples", f"{series.num_samples:,} in an epoch"), ("batch", _batch(series))]
+    if series.schedule.is_constant:
+        rows += _arithmetic(series, "epoch", series.epoch(0))
     else:
-        rows += [("", _growth(plan)), *_stretches(course, plan.epochs)]
+        rows += [("", _growth(plan)), *_stretches(series, plan.epochs)]
     rows += _total(plan)
     width = max(11, *(len(label) + 2 for label, _ in rows))
     lines = [
@@ -33,9 +33,9 @@ def plan_text(plan: "Plan") -> str:
     return "\n".join(lines)
 
 
-def _batch(course: Course) -> str:
-    batch_size, devices = course.schedule.at(0), course.devices
-    accumulation = course.accumulation(batch_size)
+def _batch(series: EpochSeries) -> str:
+    batch_size, devices = series.schedule.at(0), series.devices
+    accumulation = series.accumulation(batch_size)
     # At most two sizes of share occur: that of the first device and that of the last.
     shares = {share_size(batch_size, devices, 0), share_size(batch_size, devices, devices - 1)}
     sizes = sorted({size for share in shares for size in even_split(share, accumulation)} - {0})
@@ -47,21 +47,21 @@ def _batch(course: Course) -> str:
 
 
 def _growth(plan: "Plan") -> str:
-    schedule = plan.course.schedule
+    schedule = plan.series.schedule
     every = "every epoch" if schedule.every == 1 else f"every {schedule.every:,} epochs"
     largest = _count(plan.micro_batch_size, "sample")
     return f"times {float(schedule.factor):g} {every}; no micro-batch above {largest}"
 
 
-def _stretches(course: Course, epochs: int | None) -> list[Row]:
+def _stretches(series: EpochSeries, epochs: int | None) -> list[Row]:
     """A row for each run of equal epochs; epochs are numbered from 0, as in Lightning and in `per_epoch`."""
     rows: list[Row] = []
-    for number, (epoch, count) in enumerate(course.stretches(), 1):
+    for number, (epoch, count) in enumerate(series.stretches(), 1):
         first, following = epoch.epoch, None if count is None else epoch.epoch + count
         if epochs is not None and (following is None or following > epochs):
             following = max(epochs, 1)
         label = f"epochs {first:,}-{'' if following is None else format(following - 1, ',')}"
-        rows += _arithmetic(course, f"epoch {first:,}" if following == first + 1 else label, epoch)
+        rows += _arithmetic(series, f"epoch {first:,}" if following == first + 1 else label, epoch)
         if following is None or (epochs is not None and following >= epochs):
             break
         if number == MAX_STRETCHES_SHOWN:
@@ -70,20 +70,20 @@ def _stretches(course: Course, epochs: int | None) -> list[Row]:
     return rows
 
 
-def _arithmetic(course: Course, label: str, epoch: EpochPlan) -> list[Row]:
-    uncut = course.uncut_steps(epoch.batch_size)
-    rest = course.num_samples % epoch.batch_size
-    text = f"{course.num_samples:,} / {epoch.batch_size:,} = {_count(uncut, 'step')}"
+def _arithmetic(series: EpochSeries, label: str, epoch: EpochPlan) -> list[Row]:
+    uncut = series.uncut_steps(epoch.batch_size)
+    rest = series.num_samples % epoch.batch_size
+    text = f"{series.num_samples:,} / {epoch.batch_size:,} = {_count(uncut, 'step')}"
     notes: list[str] = []
     if epoch.steps < uncut:
         text += f", cut to {epoch.steps:,} by limit_train_batches"
-        notes = [f"{_count(course.num_samples - epoch.samples, 'sample')} of each epoch not seen"]
-    elif rest and course.drop_last:
+        notes = [f"{_count(series.num_samples - epoch.samples, 'sample')} of each epoch not seen"]
+    elif rest and series.drop_last:
         notes = [f"{_count(rest, 'sample')} left out of each epoch by drop_last"]
     elif rest:
         text += f" (the last of {_count(rest, 'sample')})"
-    if course.schedule.factor > 1 and epoch.batch_size == course.num_samples:
-        notes.append(f"the batch is capped at all {course.num_samples:,} samples")
+    if series.schedule.factor > 1 and epoch.batch_size == series.num_samples:
+        notes.append(f"the batch is capped at all {series.num_samples:,} samples")
     return [(label, f"{text} = {_count(epoch.iterations, 'iteration')}"), *(("", note) for note in notes)]
 
 
@@ -93,8 +93,8 @@ def _total(plan: "Plan") -> list[Row]:
         return [("total", f"{f'ends after {time}' if time else 'no end'}: the number of steps is not known")]
     last = max(plan.epochs - 1, 0)
     taken, full = (
-        plan.total_steps - plan.course.steps(Duration(last, "epochs")),
-        plan.course.epoch(last).steps,
+        plan.total_steps - plan.series.steps(Duration(last, "epochs")),
+        plan.series.epoch(last).steps,
     )
     totals = {"epoch": plan.epochs, "step": plan.total_steps}
     totals |= {"iteration": plan.total_iterations or 0, "sample": plan.total_samples or 0}

@@ -206,12 +206,12 @@ def test_step_without_an_end() -> None:
 def test_step_falls_where_the_plan_says(num_samples: int, batch_size: int, growth: int, value: int, unit: str) -> None:
     """At plan.steps(n * every), each counted from the start."""
     schedule = BatchSchedule(min(batch_size, num_samples), factor=growth, maximum=num_samples)
-    course = Plan.make(num_samples, schedule, budgets=[Duration.parse("6 epochs")])
-    assert course.total_steps is not None
+    planned = Plan.make(num_samples, schedule, budgets=[Duration.parse("6 epochs")])
+    assert planned.total_steps is not None
     most = 100 // value if unit == "%" else 6 * num_samples
-    ends = [course.steps(f"{n * value} {unit}") for n in range(1, most + 1)]
-    factor = step(optimizer(), course, every=f"{value} {unit}", factor=0.5).lr_lambdas[0]
-    for now in range(course.total_steps):
+    ends = [planned.steps(f"{n * value} {unit}") for n in range(1, most + 1)]
+    factor = step(optimizer(), planned, every=f"{value} {unit}", factor=0.5).lr_lambdas[0]
+    for now in range(planned.total_steps):
         assert factor(now) == 0.5 ** sum(end <= now for end in ends)
 
 

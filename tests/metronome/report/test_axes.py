@@ -10,7 +10,9 @@ from metronome.units import BatchSchedule, Duration, Plan
 GROWING = {"data": {"batch_size": 4, "batch_growth": {"factor": 2}}}
 
 
-def course(epochs: list[tuple[int, int, int]], config: dict[str, Any], least_steps: int = 0, **other: Any) -> StepTable:
+def step_table(
+    epochs: list[tuple[int, int, int]], config: dict[str, Any], least_steps: int = 0, **other: Any
+) -> StepTable:
     rows = [
         {"epoch": i, "batch_size": b, "steps": s, "iterations": s, "samples": n} for i, (b, s, n) in enumerate(epochs)
     ]
@@ -20,7 +22,7 @@ def course(epochs: list[tuple[int, int, int]], config: dict[str, Any], least_ste
 
 def test_growing_batches() -> None:
     # 10 samples: 4 + 4 + 2, then 8 + 2, then 10
-    made = course([(4, 3, 10), (8, 2, 10), (10, 1, 10)], GROWING)
+    made = step_table([(4, 3, 10), (8, 2, 10), (10, 1, 10)], GROWING)
     assert made.samples_at(range(7)).tolist() == [0, 4, 8, 10, 18, 20, 30]
     assert made.epochs_at(range(7)).tolist() == [0.0, 0.4, 0.8, 1.0, 1.8, 2.0, 3.0]
     assert made.batch_size_at(range(1, 7)).tolist() == [4, 4, 4, 8, 8, 10]
@@ -28,21 +30,21 @@ def test_growing_batches() -> None:
 
 def test_drop_last() -> None:
     # 4 + 4, and 2 samples are left out: an epoch is 8 samples
-    made = course([(4, 2, 8), (4, 2, 8)], {"data": {"batch_size": 4}}, drop_last=True)
+    made = step_table([(4, 2, 8), (4, 2, 8)], {"data": {"batch_size": 4}}, drop_last=True)
     assert made.samples_at(range(5)).tolist() == [0, 4, 8, 12, 16]
     assert made.epochs_at(range(5)).tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
 
 
 def test_a_budget_that_ends_in_mid_epoch() -> None:
     # 4 steps: 4 + 4 + 2, 4; the second epoch has 10 samples all the same
-    made = course([(4, 3, 10), (4, 1, 4)], {"data": {"batch_size": 4}})
+    made = step_table([(4, 3, 10), (4, 1, 4)], {"data": {"batch_size": 4}})
     assert made.samples_at([3, 4]).tolist() == [10, 14]
     assert made.epochs_at([3, 4]).tolist() == [1.0, 1.4]
 
 
 def test_limited_epochs() -> None:
     # limit_train_batches=2: an epoch is 4 + 4
-    made = course([(4, 2, 8), (4, 1, 4)], {"data": {"batch_size": 4}, "trainer": {"limit_train_batches": 2}})
+    made = step_table([(4, 2, 8), (4, 1, 4)], {"data": {"batch_size": 4}, "trainer": {"limit_train_batches": 2}})
     assert made.epochs_at([1, 2, 3]).tolist() == [0.5, 1.0, 1.5]
 
 
@@ -57,7 +59,7 @@ def test_limited_epochs() -> None:
 )
 def test_beyond_the_table(config: dict[str, Any], samples: list[int]) -> None:
     """A budget of time lists one epoch; the others follow from the configuration."""
-    made = course([(4, 3, 10)], config, least_steps=7)
+    made = step_table([(4, 3, 10)], config, least_steps=7)
     assert made.samples_at([3, 4, 5, 6, 7]).tolist() == samples
 
 
@@ -93,11 +95,11 @@ def test_no_plan(broken: dict[str, Any]) -> None:
 
 def test_a_million_epochs() -> None:
     """A budget of time, and the whole data set as one batch: one listed epoch, of one step."""
-    made = course([(10, 1, 10)], {"data": {"batch_size": "full"}}, least_steps=1_000_000)
+    made = step_table([(10, 1, 10)], {"data": {"batch_size": "full"}}, least_steps=1_000_000)
     assert made.samples_at([1, 999_999, 1_000_000]).tolist() == [10, 9_999_990, 10_000_000]
     assert made.epochs_at(1_000_000) == 1_000_000
 
 
 def test_steps_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="more than 2,000,000 epochs"):
-        course([(10, 1, 10)], {}, least_steps=10**15)
+        step_table([(10, 1, 10)], {}, least_steps=10**15)

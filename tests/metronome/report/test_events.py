@@ -39,9 +39,9 @@ def test_what_lightning_logs_belongs_to_these_steps(tmp_path: Path) -> None:
     for tag, values in (("loss_epoch", model.epoch_means), ("val/loss", model.val_losses)):
         assert curves[tag].steps.tolist() == [5, 10, 15, 20]
         assert curves[tag].values == pytest.approx(values, rel=1e-6)
-    course = StepTable.of(trainer.plan.as_dict(), {"data": {"batch_size": 32}})
-    assert course.samples_at(curves["val/loss"].steps).tolist() == [157, 314, 471, 628]
-    assert course.epochs_at(curves["val/loss"].steps).tolist() == [1, 2, 3, 4]
+    table = StepTable.of(trainer.plan.as_dict(), {"data": {"batch_size": 32}})
+    assert table.samples_at(curves["val/loss"].steps).tolist() == [157, 314, 471, 628]
+    assert table.epochs_at(curves["val/loss"].steps).tolist() == [1, 2, 3, 4]
 
 
 def test_time_between_starts_is_left_out(write_events: Write, tmp_path: Path) -> None:

@@ -33,5 +33,5 @@ def _takes_mini_batches(trainer: "Trainer") -> bool:
     if plan is None:  # of such data it is known only how many batches an epoch has
         return trainer.num_training_batches > 1
     # Where only time ends the run, the plan lists its first epoch alone, and any that follows may be reached.
-    epochs = plan.per_epoch if plan.total_steps is not None else (epoch for epoch, _ in plan.course.stretches())
+    epochs = plan.per_epoch if plan.total_steps is not None else (epoch for epoch, _ in plan.series.stretches())
     return any(epoch.batch_size < plan.num_samples for epoch in epochs)
