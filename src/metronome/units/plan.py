@@ -122,7 +122,11 @@ class Plan:
 
     def text(self) -> str:
         """The plan as a short table for a terminal."""
-        return plan_text(self)
+        totals: dict[str, int] | None = None
+        if self.epochs is not None and self.total_steps is not None:
+            totals = {"epoch": self.epochs, "step": self.total_steps}
+            totals |= {"iteration": self.total_iterations or 0, "sample": self.total_samples or 0}
+        return plan_text(self.series, totals, self.time_budget)
 
 
 def _ends(series: EpochSeries, budgets: Sequence[Duration]) -> list[int]:

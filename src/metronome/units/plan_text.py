@@ -1,29 +1,32 @@
 """The plan as a person would work it out on paper."""
 
+from collections.abc import Mapping
 from textwrap import wrap
-from typing import TYPE_CHECKING
 
 from metronome.units.duration import Duration
 from metronome.units.epoch_series import EpochPlan, EpochSeries
 from metronome.units.split import even_split, share_size
-
-if TYPE_CHECKING:
-    from metronome.units.plan import Plan
 
 Row = tuple[str, str]  # label, text
 
 MAX_STRETCHES_SHOWN = 12
 
 
-def plan_text(plan: "Plan") -> str:
-    """A table of at most 100 columns: samples, batch, epochs, total."""
-    series = plan.series
+def plan_text(series: EpochSeries, totals: Mapping[str, int] | None, time_budget: Duration | None) -> str:
+    """A table of at most 100 columns: samples, batch, epochs, total.
+
+    Args:
+        series: the epochs, as if no budget ended them.
+        totals: what the budget allows, by the words epoch, step, iteration and sample; None if that is not known.
+        time_budget: the time that ends the training, if not the budget before.
+    """
+    epochs = None if totals is None else totals["epoch"]
     rows = [("samples", f"{series.num_samples:,} in an epoch"), ("batch", _batch(series))]
     if series.schedule.is_constant:
         rows += _arithmetic(series, "epoch", series.epoch(0))
     else:
-        rows += [("", _growth(plan)), *_stretches(series, plan.epochs)]
-    rows += _total(plan)
+        rows += [("", _growth(series, epochs)), *_stretches(series, epochs)]
+    rows += _total(series, totals, time_budget)
     width = max(11, *(len(label) + 2 for label, _ in rows))
     lines = [
         f"{'' if i else label:{width}}{line}"
@@ -46,10 +49,10 @@ def _batch(series: EpochSeries) -> str:
     )
 
 
-def _growth(plan: "Plan") -> str:
-    schedule = plan.series.schedule
+def _growth(series: EpochSeries, epochs: int | None) -> str:
+    schedule = series.schedule
     every = "every epoch" if schedule.every == 1 else f"every {schedule.every:,} epochs"
-    largest = _count(plan.micro_batch_size, "sample")
+    largest = _count(series.micro_batch_size(epochs), "sample")
     return f"times {float(schedule.factor):g} {every}; no micro-batch above {largest}"
 
 
@@ -87,22 +90,17 @@ def _arithmetic(series: EpochSeries, label: str, epoch: EpochPlan) -> list[Row]:
     return [(label, f"{text} = {_count(epoch.iterations, 'iteration')}"), *(("", note) for note in notes)]
 
 
-def _total(plan: "Plan") -> list[Row]:
-    time = plan.time_budget
-    if plan.epochs is None or plan.total_steps is None:
-        return [("total", f"{f'ends after {time}' if time else 'no end'}: the number of steps is not known")]
-    last = max(plan.epochs - 1, 0)
-    taken, full = (
-        plan.total_steps - plan.series.steps(Duration(last, "epochs")),
-        plan.series.epoch(last).steps,
-    )
-    totals = {"epoch": plan.epochs, "step": plan.total_steps}
-    totals |= {"iteration": plan.total_iterations or 0, "sample": plan.total_samples or 0}
+def _total(series: EpochSeries, totals: Mapping[str, int] | None, time_budget: Duration | None) -> list[Row]:
+    if totals is None:
+        end = f"ends after {time_budget}" if time_budget else "no end"
+        return [("total", f"{end}: the number of steps is not known")]
+    last = max(totals["epoch"] - 1, 0)
+    taken, full = totals["step"] - series.steps(Duration(last, "epochs")), series.epoch(last).steps
     rows = [("total", " = ".join(_count(number, noun) for noun, number in totals.items()))]
     if 0 < taken < full:
         rows.append(("", f"the last epoch is cut short: {taken:,} of {_count(full, 'step')}"))
-    if time:
-        rows.append(("", f"or fewer: ends after {time} at the latest"))
+    if time_budget:
+        rows.append(("", f"or fewer: ends after {time_budget} at the latest"))
     return rows
 
 
