@@ -1,9 +1,23 @@
-"""The values of a configuration, by their whole names. Imports nothing."""
+"""The values of a configuration that decide what a run is: where they are the same, so is its result."""
 
 from typing import Any
 
-# What the result of a run follows from, beside the limits of the trainer.
 DECIDING = ("data", "model", "optimizer", "scheduler", "budget", "seed")
+LIMITS = "trainer.max_"  # what these names begin with ends a run too
+_COPIED = ("optimizer", "scheduler")
+
+
+def deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """The deciding values by their whole names. Runs that differ in `seed` alone are samples of the same thing.
+
+    >>> sorted(deciding({"data": {"batch_size": 8}, "trainer": {"max_steps": 5, "devices": 2}}))
+    ['budget', 'data.batch_size', 'model', 'optimizer', 'scheduler', 'seed', 'trainer.max_steps']
+    """
+    groups = {group: config.get(group) for group in DECIDING}
+    groups["model"] = _without_copies(config)
+    found = {key: value for group, content in groups.items() for key, value in flat(group, content).items()}
+    trainer = flat("trainer", config.get("trainer"))
+    return found | {key: value for key, value in trainer.items() if key.startswith(LIMITS)}
 
 
 def flat(name: str, content: Any) -> dict[str, Any]:
@@ -17,8 +31,10 @@ def flat(name: str, content: Any) -> dict[str, Any]:
     return {key: value for part in content for key, value in flat(f"{name}.{part}", content[part]).items()}
 
 
-def deciding(config: dict[str, Any]) -> dict[str, Any]:
-    """The values that the result of a run follows from."""
-    found = {key: value for group in DECIDING for key, value in flat(group, config.get(group)).items()}
-    limits = flat("trainer", config.get("trainer"))
-    return found | {key: value for key, value in limits.items() if key.startswith("trainer.max_")}
+def _without_copies(config: dict[str, Any]) -> Any:
+    """The model without what it takes over from other groups (conf/model/base.yaml), resolved or not."""
+    model = config.get("model")
+    if not isinstance(model, dict):
+        return model
+    copies = {name: (config.get(name), f"${{{name}}}") for name in _COPIED}
+    return {name: value for name, value in model.items() if name not in copies or value not in copies[name]}

@@ -9,12 +9,9 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from metronome.runs.names import CONFIG_FILE, LOCK_FILE, RESULT_FILE, SWEEP_FILE
+from metronome.runs.overrides import what_it_is
 from metronome.units import InputError
-
-CONFIG_FILE, RESULT_FILE, SWEEP_FILE = "config.yaml", "result.json", "multirun.yaml"
-LOCK_FILE = ".lock"
-# Overrides that say how to go on, not what the run is.
-_ON_THE_WAY = ("ckpt_path=", "resume=", "trials=", "hydra.", "hydra/")
 
 
 def resumes(resume: object) -> bool:
@@ -52,7 +49,7 @@ def run_folder(base: str, new: str, root: Any) -> str:
             return os.path.relpath(run)
         return f"{base}/{new}"
     if resume:
-        mine = what_it_is(root.hydra.overrides.task)
+        mine = what_it_is(typed(root.hydra.overrides.task))
         same = [run for run in _runs(Path(base)) if overrides_of(run) == mine]
         # One that is finished too, so that there is nothing left to do.
         newest = max(same, key=lambda run: (status(run) != "finished", _began(run)), default=None)
@@ -123,13 +120,6 @@ def overrides_of(run: Path) -> list[str] | None:
         return None
 
 
-def what_it_is(overrides: Iterable[str]) -> list[str]:
-    """Overrides without those that only say how to go on, in the order of their letters."""
-    if OmegaConf.is_config(overrides):
-        overrides = typed(overrides)
-    return sorted(o for o in map(str, overrides) if not o.lstrip("+~").startswith(_ON_THE_WAY))
-
-
 def typed(overrides: Any) -> list[str]:
     """Hydra's list of overrides as they were typed: to look at one would put values in for its `${...}`."""
     return OmegaConf.to_container(overrides)  # pyright: ignore
@@ -165,7 +155,8 @@ def _sweep(sweeper: Any, overrides: Iterable[str]) -> dict[str, Any]:
 def own_overrides(job: Iterable[str], sweep: Path) -> list[str]:
     """The overrides of a sweep's job that are not those of all its jobs."""
     of_all = (sweep_of(sweep) or {"overrides": []})["overrides"]
-    own = (o.replace("\\", "") for o in what_it_is(job))  # Hydra puts some in
+    given = typed(job) if OmegaConf.is_config(job) else job
+    own = (o.replace("\\", "") for o in what_it_is(given))  # Hydra puts some in
     return [o for o in own if o not in of_all and not o.startswith("+study=")]
 
 

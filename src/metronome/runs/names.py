@@ -1,0 +1,10 @@
+"""What the files of a run, of a sweep and of a report are called."""
+
+# A run: what it was asked for, what it takes, how it ended.
+CONFIG_FILE, PLAN_FILE, RESULT_FILE = "config.yaml", "plan.json", "result.json"
+# A sweep, as Hydra's own sweeper calls it: what its jobs are.
+SWEEP_FILE = "multirun.yaml"
+# Of a run or a sweep, while a process works in the folder.
+LOCK_FILE = ".lock"
+# A report: its page, and a row for each run.
+REPORT_FILE, SUMMARY_FILE = "report.html", "summary.csv"
