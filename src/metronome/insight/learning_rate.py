@@ -5,6 +5,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
+from metronome.training import Trainer
+
 
 class LearningRate(Callback):
     """Logs `lr`, the rate of the update, every `log_every_n_steps` steps, beside that step's metrics.
@@ -28,7 +30,7 @@ class LearningRate(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         # Read before the update: after it the scheduler has already set the next step's rate.
-        if not trainer.loggers or not trainer._logger_connector.should_update_logs:
+        if not trainer.loggers or not isinstance(trainer, Trainer) or not trainer.logs_this_step:
             return
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
         rates = [float(group["lr"]) for group in groups if "lr" in group]
@@ -38,4 +40,4 @@ class LearningRate(Callback):
         self._numbered = self._numbered or len(set(rates)) > 1
         scalars = {f"lr/{i}": rate for i, rate in enumerate(rates)} if self._numbered else {"lr": rates[0]}
         for logger in trainer.loggers:
-            logger.log_metrics(scalars, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.log_metrics(scalars, step=trainer.logged_step)

@@ -152,7 +152,7 @@ class Progress(ProgressBar):
         self._logged_at = monotonic()
 
     def _draw(self, trainer: Trainer) -> None:
-        metrics = trainer.step_results.metrics(on_step=True)["pbar"]
+        metrics = trainer.step_metrics
         parts = [
             *self._counters(trainer),
             *self._metrics(metrics),

@@ -1,6 +1,7 @@
-"""What a training has done so far, counted while it does it."""
+"""What the parts of a training share, in one object that is handed to each of them."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -22,3 +23,46 @@ class Counters:
     def load_state_dict(self, state: dict[str, int]) -> None:
         self.epochs, self.iterations, self.samples = state["epochs"], state["iterations"], state["samples"]
         self.samples_resumed = self.samples
+
+
+@dataclass
+class TrainingState:
+    """A training's seed, its place, its accumulation, what it has counted, and what happened to it.
+
+    Attributes:
+        seed: from it, the epoch and the step follow the order of the samples and every random number.
+        accumulate: micro-batches into which each device cuts its share of a batch of the first epoch.
+        auto_accumulate: whether `accumulate` grows where memory is short.
+        epoch, step: the step being made: the epoch, and the step within it, both from 0.
+        counters: what has been done so far.
+        out_of_memory: what was cut finer for want of memory, and in which step.
+        nonfinite: the steps whose loss or gradient was not finite.
+    """
+
+    seed: int = 0
+    accumulate: int = 1
+    auto_accumulate: bool = False
+    epoch: int = 0
+    step: int = 0
+    counters: Counters = field(default_factory=Counters)
+    out_of_memory: list[dict[str, Any]] = field(default_factory=list)
+    nonfinite: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether a batch is, or may come to be, cut into micro-batches on each device."""
+        return self.accumulate > 1 or self.auto_accumulate
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "counters": self.counters.state_dict(),
+            "accumulate_grad_batches": self.accumulate,
+            "out_of_memory": list(self.out_of_memory),
+            "nonfinite": list(self.nonfinite),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.counters.load_state_dict(state["counters"])
+        self.out_of_memory, self.nonfinite = state["out_of_memory"], state["nonfinite"]
+        if self.auto_accumulate:
+            self.accumulate = state["accumulate_grad_batches"]

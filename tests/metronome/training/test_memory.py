@@ -157,7 +157,7 @@ class Cut(Callback):
         self.accumulation = accumulation
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        trainer.accumulate = self.accumulation.get(trainer.global_step, trainer.accumulate)
+        trainer.state_of_training.accumulate = self.accumulation.get(trainer.global_step, trainer.accumulate)
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:

@@ -536,7 +536,7 @@ def test_two_devices_that_are_behind(behind: int, tmp_path: Path) -> None:
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
             torch.save(trainer.global_step, tmp_path / f"{trainer.global_rank}.pt")
             if trainer.global_rank:
-                trainer.watch._on_the_way[-1].arrived.due += 5
+                trainer._watch._on_the_way[-1].arrived.due += 5
 
     with pytest.raises(Exception, match=r"RunFailed: the loss is not finite in step 4 \(epoch 1\)"):
         fit(model=Before(), data=Bad(BAD), callbacks=[Further()], limit_val_batches=0, **TWO)

@@ -1,17 +1,24 @@
-"""Which of several devices reads what, from loaders that are not ours."""
+"""Loaders: which samples of one that is not ours each device reads, and the sampler of one that is."""
 
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSamplerWrapper
-from lightning.pytorch.trainer.connectors.data_connector import _DataConnector
 from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader
 
 from metronome.training.batches.order import BatchSampler, EvaluationSampler
+from metronome.training.lightning_private import DataConnectorBase
 from metronome.units import share_size
 
 
-class DataConnector(_DataConnector):
+def batch_sampler(trainer: L.Trainer) -> BatchSampler | None:
+    """Our sampler, if the training loader has one."""
+    sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
+    return sampler if isinstance(sampler, BatchSampler) else None
+
+
+class DataConnector(DataConnectorBase):
     """Lightning's data connector: it leaves our samplers alone, and cuts other loaders up for evaluation exactly.
 
     A foreign training loader gets Lightning's `DistributedSampler`, as it would under Lightning's own Trainer: its

@@ -49,7 +49,7 @@ def seed_sample(seed: int, epoch: int, index: int) -> None:
     _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_SAMPLE, index)))
 
 
-def generator_states(device: torch.device | None = None) -> Callable[[], None]:
+def remember_generators(device: torch.device | None = None) -> Callable[[], None]:
     """Remember torch's (of the CPU, and of a GPU), numpy's and Python's generators; what is returned puts them back."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     on_gpu = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
@@ -66,9 +66,9 @@ def generator_states(device: torch.device | None = None) -> Callable[[], None]:
 
 
 @contextmanager
-def generators_kept() -> Iterator[None]:
+def generators_as_before() -> Iterator[None]:
     """Put torch's (CPU), numpy's and Python's generators back as they were."""
-    put_back = generator_states()
+    put_back = remember_generators()
     try:
         yield
     finally:

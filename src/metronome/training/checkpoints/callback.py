@@ -4,15 +4,13 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metronome.training.checkpoints.files import NotWritten
 from metronome.units import Duration, InputError
-
-if TYPE_CHECKING:
-    from metronome.training.trainer import Trainer
 
 log = logging.getLogger("metronome.training")
 
@@ -80,7 +78,7 @@ class Checkpoint(ModelCheckpoint):
         # The module's own hook is called after this one.
         self._after_step.append(lambda: super(Checkpoint, self).on_train_batch_end(trainer, *args))
 
-    def after_step(self, trainer: "Trainer") -> None:
+    def after_step(self, trainer: L.Trainer) -> None:
         """Called when a step is done and its values are logged."""
         due, self._after_step = self._after_step, []
         for save in due:
@@ -102,12 +100,12 @@ class Checkpoint(ModelCheckpoint):
 
         self._or_as_before(save)
 
-    def _save_last_too(self, trainer: "Trainer") -> None:
+    def _save_last_too(self, trainer: L.Trainer) -> None:
         # Lightning does it only where the best ones have changed.
         if not self._should_skip_saving_checkpoint(trainer) and self._saved_at[1] != trainer.global_step:
             self.save_last_now(trainer)
 
-    def is_due(self, trainer: "Trainer") -> bool:
+    def is_due(self, trainer: L.Trainer) -> bool:
         """Whether it is time for `save_last_every`."""
         if self.every is None or trainer.fast_dev_run or trainer.global_step == self._last_global_step_saved:  # pyright: ignore
             return False
@@ -116,10 +114,10 @@ class Checkpoint(ModelCheckpoint):
             return time.monotonic() - seconds >= self.every.value
         return trainer.global_step - steps >= self._every_steps
 
-    def save_last_if_due(self, trainer: "Trainer") -> None:
+    def save_last_if_due(self, trainer: L.Trainer) -> None:
         self._or_as_before(lambda: self.save_last_now(trainer))
 
-    def save_last_now(self, trainer: "Trainer") -> None:
+    def save_last_now(self, trainer: L.Trainer) -> None:
         """Write last.ckpt, if it is wanted and a step has been made. Raises NotWritten if it cannot be."""
         if self.save_last and not trainer.fast_dev_run and trainer.global_step:  # pyright: ignore
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

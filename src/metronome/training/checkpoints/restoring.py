@@ -3,15 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
-from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from metronome.training.lightning_private import CheckpointConnectorBase
 from metronome.units import InputError
 
 
-class CheckpointConnector(_CheckpointConnector):
+class CheckpointConnector(CheckpointConnectorBase):
     """Lightning's checkpoint connector, which tells what in a checkpoint is not of this training.
 
     PyTorch takes the state of another optimizer or scheduler as it comes, and fails in a later step, or not at all.

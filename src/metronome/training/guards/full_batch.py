@@ -1,12 +1,11 @@
 """Full batch, mini-batch, single samples: which optimizers bear which."""
 
 import logging
-from typing import TYPE_CHECKING
 
+import lightning as L
 from torch.optim import LBFGS, Optimizer, Rprop
 
-if TYPE_CHECKING:
-    from metronome.training.trainer import Trainer
+from metronome.units import Plan
 
 log = logging.getLogger("metronome")
 
@@ -19,17 +18,16 @@ _NEED_THE_FULL_BATCH: dict[type[Optimizer], str] = {
 }
 
 
-def warn_of_mini_batches(trainer: "Trainer") -> None:
+def warn_of_mini_batches(trainer: L.Trainer, plan: Plan | None) -> None:
     """Say once, on the first process, that an optimizer made for the full batch will see less. The run goes on."""
     if not trainer.is_global_zero:
         return
     for kind, reason in _NEED_THE_FULL_BATCH.items():
-        if any(isinstance(optimizer, kind) for optimizer in trainer.optimizers) and _takes_mini_batches(trainer):
+        if any(isinstance(optimizer, kind) for optimizer in trainer.optimizers) and _takes_mini_batches(trainer, plan):
             log.warning("%s %s; use data.batch_size=full or optimizer=momentum", kind.__name__, reason)
 
 
-def _takes_mini_batches(trainer: "Trainer") -> bool:
-    plan = trainer.plan
+def _takes_mini_batches(trainer: L.Trainer, plan: Plan | None) -> bool:
     if plan is None:  # of such data it is known only how many batches an epoch has
         return trainer.num_training_batches > 1
     # Where only time ends the run, the plan lists its first epoch alone, and any that follows may be reached.

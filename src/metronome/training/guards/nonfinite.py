@@ -1,23 +1,24 @@
-"""A loss or a gradient that is not finite: found without waiting for the device, told in one line."""
+"""A loss or a gradient that is not finite: found without waiting for the device, said in one line."""
 
 import copy
 import logging
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
+from metronome.training.batches.loaders import batch_sampler
+from metronome.training.guards.agreement import Agreement
+from metronome.training.state import TrainingState
 from metronome.units import InputError, RunFailed
-
-if TYPE_CHECKING:
-    from metronome.training.trainer import Trainer
 
 log = logging.getLogger("metronome.training")
 
-_SAMPLES_TOLD, _STEPS_TOLD, _STEPS_KEPT = 8, 10, 1_000
+_SAMPLES_LISTED, _STEPS_LOGGED, _STEPS_KEPT = 8, 10, 1_000
 # A GPU may be so many steps behind; then it is waited for.
 _STEPS_AHEAD = 64
 
@@ -40,16 +41,19 @@ class Watch:
 
     Args:
         trainer: whose steps they are.
+        state: of the training; what is found is added to its `nonfinite`.
+        agreement: of its devices.
         on_nonfinite: `stop` or `skip`.
 
     Raises:
         InputError: for another word.
     """
 
-    def __init__(self, trainer: "Trainer", on_nonfinite: str) -> None:
+    def __init__(self, trainer: L.Trainer, state: TrainingState, agreement: Agreement, on_nonfinite: str) -> None:
         if on_nonfinite not in ("stop", "skip"):
             raise InputError(f"trainer.on_nonfinite={on_nonfinite} is not known; use stop or skip")
-        self.trainer, self.skips = trainer, on_nonfinite == "skip"
+        self.trainer, self.state, self.agreement = trainer, state, agreement
+        self.skips = on_nonfinite == "skip"
         self._on_the_way: deque[_Probe] = deque()
         self._found: str | None = None
 
@@ -77,14 +81,14 @@ class Watch:
             probe = _Probe(values.cpu(), None, {})
             is_finite = _is_finite(probe)
             if self.skips:  # where a strategy shards gradients, each device sees its own
-                is_finite = not self.trainer.meeting.any(not is_finite)
+                is_finite = not self.agreement.any(not is_finite)
             if is_finite:
                 return True
             probe.facts = self._facts()
             if self.skips:
                 self._skip(probe)
                 return False
-            raise RunFailed(self._tell(probe))
+            raise RunFailed(self._take_down(probe))
         self._on_the_way.append(_Probe(*self._send(values), self._facts()))
         return True
 
@@ -127,9 +131,9 @@ class Watch:
     def _arrive(self) -> None:
         probe = self._on_the_way.popleft()
         if not _is_finite(probe):
-            self._found = self._tell(probe)
+            self._found = self._take_down(probe)
 
-    # ---- what there is to tell -----------------------------------------------------------------------------
+    # ---- what there is to say ------------------------------------------------------------------------------
 
     def _gradient_norm(self) -> Tensor | None:
         trainer = self.trainer
@@ -141,14 +145,14 @@ class Watch:
         return torch.nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
 
     def _facts(self) -> dict[str, Any]:
-        trainer = self.trainer
+        trainer, state = self.trainer, self.state
         rates = [float(group["lr"]) for o in trainer.optimizers for group in o.param_groups if "lr" in group]
         return {
             "step": trainer.global_step + 1,
-            "epoch": trainer.epoch + 1,
+            "epoch": state.epoch + 1,
             "learning_rate": rates[0] if rates else None,
             # The sampler as it is now: when the values have arrived, it may be in the next epoch.
-            "batch": (copy.copy(trainer.batch_sampler), trainer.fit_loop.epoch_loop.batch_idx),
+            "batch": (copy.copy(batch_sampler(trainer)), state.step),
         }
 
     def _entry(self, probe: _Probe) -> dict[str, Any]:
@@ -163,8 +167,8 @@ class Watch:
         samples = entry["samples"]
         of = ""
         if samples is not None:
-            more = f" and {len(samples) - _SAMPLES_TOLD} more" if len(samples) > _SAMPLES_TOLD else ""
-            of = f", samples {', '.join(map(str, samples[:_SAMPLES_TOLD]))}{more}"
+            more = f" and {len(samples) - _SAMPLES_LISTED} more" if len(samples) > _SAMPLES_LISTED else ""
+            of = f", samples {', '.join(map(str, samples[:_SAMPLES_LISTED]))}{more}"
         norm = "" if entry["gradient_norm"] is None else f", gradient norm {entry['gradient_norm']:.4g}"
         rate = "" if entry["learning_rate"] is None else f", learning rate {entry['learning_rate']:.4g}"
         what = "the loss" if not math.isfinite(entry["loss"]) else "the gradient"
@@ -173,17 +177,18 @@ class Watch:
             f"{norm}{rate}{of}"
         )
 
-    def _tell(self, probe: _Probe) -> str:
+    def _take_down(self, probe: _Probe) -> str:
+        """Keep what was found; returns the line for it."""
         entry = self._entry(probe)
-        self.trainer.nonfinite.append(entry)
+        self.state.nonfinite.append(entry)
         return f"{self._line(entry)}; a lower rate may help, or trainer.on_nonfinite=skip"
 
     def _skip(self, probe: _Probe) -> None:
-        entry, told = self._entry(probe), len(self.trainer.nonfinite)
-        if told < _STEPS_KEPT:
-            self.trainer.nonfinite.append(entry)
-        if told < _STEPS_TOLD:
-            last = "; more will be counted in result.json only" if told == _STEPS_TOLD - 1 else ""
+        entry, before = self._entry(probe), len(self.state.nonfinite)
+        if before < _STEPS_KEPT:
+            self.state.nonfinite.append(entry)
+        if before < _STEPS_LOGGED:
+            last = "; more will be counted in result.json only" if before == _STEPS_LOGGED - 1 else ""
             log.warning("left out: %s%s", self._line(entry), last)
 
 

@@ -1,4 +1,4 @@
-"""Told to stop, all devices of a run finish the step, save, and stop after the same one."""
+"""Signals: what they ask of a run, noted while a step is made."""
 
 import logging
 import os
@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any
 
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from metronome.training.lightning_private import SignalConnectorBase
 
 log = logging.getLogger("metronome.training")
 
 
-class Told(IntEnum):
-    """What a device has been told. The devices do what the largest of theirs says."""
+class Request(IntEnum):
+    """What a signal asks of a device. The devices do what the largest of theirs says."""
 
     NOTHING = 0
     INTERRUPT = 1  # SIGINT
@@ -25,7 +26,7 @@ class Told(IntEnum):
     REQUEUE = 3  # the signal by which SLURM announces the end of a job's time
 
 
-class SignalConnector(_SignalConnector):
+class SignalConnector(SignalConnectorBase):
     """Lightning's signal connector, whose handlers only take a note while steps are taken.
 
     Lightning's broadcast, or save a checkpoint, wherever the signal happens to meet the process: in the middle of a
@@ -33,7 +34,7 @@ class SignalConnector(_SignalConnector):
     SIGINT does not wait.
     """
 
-    told = Told.NOTHING
+    request = Request.NOTHING
     _waits = False
 
     @contextmanager
@@ -46,26 +47,26 @@ class SignalConnector(_SignalConnector):
             self._waits = False
 
     def register_signal_handlers(self) -> None:
-        self.told = Told.NOTHING
+        self.request = Request.NOTHING
         super().register_signal_handlers()
         interruptible = signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL, None)
         if interruptible and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._on_interrupt)
 
     def _on_interrupt(self, *_: Any) -> None:
-        if not self._waits or self.told is Told.INTERRUPT:
+        if not self._waits or self.request is Request.INTERRUPT:
             raise KeyboardInterrupt
-        self.told = max(self.told, Told.INTERRUPT)
+        self.request = max(self.request, Request.INTERRUPT)
         if self.trainer.is_global_zero:
             os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")  # what a handler may call
 
     def _sigterm_notifier_fn(self, signum: Any, _: Any) -> None:
         if not self._waits:
             raise SIGTERMException
-        self.told = max(self.told, Told.END)
+        self.request = max(self.request, Request.END)
 
     def _slurm_sigusr_handler_fn(self, signum: Any, _: Any) -> None:
-        self.told = Told.REQUEUE
+        self.request = Request.REQUEUE
 
 
 def requeue() -> None:

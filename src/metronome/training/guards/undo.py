@@ -1,14 +1,12 @@
 """What a step changes before its update, kept so that the step can be done again, or left out."""
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import nn
 
-from metronome.training.batches.seeds import generator_states
-from metronome.training.logged.results import Results, metric_states
-
-if TYPE_CHECKING:
-    from metronome.training.trainer import Trainer
+from metronome.training.batches.seeds import remember_generators
+from metronome.training.logged.metrics import remember_metrics
+from metronome.training.logged.results import Results
+from metronome.training.state import Counters
 
 
 class Undo:
@@ -16,28 +14,32 @@ class Undo:
     puts them back. Weights and the optimizer's state are not among them: they change only in the update.
 
     Args:
-        trainer: whose module and counters they are.
+        module: whose torchmetrics and buffers they are.
         results: the logged values.
-        generators: whether random generators, buffers and counters are among what changes (not in an evaluation).
+        counters: of the training; None in an evaluation, which changes neither them, nor buffers, nor generators.
+        device: whose generators they are.
     """
 
-    def __init__(self, trainer: "Trainer", results: Results, generators: bool = True) -> None:
-        self.trainer, self.results = trainer, results
+    def __init__(
+        self, module: nn.Module, results: Results, counters: Counters | None = None, device: torch.device | None = None
+    ) -> None:
+        self.results, self.counters = results, counters
         self.values = {key: dict(vars(metric)) for key, metric in results.items()}
-        self.put_metrics_back = metric_states(trainer.lightning_module)
-        self.put_generators_back = generator_states(trainer.strategy.root_device) if generators else None
-        owners = trainer.lightning_module.modules() if generators else ()
+        self.put_metrics_back = remember_metrics(module)
+        self.put_generators_back = None if counters is None else remember_generators(device)
+        owners = () if counters is None else module.modules()
         self.buffers = [
             (owner._buffers, name, buffer, None if buffer is None else buffer.detach().clone())
             for owner in owners for name, buffer in owner._buffers.items()
         ]  # fmt: skip
-        self.iterations = trainer.counters.iterations
+        self.iterations = 0 if counters is None else counters.iterations
 
     def __call__(self) -> None:
         self.forget()
         if self.put_generators_back is not None:
             self.put_generators_back()
-        self.trainer.counters.iterations = self.iterations
+        if self.counters is not None:
+            self.counters.iterations = self.iterations
 
     @torch.no_grad()
     def forget(self) -> None:

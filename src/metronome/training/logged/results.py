@@ -7,29 +7,23 @@ and in evaluation.
 """
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 import torch
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection, _ResultMetric
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor
 
+from metronome.training.lightning_private import ResultCollectionBase, ResultMetricBase
 from metronome.units import InputError
-
-if TYPE_CHECKING:
-    from metronome.training.trainer import Trainer
 
 # Room for this many values in the one collective that reduces them. It has the same size on every device also where
 # the devices have logged different values, so that they can find that out.
 _ROOM = 64
 
-# What a torchmetric's forward changes for as long as it lasts, besides its states; an error leaves it changed.
-_BOOKS = ("_update_count", "_to_sync", "_should_unsync", "_is_synced", "_enable_grad", "compute_on_cpu")
 
-
-class Logged(_ResultMetric):
+class Logged(ResultMetricBase):
     """A logged value, moved only where it has to be.
 
     At each `self.log` Lightning moves a value to the device that it is on, by a walk over all that is known of it: a
@@ -47,10 +41,10 @@ class Logged(_ResultMetric):
         return all(getattr(part, "device", None) == device for part in held)
 
 
-class Results(_ResultCollection):
+class Results(ResultCollectionBase):
     """Lightning's collection of logged values, exact over micro-batches and devices."""
 
-    def __init__(self, trainer: "Trainer", training: bool) -> None:
+    def __init__(self, trainer: L.Trainer, training: bool) -> None:
         super().__init__(training)
         self.trainer = trainer
         self._in_step = False
@@ -103,8 +97,8 @@ class Results(_ResultCollection):
 
     # ---- what Lightning calls -----------------------------------------------------------------------
 
-    def __setitem__(self, key: str, metric: _ResultMetric) -> None:
-        if type(metric) is _ResultMetric:
+    def __setitem__(self, key: str, metric: ResultMetricBase) -> None:
+        if type(metric) is ResultMetricBase:
             metric.__class__ = Logged  # Lightning makes it by name
         super().__setitem__(key, metric)
 
@@ -225,42 +219,8 @@ class Results(_ResultCollection):
         return reduced
 
 
-def _neutral(metric: _ResultMetric) -> float:
+def _neutral(metric: ResultMetricBase) -> float:
     """The value that changes no reduction."""
     if metric.meta.is_max_reduction:
         return float("-inf")
     return float("inf") if metric.meta.is_min_reduction else 0.0
-
-
-def state_names(metric: Metric) -> list[str]:
-    """The attributes that hold what a metric has seen: its states, and tensors that a wrapper keeps beside them."""
-    held = [name for name, value in vars(metric).items() if isinstance(value, Tensor) and name[0] != "_"]
-    return [*metric._defaults, *(name for name in held if name not in metric._defaults)]
-
-
-def metric_states(module: nn.Module) -> Callable[[], None]:
-    """Remember the states of a module's torchmetrics; what is returned puts them back, as often as it is called."""
-    metrics = [m for m in module.modules() if isinstance(m, Metric)]
-    states = [{k: _copy(vars(m)[k]) for k in (*state_names(m), *_BOOKS) if k in vars(m)} for m in metrics]
-
-    def put_back() -> None:
-        for metric, state in zip(metrics, states, strict=True):
-            vars(metric).update({k: _copy(v) for k, v in state.items()})
-            metric._computed = None
-
-    return put_back
-
-
-def _copy(state: Any) -> Any:
-    # Tensors are updated in place; of a list the tensors stay as they are, and more are added.
-    return state.detach().clone() if isinstance(state, Tensor) else list(state) if isinstance(state, list) else state
-
-
-@contextmanager
-def metrics_kept(module: nn.Module) -> Iterator[None]:
-    """Put the states of a module's torchmetrics back as they were: the sample seen in between does not count."""
-    put_back = metric_states(module)
-    try:
-        yield
-    finally:
-        put_back()

@@ -3,21 +3,23 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 import torch
-from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop
 from torch import Tensor, nn
 
 from metronome.training.batches.cut import join_outputs, micro_batch_sizes
 from metronome.training.batches.order import EvaluationSampler
+from metronome.training.batches.shares import Shares
+from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.guards.undo import Undo
-from metronome.training.logged.results import Results, metrics_kept
+from metronome.training.lightning_private import EvaluationLoopBase
+from metronome.training.logged.metrics import metrics_as_before
+from metronome.training.logged.results import Results
+from metronome.training.state import TrainingState
 from metronome.units import InputError, RunFailed
-
-if TYPE_CHECKING:
-    from metronome.training.trainer import Trainer
 
 log = logging.getLogger("metronome.training")
 
@@ -28,18 +30,25 @@ def fingerprint(module: nn.Module) -> list[Tensor]:
     return [tensor.detach().abs().sum() for tensor in module.parameters()]
 
 
-class EvaluationLoop(_EvaluationLoop):
+class EvaluationLoop(EvaluationLoopBase):
     """A validation or test, whose logged values weigh every sample the same over all devices.
 
     A batch that does not fit into memory is evaluated in halves, and those after it too: on one device always, on
     several where `accumulate_grad_batches=auto` lets them agree on it.
     """
 
-    trainer: "Trainer"
     _results: Results
 
-    def __init__(self, trainer: "Trainer", stock: _EvaluationLoop) -> None:
+    def __init__(
+        self,
+        trainer: L.Trainer,
+        stock: EvaluationLoopBase,
+        state: TrainingState,
+        shares: Shares,
+        between_steps: BetweenSteps,
+    ) -> None:
         super().__init__(trainer, stock._trainer_fn, stock._stage, stock.verbose, stock.inference_mode)
+        self.state, self.shares, self.between_steps = state, shares, between_steps
         self._results = Results(trainer, training=False)
         self.pieces = 1  # into which each batch is cut
         self.is_judged = False  # whether all that this evaluation finds has been logged
@@ -60,13 +69,13 @@ class EvaluationLoop(_EvaluationLoop):
         # Of other loaders the devices may have different numbers of batches.
         self._may_agree = self.trainer.world_size == 1 or isinstance(sampler, EvaluationSampler)
         if self._may_agree:
-            self.trainer.meeting.stop_if_told(self._has_its_weights)
+            self.between_steps.stop_if_asked(self._has_its_weights)
         with self._cut_up_if_need_be():
             if not isinstance(sampler, EvaluationSampler) or sampler.share_size(batch_idx) > 0:
                 super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
                 return
             # One sample keeps the other devices company; it is counted where it belongs.
-            with self._results.nothing_counted(), metrics_kept(self.trainer.lightning_module):
+            with self._results.nothing_counted(), metrics_as_before(self.trainer.lightning_module):
                 super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
 
     def _has_its_weights(self) -> bool:
@@ -79,7 +88,7 @@ class EvaluationLoop(_EvaluationLoop):
     @property
     def _agrees(self) -> bool:
         """Whether several devices cut up their batches together."""
-        return self.trainer.world_size > 1 and self.trainer.auto_accumulate and self._may_agree
+        return self.trainer.world_size > 1 and self.state.auto_accumulate and self._may_agree
 
     @contextmanager
     def _cut_up_if_need_be(self) -> Iterator[None]:
@@ -94,7 +103,7 @@ class EvaluationLoop(_EvaluationLoop):
 
     def _step(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
         while True:
-            undo, reason = Undo(self.trainer, self._results, generators=False), None
+            undo, reason = Undo(self.trainer.lightning_module, self._results), None
             try:
                 output = self._step_in_pieces(step, batch, arguments)
             except Exception as error:
@@ -104,7 +113,7 @@ class EvaluationLoop(_EvaluationLoop):
             # The error is gone by now, and with it the frames that held on to memory.
             is_short = reason is not None
             if self._agrees:
-                is_short = self.trainer.meeting.any(is_short)
+                is_short = self.between_steps.agreement.any(is_short)
             if not is_short:
                 return output
             undo()
@@ -114,10 +123,10 @@ class EvaluationLoop(_EvaluationLoop):
     def _step_in_pieces(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
         if self.pieces == 1:
             return step(batch, *arguments)
-        results, samples = self._results, self.trainer.count_samples(batch)
+        results, samples = self._results, self.shares.count(batch)
         sizes, outputs = micro_batch_sizes(samples, self.pieces), []
         results.begin_step()
-        for piece, size in zip(self.trainer.cut_batch(batch, sizes), sizes, strict=True):
+        for piece, size in zip(self.shares.cut(batch, sizes), sizes, strict=True):
             results.begin_micro_batch(piece, size, results.is_counting)
             outputs.append(step(piece, *arguments))
         results.end_step(batch, samples, over_devices=False)
@@ -133,12 +142,13 @@ class EvaluationLoop(_EvaluationLoop):
                 "trainer.accumulate_grad_batches=auto, with which devices agree on smaller ones of a DataModule"
             )
         try:
-            samples = trainer.count_samples(batch)
+            samples = self.shares.count(batch)
         except InputError as error:
             raise RunFailed(f"out of memory in an evaluation ({reason}); {error}") from error
         # On several devices the largest batch decides, so that all decide alike.
-        if not trainer.meeting.any(self.pieces < samples):
+        if not self.between_steps.agreement.any(self.pieces < samples):
             raise RunFailed(f"out of memory in an evaluation with one sample at a time ({reason})")
         self.pieces *= 2
-        trainer.remember_memory(trainer.global_step, evaluation=self._stage.value, pieces=self.pieces)
+        found = {"step": trainer.global_step, "evaluation": self._stage.value, "pieces": self.pieces}
+        self.state.out_of_memory.append(found)
         log.warning("out of memory in an evaluation: its batches are now cut in %d; the result stays", self.pieces)

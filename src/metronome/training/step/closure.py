@@ -9,31 +9,39 @@ smaller batch included, and shares of different sizes too.
 """
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import lightning as L
 import torch
-from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
-from lightning.pytorch.loops.optimization.manual import _ManualOptimization
-from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
-from lightning.pytorch.trainer import call
 from torch import Tensor
-from torch.optim import Optimizer
 
 from metronome.training.batches.cut import join_outputs, micro_batch_sizes
+from metronome.training.batches.shares import Shares
 from metronome.training.guards.late_averaging import average_gradients, gradients_there, share_buffers
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
+from metronome.training.guards.nonfinite import Watch
 from metronome.training.guards.undo import Undo
-from metronome.training.logged.results import metrics_kept
+from metronome.training.lightning_private import Closure, ClosureResult, call_strategy_hook, without_gradient_sync
+from metronome.training.logged.metrics import metrics_as_before
+from metronome.training.logged.results import Results
+from metronome.training.state import TrainingState
 from metronome.units import RunFailed
 
-if TYPE_CHECKING:
-    from metronome.training.trainer import Trainer
-
 log = logging.getLogger("metronome.training")
+
+
+@dataclass
+class StepParts:
+    """What each step of a training needs: whose it is, how its batches are cut, what watches it, where it logs."""
+
+    trainer: L.Trainer
+    state: TrainingState
+    shares: Shares
+    watch: Watch
+    results: Results
 
 
 class StepClosure(Closure):
@@ -44,26 +52,27 @@ class StepClosure(Closure):
 
     def __init__(
         self,
-        trainer: "Trainer",
+        parts: StepParts,
         share: Any,
         arguments: list[Any],
         zero_grad: Callable[[], None] | None,
         backward: Callable[[Tensor], None] | None,
     ) -> None:
         super().__init__(lambda: ClosureResult(None), backward, zero_grad)
-        self.trainer, self.arguments = trainer, arguments
-        size = trainer.batch_sizes(share)
+        self.trainer, self.state, self.shares = parts.trainer, parts.state, parts.shares
+        self.watch, self.results, self.arguments = parts.watch, parts.results, arguments
+        size = self.shares.sizes(share)
         self.share, self.share_samples = share, size.share
-        self.devices, self.batch_samples = trainer.world_size, size.batch
+        self.devices, self.batch_samples = self.trainer.world_size, size.batch
         self.counted = size.share > 0  # else the one sample read is there for the collectives alone
         self._evaluated = self._is_left_out = False
         self._cut()
 
     def _cut(self) -> None:
-        parts = self.trainer.accumulation if self.counted else 1
+        parts = self.shares.accumulation if self.counted else 1
         # A share that is not cut need not have a countable structure.
         self.sizes = micro_batch_sizes(max(self.share_samples, 1), parts)
-        self.micro_batches = self.trainer.cut_batch(self.share, self.sizes) if len(self.sizes) > 1 else [self.share]
+        self.micro_batches = self.shares.cut(self.share, self.sizes) if len(self.sizes) > 1 else [self.share]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor | None:
         loss = super().__call__(*args, **kwargs)
@@ -73,18 +82,19 @@ class StepClosure(Closure):
 
     @torch.enable_grad()
     def closure(self, *_: Any, **__: Any) -> ClosureResult:
-        trainer = self.trainer
-        may_undo = trainer.auto_accumulate or trainer.watch.skips
-        undo = Undo(trainer, trainer.step_results) if may_undo else None
+        module, state = self.trainer.lightning_module, self.state
+        may_undo = state.auto_accumulate or self.watch.skips
+        device = self.trainer.strategy.root_device
+        undo = Undo(module, self.results, state.counters, device) if may_undo else None
         passes = self._passes_that_fit(undo)
         result = self._joined(passes)
         is_first, self._evaluated = not self._evaluated, True
         # Later evaluations of the same batch are at weights that the optimizer tries out (L-BFGS).
-        if is_first and result.loss is not None and not trainer.watch.allows(result.loss):
+        if is_first and result.loss is not None and not self.watch.allows(result.loss):
             assert undo is not None
             undo.forget()
             self._is_left_out = True
-            for parameter in trainer.lightning_module.parameters():
+            for parameter in module.parameters():
                 parameter.grad = None  # every optimizer leaves these alone, with their state
         return result
 
@@ -101,16 +111,16 @@ class StepClosure(Closure):
                 if not is_out_of_memory(error):
                     raise
                 reason = one_line(error)
-                if undo is None or not trainer.auto_accumulate:
+                if undo is None or not self.state.auto_accumulate:
                     raise RunFailed(
                         f"out of memory in step {trainer.global_step + 1:,} ({reason}); use "
                         "trainer.accumulate_grad_batches=auto, or cut the batch into more than "
                         f"{len(self.sizes)} micro-batches"
                     ) from error
             # The error is gone by now, and with it the frames that held on to memory.
-            if not trainer.auto_accumulate:
+            if not self.state.auto_accumulate:
                 return passes
-            is_short, *has_gradient = trainer.meeting.largest(int(reason is not None), *gradients_there(module))
+            is_short, *has_gradient = self.watch.agreement.largest(int(reason is not None), *gradients_there(module))
             if not is_short:
                 break
             assert undo is not None
@@ -118,12 +128,13 @@ class StepClosure(Closure):
             for parameter in module.parameters():
                 parameter.grad = None
             free_memory()
-            trainer.cut_finer(self.batch_samples, reason)
+            self.shares.cut_finer(self.batch_samples, reason)
             self._cut()
             finer = True
         if finer:
             step = trainer.global_step + 1
-            trainer.remember_memory(step, accumulate_grad_batches=trainer.accumulate, micro_batch_size=max(self.sizes))
+            found = {"accumulate_grad_batches": self.state.accumulate, "micro_batch_size": max(self.sizes)}
+            self.state.out_of_memory.append({"step": step, **found})
             log.warning(
                 "out of memory in step %s: each device now takes its share of a batch in %d micro-batches of up to %d "
                 "samples; the step was done again, and the result stays the same",
@@ -135,7 +146,7 @@ class StepClosure(Closure):
         return passes
 
     def _passes(self) -> "_Passes":
-        trainer, results, passes = self.trainer, self.trainer.step_results, _Passes()
+        trainer, results, passes = self.trainer, self.results, _Passes()
         results.begin_step()
         if self._zero_grad_fn is not None:
             self._zero_grad_fn()
@@ -145,7 +156,7 @@ class StepClosure(Closure):
             weight = samples * self.devices / self.batch_samples if self.counted else 0.0
             # Gradients need to meet the other devices' only once, in the last backward pass. A device that may run out
             # of memory in it must not keep the others waiting there, so then they meet after it.
-            with _block_parallel_sync_behavior(trainer.strategy, block=i < last or trainer.auto_accumulate):
+            with without_gradient_sync(trainer.strategy, block=i < last or self.state.auto_accumulate):
                 result = self._forward(micro_batch)
                 if result.closure_loss is None or result.loss is None:
                     continue
@@ -155,13 +166,13 @@ class StepClosure(Closure):
             passes.loss = share_loss if passes.loss is None else passes.loss + share_loss
             passes.extras.append(result.extra)
             passes.sizes.append(samples)
-            trainer.counters.iterations += 1
+            self.state.counters.iterations += 1
         return passes
 
     def _joined(self, passes: "_Passes") -> ClosureResult:
         """What the micro-batches gave, as one batch over all devices."""
         trainer, loss = self.trainer, passes.loss
-        trainer.step_results.end_step(self.share, self.share_samples)
+        self.results.end_step(self.share, self.share_samples)
         if loss is None:
             self.warning_cache.warn("`training_step` returned `None`: the step has no gradient")
             return ClosureResult(None)
@@ -177,8 +188,8 @@ class StepClosure(Closure):
 
     def _forward(self, micro_batch: Any) -> ClosureResult:
         trainer = self.trainer
-        with nullcontext() if self.counted else metrics_kept(trainer.lightning_module):
-            output = call._call_strategy_hook(trainer, "training_step", micro_batch, *self.arguments)
+        with nullcontext() if self.counted else metrics_as_before(trainer.lightning_module):
+            output = call_strategy_hook(trainer, "training_step", micro_batch, *self.arguments)
         trainer.strategy.post_training_step()
         if output is None and self.devices > 1:
             raise RunFailed(
@@ -194,38 +205,3 @@ class _Passes:
     loss: Tensor | None = None
     extras: list[dict[str, Any]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
-
-
-class StepOptimization(_AutomaticOptimization):
-    """Lightning's automatic optimization, with the closure above."""
-
-    trainer: "Trainer"
-
-    def _make_closure(self, kwargs: OrderedDict, optimizer: Optimizer, batch_idx: int) -> Closure:
-        share, *arguments = kwargs.values()
-        zero_grad = self._make_zero_grad_fn(batch_idx, optimizer)
-        closure = StepClosure(self.trainer, share, arguments, zero_grad, self._make_backward_fn(optimizer))
-        self.trainer.counters.samples += closure.batch_samples
-        return closure
-
-
-class ManualStepOptimization(_ManualOptimization):
-    """Lightning's manual optimization: the module steps its optimizers itself; here the batch is only counted.
-
-    Gradients of the devices are averaged as they are: shares of different sizes are not weighed.
-    """
-
-    trainer: "Trainer"
-
-    def run(self, kwargs: OrderedDict) -> dict[str, Any]:
-        trainer, share = self.trainer, kwargs["batch"]
-        size, results = trainer.batch_sizes(share), trainer.step_results
-        counted = size.share > 0
-        results.begin_step()
-        results.begin_micro_batch(share, max(size.share, 1), counted)
-        with nullcontext() if counted else metrics_kept(trainer.lightning_module):
-            output = super().run(kwargs)
-        results.end_step(share, size.share)
-        trainer.counters.iterations += 1
-        trainer.counters.samples += size.batch
-        return output

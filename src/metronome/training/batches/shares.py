@@ -1,0 +1,96 @@
+"""This device's share of a batch: how many samples it has, and how it is cut into micro-batches."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+
+from metronome.training.batches.cut import count_samples, cut_batch
+from metronome.training.batches.loaders import batch_sampler
+from metronome.training.state import TrainingState
+from metronome.units import BatchSchedule, InputError, RunFailed, accumulation_at, share_size
+
+
+class BatchSizes(NamedTuple):
+    """Samples of one batch: those of this device's share (0 if it only keeps company), and all of them."""
+
+    share: int
+    batch: int
+
+
+class Shares:
+    """Counts and cuts what the training's loader gives to this device.
+
+    A data module (or module) with `count_samples(batch)` and `cut_batch(batch, sizes)` has its own way.
+    """
+
+    def __init__(self, trainer: L.Trainer, state: TrainingState) -> None:
+        self.trainer, self.state = trainer, state
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step in this epoch: it grows along with a growing batch, so that they stay as small."""
+        sampler = batch_sampler(self.trainer)
+        if sampler is None:
+            return self.state.accumulate
+        size = sampler.schedule.at(sampler.epoch)
+        return accumulation_at(self.state.accumulate, sampler.schedule, size, self.trainer.world_size)
+
+    def sizes(self, share: Any) -> BatchSizes:
+        """Samples in this device's share and in the whole batch, given the share. All devices must call it together.
+
+        Our sampler knows; the samples of any other loader's batch are counted, and summed over the devices.
+        """
+        trainer = self.trainer
+        sampler = batch_sampler(trainer)
+        if sampler is not None:
+            return BatchSizes(sampler.share_size(self.state.step), sampler.batch_size(self.state.step))
+        count = self._count_if_need_be(share)
+        if trainer.world_size == 1:
+            return BatchSizes(count, count)
+        total = trainer.strategy.reduce(torch.tensor(count, device=trainer.strategy.root_device), reduce_op="sum")
+        return BatchSizes(count, int(total))  # pyright: ignore
+
+    def count(self, batch: Any) -> int:
+        """Samples in a batch that a loader gave to this device. Raises InputError if they cannot be counted."""
+        return self._own("count_samples", count_samples)(batch)
+
+    def cut(self, share: Any, sizes: Sequence[int]) -> list[Any]:
+        """The micro-batches of a share. Raises InputError for one that cannot be cut so."""
+        return self._own("cut_batch", cut_batch)(share, sizes)
+
+    def cut_finer(self, batch_samples: int, reason: str | None) -> None:
+        """Twice as many micro-batches, from this batch on. Raises RunFailed if they hold one sample each already."""
+        state, samples = self.state, share_size(batch_samples, self.trainer.world_size, 0)
+        if self.accumulation >= samples:
+            where = reason or "on another device"
+            raise RunFailed(
+                f"out of memory in step {self.trainer.global_step + 1:,} with one sample at a time ({where})"
+            )
+        # Where accumulation grows along, at most as many as there are samples in the first batch: those of this follow.
+        sampler = batch_sampler(self.trainer)
+        most = samples
+        if sampler is not None and sampler.schedule.accumulate:
+            most = largest_share(sampler.schedule, self.trainer.world_size)
+        before = self.accumulation
+        while self.accumulation == before:
+            state.accumulate = min(2 * state.accumulate, most)
+
+    def _count_if_need_be(self, share: Any) -> int:
+        try:
+            return self.count(share)
+        except InputError:
+            if self.trainer.world_size > 1 or self.state.may_be_cut:
+                raise
+            # Uncut and alone, the batch weighs 1 whatever is in it; only the counter needs a number.
+            return getattr(self.trainer.train_dataloader, "batch_size", None) or 1
+
+    def _own(self, name: str, default: Any) -> Any:
+        owners = (self.trainer.datamodule, self.trainer.lightning_module)  # pyright: ignore
+        return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), default)
+
+
+def largest_share(schedule: BatchSchedule, devices: int) -> int:
+    """The most samples of a device in a batch of the first epoch."""
+    return share_size(schedule.at(0), devices, 0)

@@ -1,0 +1,135 @@
+"""All epochs of a training."""
+
+from typing import Any
+
+import lightning as L
+
+from metronome.training.batches.loaders import batch_sampler
+from metronome.training.batches.order import BatchSampler
+from metronome.training.flags import check_module
+from metronome.training.guards.full_batch import warn_of_mini_batches
+from metronome.training.lightning_private import DataLoaderIterDataFetcher, FitLoopBase, logger_connector
+from metronome.training.loops.epoch import EpochLoop, Rest
+from metronome.training.planning import Planner
+from metronome.units import InputError
+
+
+class FitLoop(FitLoopBase):
+    """All epochs: loads the training data anew where the batch size changes, and only there."""
+
+    epoch_loop: EpochLoop
+
+    def __init__(self, trainer: L.Trainer, stock: FitLoopBase, epoch_loop: EpochLoop, planner: Planner) -> None:
+        super().__init__(trainer, stock.min_epochs, stock.max_epochs)
+        self.epoch_loop, self.planner = epoch_loop, planner
+        self.is_finishing = False  # whether a checkpoint has left something to be done of its last step or epoch
+
+    def run(self) -> None:
+        trainer, between_steps = self.trainer, self.epoch_loop.between_steps
+        check_module(trainer, self.epoch_loop.state)
+        self.setup_data()
+        self.planner.check_schedulers()
+        self._check_end()
+        warn_of_mini_batches(trainer, self.planner.plan)
+        self.is_finishing = self.epoch_loop.rest is not Rest.NOTHING
+        if self.epoch_loop.rest is Rest.EPOCH:
+            self._finish_epoch()
+        with between_steps.signals.waiting_for_the_step():
+            super().run()
+            between_steps.watch.settle()
+            between_steps.stop_if_asked()
+
+    def _check_end(self) -> None:
+        """Raises InputError if a checkpoint lies beyond the end of this run."""
+        if not self._loaded_from_state_dict or self.trainer.fast_dev_run:  # pyright: ignore
+            return
+        there = (self.epoch_progress.current.ready, self.trainer.global_step)
+        ends = (self.max_epochs, self.epoch_loop.max_steps)
+        for unit, done, end in zip(("epoch", "step"), there, ends, strict=True):
+            if end not in (None, -1) and done > end:
+                raise InputError(
+                    f"the checkpoint is of {unit} {done:,}, and this run ends with {unit} {end:,}; let it end later, "
+                    "with a larger budget, trainer.max_epochs or trainer.max_steps"
+                )
+
+    @property
+    def skip(self) -> bool:
+        # What the checkpoint left to be done of the last step or epoch is done, and the run brought to its end.
+        return super().skip and not self.is_finishing
+
+    @property
+    def done(self) -> bool:
+        return self.epoch_loop.rest is Rest.NOTHING and super().done
+
+    def _finish_epoch(self) -> None:
+        """What the epoch before the checkpoint still had to do: the end of Lightning's `on_advance_end`."""
+        trainer, loop, connector = self.trainer, self.epoch_loop, logger_connector(self.trainer)
+        loop.rest = Rest.NOTHING
+        if self._is_cut_short:
+            if not super().done:
+                return  # the budget has grown, and the epoch goes on
+            self.epoch_progress.increment_processed()
+        connector.epoch_end_reached()
+        connector.on_epoch_end()
+        if loop._num_ready_batches_reached():
+            loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+        loop._batches_that_stepped -= 1  # epoch values are logged at the epoch's last step
+        connector.update_train_epoch_metrics()
+        loop._batches_that_stepped += 1
+        self.epoch_progress.increment_completed()
+        self.restarting = False
+        trainer.training = True
+
+    def on_advance_end(self) -> None:
+        self.restarting = False  # or schedulers that go by epochs are left out
+        super().on_advance_end()
+
+    def setup_data(self) -> None:
+        if self._combined_loader is not None and not self._should_reload_train_dl:
+            return
+        self.planner.check_validation_interval()
+        super().setup_data()
+        loaders = self._combined_loader.flattened if self._combined_loader is not None else []
+        if len(loaders) > 1 and any(isinstance(getattr(x, "batch_sampler", None), BatchSampler) for x in loaders):
+            raise InputError(
+                "several training loaders at once cannot be counted as one batch; give one data set for all"
+            )
+        if isinstance(self._data_fetcher, DataLoaderIterDataFetcher):
+            raise InputError(
+                "training_step(dataloader_iter) takes batches itself, so they cannot be cut and counted; "
+                "write training_step(batch, batch_idx)"
+            )
+        if self.planner.needs_data and self._combined_loader is not None:
+            self.epoch_loop.max_steps = self.planner.steps_in_budget()
+
+    def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict:
+        state = super().state_dict(destination, prefix)
+        for progress in state[f"{prefix}epoch_progress"].values():
+            if self._is_cut_short and progress["processed"] == progress["started"]:
+                # A budget or a callback has ended the run in mid-epoch, and Lightning counts the epoch as done:
+                # resumed with a larger budget the run would never see the rest of its samples.
+                progress["processed"] = progress["completed"] = progress["started"] - 1
+        return state
+
+    @property
+    def _is_cut_short(self) -> bool:
+        """Whether the epoch ended, or is, before its last step."""
+        steps = self.epoch_loop.batch_progress
+        return 0 < steps.current.ready < self.max_batches and not steps.is_last_batch
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        super().on_load_checkpoint(state_dict)
+        for progress in (self.epoch_progress.current, self.epoch_progress.total):
+            # An epoch whose start hooks were being called is begun again.
+            progress.ready = progress.started  # pyright: ignore
+
+    @property
+    def _should_reload_train_dl(self) -> bool:
+        sampler = batch_sampler(self.trainer)
+        if sampler is None:
+            return super()._should_reload_train_dl
+        return sampler.schedule.at(sampler.epoch) != sampler.schedule.at(self.epoch_loop.epoch)
+
+    def _iteration_based_training(self) -> bool:
+        # Lightning resumes a run with `max_steps` as if it had no epochs, and then sees the wrong samples.
+        return False
