@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metronome.report.records import Run, dig
+from metronome.report.records import RunRecord, dig
 
 # Overrides that say how to go on or where to, not what the run is.
 _ON_THE_WAY = ("ckpt_path", "resume", "trials", "trials_done", "run_dir")
@@ -23,10 +23,10 @@ class Group:
 
     label: str
     values: dict[str, str]
-    runs: list[Run]
+    runs: list[RunRecord]
 
     @property
-    def measured(self) -> list[Run]:
+    def measured(self) -> list[RunRecord]:
         """The runs whose numbers stand for the group: the finished ones, without any those that did not fail; of each
         seed the last one, since a run made twice is no second sample."""
         finished = [run for run in self.runs if run.status == "finished"]
@@ -43,7 +43,7 @@ class Differences:
     groups: list[Group]
 
 
-def differences(runs: list[Run]) -> Differences:
+def differences(runs: list[RunRecord]) -> Differences:
     """Compare the overrides of runs. A key that a run was not given counts with the value it has there."""
     given = [overrides(run) for run in runs]
     keys = list(dict.fromkeys(key for names in given for key in names if key not in _SEPARATE))
@@ -78,15 +78,17 @@ def differences(runs: list[Run]) -> Differences:
     return Differences(differing, shared, groups)
 
 
-def _members(runs: list[Run], keys: list[str], values: Mapping[str, list[str]]) -> dict[tuple[str, ...], list[Run]]:
+def _members(
+    runs: list[RunRecord], keys: list[str], values: Mapping[str, list[str]]
+) -> dict[tuple[str, ...], list[RunRecord]]:
     """The runs of each combination of values."""
-    members: dict[tuple[str, ...], list[Run]] = {}
+    members: dict[tuple[str, ...], list[RunRecord]] = {}
     for i, run in enumerate(runs):
         members.setdefault(tuple(values[key][i] for key in keys), []).append(run)
     return members
 
 
-def _unasked(groups: Iterable[list[Run]]) -> list[str]:
+def _unasked(groups: Iterable[list[RunRecord]]) -> list[str]:
     """Keys of what decides a result that differ between runs that were asked for in the same words."""
     found: dict[str, None] = {}
     for runs in groups:
@@ -113,7 +115,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat | {"budget": config.get("budget")}
 
 
-def overrides(run: Run) -> dict[str, str]:
+def overrides(run: RunRecord) -> dict[str, str]:
     """What was asked of a run: keys and values, without those that only say how to go on."""
     given = dig(run.result, "overrides") or dig(run.config, "overrides")
     found: dict[str, str] = {}
@@ -125,7 +127,7 @@ def overrides(run: Run) -> dict[str, str]:
     return found
 
 
-def value_of(run: Run, key: str, given: Mapping[str, str]) -> str:
+def value_of(run: RunRecord, key: str, given: Mapping[str, str]) -> str:
     """The value that a run has for a key of another run's overrides."""
     path = key.split(".")
     here = dig(run.config, *path)
@@ -149,7 +151,7 @@ def text(value: Any) -> str:
     return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
 
 
-def number_of(key: str, value: str, run: Run) -> float | None:
+def number_of(key: str, value: str, run: RunRecord) -> float | None:
     """A differing value as a number; None for a word. The whole data set as one batch counts with its samples."""
     if key == "data.batch_size" and not _is_number(value):
         size = dig(run.plan, "batch_size")
@@ -179,7 +181,7 @@ def _is_number(value: str) -> bool:
         return False
 
 
-def _order(key: str, value: str, runs: Iterable[Run]) -> tuple[int, float, str]:
+def _order(key: str, value: str, runs: Iterable[RunRecord]) -> tuple[int, float, str]:
     """Numbers by their size, before words by their letters."""
     for run in runs:
         if (size := number_of(key, value, run)) is not None:

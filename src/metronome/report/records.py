@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from metronome.report.axes import StepTable
 from metronome.report.events import Curve, read_curves
+from metronome.report.step_table import StepTable
+from metronome.runs.names import CONFIG_FILE, PLAN_FILE, REPORT_FILE, RESULT_FILE
 from metronome.units import InputError
 
-CONFIG_FILE, RESULT_FILE, PLAN_FILE, REPORT_FILE = "config.yaml", "result.json", "plan.json", "report.html"
 UNFINISHED = "unfinished"  # it runs, or was cut off: it has left no result
 
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where it is there
@@ -22,8 +22,8 @@ _VALIDATED = "val/loss"
 
 
 @dataclass(eq=False)
-class Run:
-    """A run's folder, and what is in it: empty where there is nothing, or nothing that can be read.
+class RunRecord:
+    """What a run has left on disk: empty where there is nothing, or nothing that can be read.
 
     `name` is the folder seen from the one that all runs are in. `problems` says what was not read, and why.
     """
@@ -88,7 +88,7 @@ class Run:
         return dig(self.config, "callbacks", "checkpoint", "mode") != "max"
 
 
-def monitor_of(runs: list[Run]) -> tuple[str | None, bool]:
+def monitor_of(runs: list[RunRecord]) -> tuple[str | None, bool]:
     """The metric that most runs monitor, and whether a low value of it is a good one."""
     names = Counter(run.monitor for run in runs if run.monitor is not None)
     if not names:
@@ -97,7 +97,7 @@ def monitor_of(runs: list[Run]) -> tuple[str | None, bool]:
     return name, Counter(run.best_is_low for run in runs if run.monitor == name).most_common(1)[0][0]
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+def read_runs(paths: Iterable[Path]) -> tuple[list[RunRecord], list[str]]:
     """All runs in these folders, ordered by their names, and what of the folders was not read, and why.
 
     Raises:
@@ -111,7 +111,7 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
             raise InputError(f"{path} is a file; give the folder of a run, of a sweep, or one above, e.g. runs")
     folders = sorted({folder.resolve() for path in paths for folder in _folders(path)})
     above = common_folder(paths)
-    runs: list[Run] = []
+    runs: list[RunRecord] = []
     unread: list[str] = []
     for folder in folders:
         name = os.path.relpath(folder, above.resolve())
@@ -149,8 +149,8 @@ def _folders(path: Path) -> Iterator[Path]:
                 inner.clear()
 
 
-def _read(folder: Path, name: str, config: dict[str, Any]) -> Run:
-    run = Run(folder, name, config)
+def _read(folder: Path, name: str, config: dict[str, Any]) -> RunRecord:
+    run = RunRecord(folder, name, config)
     run.result = _json(run, RESULT_FILE)
     run.plan = _json(run, PLAN_FILE) or (dig(run.result, "plan") or {})
     run.curves, problems = read_curves(folder)
@@ -171,7 +171,7 @@ def _config(path: Path) -> dict[str, Any] | None:
     return config if isinstance(config, dict) and "experiment" in config else None
 
 
-def _json(run: Run, name: str) -> dict[str, Any]:
+def _json(run: RunRecord, name: str) -> dict[str, Any]:
     path = run.folder / name
     if not path.exists():
         return {}

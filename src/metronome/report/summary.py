@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from metronome.report.differences import Differences
-from metronome.report.records import Run, dig, monitor_of, number
+from metronome.report.records import RunRecord, dig, monitor_of, number
 
 # What is measured of every run: its name with its unit, as in summary.csv, its heading, and what it means.
 MEASURES = {
@@ -53,20 +53,20 @@ class Column:
 class Summary:
     """All runs in numbers: `rows` by the id of the run, columns with a value anywhere, and what was monitored."""
 
-    runs: list[Run]
+    runs: list[RunRecord]
     differences: Differences
     monitor: str | None
     best_is_low: bool
     columns: list[Column]
     rows: dict[int, dict[str, float | None]]
 
-    def values(self, name: str, runs: Iterable[Run]) -> list[float]:
+    def values(self, name: str, runs: Iterable[RunRecord]) -> list[float]:
         """The finite values of a measure in these runs."""
         found = (self.rows[id(run)].get(name) for run in runs)
         return [value for value in found if value is not None and math.isfinite(value)]
 
 
-def summarize(runs: list[Run], differing: Differences) -> Summary:
+def summarize(runs: list[RunRecord], differing: Differences) -> Summary:
     """Measure all runs. Columns without a value anywhere are left out."""
     monitor, best_is_low = monitor_of(runs)
     rows = [measure(run) for run in runs]
@@ -83,7 +83,7 @@ def summarize(runs: list[Run], differing: Differences) -> Summary:
     )
 
 
-def measure(run: Run) -> dict[str, float | None]:
+def measure(run: RunRecord) -> dict[str, float | None]:
     """Each measure of a run that it has, and all its metrics; of `train/loss` the mean of the epoch if it is there."""
     metrics = dict(run.metrics)
     if "train/loss_epoch" in metrics:
@@ -122,7 +122,7 @@ def measure(run: Run) -> dict[str, float | None]:
     return row | metrics
 
 
-def roughness(run: Run) -> float | None:
+def roughness(run: RunRecord) -> float | None:
     """How much the logged train/loss jumps from one value to the next, over the second half of the run.
 
     The standard deviation of the differences between neighbours, by the square root of 2: for values that are
@@ -138,13 +138,13 @@ def roughness(run: Run) -> float | None:
     return float(np.std(np.diff(values), ddof=1) / math.sqrt(2))
 
 
-def best_epoch(run: Run) -> float | None:
+def best_epoch(run: RunRecord) -> float | None:
     """Epochs done where val/loss was least, or where there is none, what is monitored was best."""
     point = best_point(run)
     return None if point is None or run.step_table is None else float(run.step_table.epochs_at(point[0]))
 
 
-def best_point(run: Run, of: str | None = None) -> tuple[int, float] | None:
+def best_point(run: RunRecord, of: str | None = None) -> tuple[int, float] | None:
     """The step and the value of the best of a metric; of the least val/loss, or of what is monitored, if not said."""
     tag = of or ("val/loss" if "val/loss" in run.curves else run.monitor)
     curve = run.curves.get(tag or "")

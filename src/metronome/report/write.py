@@ -6,18 +6,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from metronome import __version__
-from metronome.report.curves import curve_pictures
 from metronome.report.differences import differences
-from metronome.report.fitting import fitting_picture
-from metronome.report.page import GENERATOR, page
-from metronome.report.records import REPORT_FILE, common_folder, read_runs
-from metronome.report.style import Picture
+from metronome.report.figures.curves import curve_pictures
+from metronome.report.figures.fitting import fitting_picture
+from metronome.report.figures.style import Picture
+from metronome.report.figures.sweeps import sweep_pictures
+from metronome.report.figures.tradeoff import tradeoff_picture
+from metronome.report.html.page import GENERATOR, page
+from metronome.report.records import common_folder, read_runs
 from metronome.report.summary import summarize, to_csv
-from metronome.report.sweeps import sweep_pictures
-from metronome.report.tradeoff import tradeoff_picture
+from metronome.runs.names import REPORT_FILE, SUMMARY_FILE
 from metronome.units import InputError
-
-SUMMARY_FILE = "summary.csv"
 
 
 def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metronome.report.curves import Line, curve_pictures, line_of, running_mean, thin
 from metronome.report.differences import differences
+from metronome.report.figures.curves import curve_pictures
+from metronome.report.figures.lines import Line, line_of, running_mean, thin
+from metronome.report.figures.roles import roles_of
+from metronome.report.figures.style import MOST, plain
 from metronome.report.records import read_runs
-from metronome.report.style import MOST, cast, plain
 from metronome.report.summary import Summary, summarize
 
 
@@ -65,7 +67,7 @@ def test_which_groups_are_told_apart(make_run: Callable[..., Path], tmp_path: Pa
     for i in range(15):
         make_run(f"numbers/{i}", [f"+x.a={i}"], val_loss=1.0 + i % 4, config={"x": {"a": i}})
         make_run(f"words/{i}", [f"+x.a=w{i:02}"], val_loss=20.0 - i, config={"x": {"a": f"w{i:02}"}})
-    numbers, words = (cast(summary_of(tmp_path / "runs" / name)) for name in ("numbers", "words"))
+    numbers, words = (roles_of(summary_of(tmp_path / "runs" / name)) for name in ("numbers", "words"))
     assert [group.label for group, _ in numbers.looks] == [f"a={i}" for i in (0, 2, 4, 6, 8, 10, 12, 14)]
     assert [group.label for group, _ in words.looks] == [f"a=w{i:02}" for i in range(7, 15)]
     for roles in (numbers, words):

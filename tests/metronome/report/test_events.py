@@ -10,8 +10,8 @@ from jobs import Data, Net, fit
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from metronome.report.axes import StepTable
 from metronome.report.events import read_curves
+from metronome.report.step_table import StepTable
 
 NAME = "events.out.tfevents.{}.host.1.0"
 Write = Callable[..., None]

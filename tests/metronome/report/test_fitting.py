@@ -8,9 +8,9 @@ import pytest
 from matplotlib.axes import Axes
 
 from metronome.report.differences import differences
-from metronome.report.fitting import MOST_PANELS, both, fitting_picture
+from metronome.report.figures.fitting import MOST_PANELS, both, fitting_picture
+from metronome.report.figures.style import Picture
 from metronome.report.records import read_runs
-from metronome.report.style import Picture
 from metronome.report.summary import Summary, summarize
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from metronome.report.differences import differences
-from metronome.report.records import Run, read_runs
+from metronome.report.records import RunRecord, read_runs
 from metronome.report.summary import Summary, mean_and_spread, measure, roughness, summarize, to_csv
 
 
-def read(root: Path) -> list[Run]:
+def read(root: Path) -> list[RunRecord]:
     return read_runs([root])[0]
 
 

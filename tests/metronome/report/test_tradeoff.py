@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from metronome.report.differences import differences
+from metronome.report.figures.style import Picture
+from metronome.report.figures.tradeoff import reached, target_of, tradeoff_picture
 from metronome.report.records import read_runs
-from metronome.report.style import Picture
 from metronome.report.summary import summarize
-from metronome.report.tradeoff import reached, target_of, tradeoff_picture
 
 
 @pytest.mark.parametrize(

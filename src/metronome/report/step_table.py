@@ -11,9 +11,6 @@ from metronome.units.epoch_series import EpochSeries
 
 MOST_EPOCHS = 2_000_000  # of a run; steps beyond are taken for damage
 
-# What a curve can be drawn against, and its axis.
-AXES = {"steps": "steps (parameter updates)", "epochs": "epochs", "samples": "samples", "seconds": "seconds"}
-
 
 @dataclass(frozen=True)
 class StepTable:

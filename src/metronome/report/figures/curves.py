@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from statistics import median
 
 import numpy as np
@@ -10,16 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
-from metronome.report.axes import AXES
 from metronome.report.differences import Group
 from metronome.report.events import Curve
-from metronome.report.records import Run, is_rate
-from metronome.report.style import (
+from metronome.report.figures.axes import AXES
+from metronome.report.figures.lines import MOST_POINTS, Line, line_of, smoothed
+from metronome.report.figures.roles import Roles, roles_of
+from metronome.report.figures.style import (
     OTHERS,
-    Cast,
     Look,
     Picture,
-    cast,
     figure,
     file_name,
     headline,
@@ -28,29 +26,18 @@ from metronome.report.style import (
     png,
     scale,
 )
+from metronome.report.records import RunRecord, is_rate
 from metronome.report.summary import Summary, best_point
 
-MOST_POINTS = 400  # of a curve; more are averaged in buckets
 BATCH_SIZE = "batch size"  # drawn like a metric
 _NO_CURVE = ("epoch", "hp_metric")
-_SMOOTHED_FROM = 60  # points of a train/ curve, from which on its running mean is drawn over it
 _LOG_SPAN = 10**1.5
-
-
-@dataclass(frozen=True)
-class Line:
-    """A curve as it is drawn: x by axis, the value, and the least and the largest over seeds where there are some."""
-
-    xs: dict[str, np.ndarray]
-    values: np.ndarray
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
 
 
 def curve_pictures(summary: Summary) -> list[Picture]:
     """A figure for every metric that most runs with curves have, the loss first; the learning rate and a batch size
     that changes after them."""
-    roles = cast(summary)
+    roles = roles_of(summary)
     with_curves = [run for run in summary.runs if run.curves]
     counts = Counter(tag for run in with_curves for tag, curve in run.curves.items() if len(curve.steps) > 1)
     tags = [tag for tag, count in counts.items() if count * 2 > len(with_curves) and tag not in _NO_CURVE]
@@ -67,7 +54,7 @@ def curve_pictures(summary: Summary) -> list[Picture]:
     return pictures
 
 
-def batch_sizes(run: Run) -> Curve | None:
+def batch_sizes(run: RunRecord) -> Curve | None:
     """The samples in the batch of each step that something was logged at."""
     if run.step_table is None:
         return None
@@ -75,61 +62,14 @@ def batch_sizes(run: Run) -> Curve | None:
     return Curve(logged.steps, run.step_table.batch_size_at(logged.steps).astype(float), logged.seconds)
 
 
-def positions(run: Run, curve: Curve) -> dict[str, np.ndarray]:
-    """Where the points of a curve lie on each axis; without a plan there are but steps and seconds."""
-    found = {"steps": curve.steps.astype(float), "seconds": curve.seconds}
-    if run.step_table is not None:
-        found |= {
-            "epochs": run.step_table.epochs_at(curve.steps),
-            "samples": run.step_table.samples_at(curve.steps).astype(float),
-        }
-    return found
-
-
-def line_of(runs: list[Run], curves: list[Curve]) -> Line:
-    """The mean over seeds at the steps that all have. Where they share none, the first one."""
-    steps = curves[0].steps
-    for curve in curves[1:]:
-        steps = np.intersect1d(steps, curve.steps)
-    if len(curves) == 1 or len(steps) < 2:
-        return thin(Line(positions(runs[0], curves[0]), curves[0].values))
-    rows = [np.searchsorted(curve.steps, steps) for curve in curves]
-    values = np.stack([curve.values[row] for curve, row in zip(curves, rows, strict=True)])
-    every = [positions(run, curve) for run, curve in zip(runs, curves, strict=True)]
-    axes = set.intersection(*(set(xs) for xs in every))
-    xs = {axis: np.mean([x[axis][row] for x, row in zip(every, rows, strict=True)], axis=0) for axis in axes}
-    return thin(Line(xs, values.mean(0), values.min(0), values.max(0)))
-
-
-def thin(line: Line, most: int = MOST_POINTS) -> Line:
-    """At most so many points, each the mean over a bucket of neighbours."""
-    count = len(line.values)
-    if count <= most:
-        return line
-    edges = np.linspace(0, count, most + 1).astype(int)[:-1]
-    sizes = np.diff(np.append(edges, count))
-
-    def mean(array: np.ndarray | None) -> np.ndarray | None:
-        return None if array is None else np.add.reduceat(array, edges) / sizes
-
-    xs = {axis: np.add.reduceat(x, edges) / sizes for axis, x in line.xs.items()}
-    return Line(xs, np.add.reduceat(line.values, edges) / sizes, mean(line.low), mean(line.high))
-
-
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean over a window around each value, as much of it as there is at the ends."""
-    kernel = np.ones(window)
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
-
-
-def _picture(summary: Summary, roles: Cast, tag: str, curves: dict[int, Curve]) -> Picture:
+def _picture(summary: Summary, roles: Roles, tag: str, curves: dict[int, Curve]) -> Picture:
     """One metric on four axes."""
     told_apart = [(group, look, _lines(group, curves)) for group, look in roles.looks]
     told_apart = [(group, look, lines) for group, look, lines in told_apart if lines]
     others = [lines for group in roles.others if (lines := _lines(group, curves))]
     grey = [line for lines in others for line in lines]
     strong = [line for _, _, lines in told_apart for line in lines]
-    smooth = tag.startswith("train/") and any(_smoothed(line.values) is not line.values for line in strong)
+    smooth = tag.startswith("train/") and any(smoothed(line.values) is not line.values for line in strong)
 
     handles = [Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2) for _, look, _ in told_apart]
     labels = [group.label for group, _, _ in told_apart]
@@ -196,7 +136,7 @@ def _scale_y(panel: Axes, lines: list[Line], smooth: bool) -> float:
     if top < math.inf:
         panel.set_ylim(top=top)
     if smooth and panel.get_yscale() == "log":
-        strong = [_smoothed(line.values) for line in lines]
+        strong = [smoothed(line.values) for line in lines]
         bottom = min(float(np.min(values[np.isfinite(values)], initial=math.inf)) for values in strong)
         panel.set_ylim(bottom=max(bottom / 4, panel.get_ylim()[0]))
     return top
@@ -218,18 +158,11 @@ def _draw(panel: Axes, axis: str, line: Line, style: Look, smooth: bool) -> None
     if line.low is not None and line.high is not None:
         panel.fill_between(x, line.low, line.high, color=style.colour, alpha=0.14, linewidth=0, zorder=2)
     values = line.values
-    if smooth and (smoothed := _smoothed(values)) is not values:
+    if smooth and (smooth_values := smoothed(values)) is not values:
         panel.plot(x, values, color=style.colour, linewidth=0.7, alpha=0.3, zorder=2)
-        values = smoothed
+        values = smooth_values
     few = style.marker if len(values) <= 12 else None
     panel.plot(x, values, color=style.colour, linestyle=style.line, linewidth=1.7, marker=few, markersize=3.5, zorder=3)
-
-
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    """The running mean of a curve with many points; another one as it is."""
-    if len(values) < _SMOOTHED_FROM or not np.isfinite(values).all():
-        return values
-    return running_mean(values, len(values) // 10)
 
 
 def _mark_best(panel: Axes, group: Group, style: Look) -> None:

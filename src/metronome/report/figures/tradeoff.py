@@ -6,10 +6,11 @@ from statistics import fmean, median
 
 import numpy as np
 
-from metronome.report.curves import positions
 from metronome.report.differences import Group
-from metronome.report.records import Run
-from metronome.report.style import Look, Picture, cast, figure, headline, legend, plain, png, scale
+from metronome.report.figures.axes import positions
+from metronome.report.figures.roles import roles_of
+from metronome.report.figures.style import Look, Picture, figure, headline, legend, plain, png, scale
+from metronome.report.records import RunRecord
 from metronome.report.summary import Summary
 
 PART = 0.75  # of the groups reach the target
@@ -34,7 +35,7 @@ def target_of(bests: list[float], best_is_low: bool) -> float:
     return ordered[math.ceil(PART * len(ordered)) - 1]
 
 
-def reached(run: Run, tag: str, target: float, best_is_low: bool) -> Reached | None:
+def reached(run: RunRecord, tag: str, target: float, best_is_low: bool) -> Reached | None:
     """Where a curve first comes to the target: on the straight line between the points before and behind."""
     curve = run.curves.get(tag)
     if curve is None:
@@ -63,7 +64,7 @@ def tradeoff_picture(summary: Summary) -> Picture | str:
     if len(bests) < 2:
         return f"Fewer than two groups have a curve of {tag}, so there is nothing to compare."
     target = target_of(list(bests.values()), best_is_low)
-    roles = cast(summary)
+    roles = roles_of(summary)
     points: list[tuple[Group, Look, list[Reached]]] = []
     for group, style in roles.looks:
         found = [hit for run in group.measured if (hit := reached(run, tag, target, best_is_low))]

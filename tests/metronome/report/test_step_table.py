@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from metronome.report.axes import StepTable
+from metronome.report.step_table import StepTable
 from metronome.units import BatchSchedule, Duration, Plan
 
 GROWING = {"data": {"batch_size": 4, "batch_growth": {"factor": 2}}}

@@ -6,10 +6,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from metronome.report.axes import AXES
-from metronome.report.curves import Line, line_of
 from metronome.report.differences import Group
-from metronome.report.style import Picture, cast, figure, headline, legend, look, plain, png
+from metronome.report.figures.axes import AXES
+from metronome.report.figures.lines import Line, line_of
+from metronome.report.figures.roles import roles_of
+from metronome.report.figures.style import Picture, figure, headline, legend, look, plain, png
 from metronome.report.summary import Summary
 
 MOST_PANELS = 6
@@ -19,7 +20,7 @@ _LONGEST = 38  # letters over a panel
 
 def fitting_picture(summary: Summary) -> Picture | None:
     """The loss of training and of validation on one axis, a panel for each group; None where none has both."""
-    roles = cast(summary)
+    roles = roles_of(summary)
     having = [(group, curves) for group, _ in roles.looks if (curves := both(group)) is not None]
     if not having:
         return None

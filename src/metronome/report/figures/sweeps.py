@@ -7,7 +7,19 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from metronome.report.differences import Group, number_of, shown
-from metronome.report.style import MOST, Look, Picture, figure, file_name, headline, legend, look, plain, png, scale
+from metronome.report.figures.style import (
+    MOST,
+    Look,
+    Picture,
+    figure,
+    file_name,
+    headline,
+    legend,
+    look,
+    plain,
+    png,
+    scale,
+)
 from metronome.report.summary import Summary, mean_and_spread
 
 MOST_PANELS = 12

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib import colormaps, rc_context
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-from metronome.report.differences import Group, number_of
-from metronome.report.summary import Summary
 
 MOST = 8  # groups told apart in a figure; others are drawn in grey
 OTHERS = "#c4c4c4"
@@ -51,36 +48,6 @@ class Picture:
     caption: str
     alt: str
     png: bytes
-
-
-@dataclass(frozen=True)
-class Cast:
-    """Which groups are told apart in figures, and how each looks; `others` are drawn in grey. `why` says how chosen."""
-
-    looks: list[tuple[Group, Look]]
-    others: list[Group]
-    why: str
-
-
-def cast(summary: Summary) -> Cast:
-    """At most `MOST` of the groups with curves: of a swept number evenly spread values, else those that are best."""
-    groups = [group for group in summary.differences.groups if any(run.curves for run in group.runs)]
-    keys = summary.differences.keys
-    ordered = len(keys) == 1 and len(groups) > 2
-    ordered = ordered and all(number_of(keys[0], g.values[keys[0]], g.runs[0]) is not None for g in groups)
-    shown, why = groups, ""
-    if len(groups) > MOST and ordered:
-        shown = [groups[round(i * (len(groups) - 1) / (MOST - 1))] for i in range(MOST)]
-        why = f"{MOST} of {len(groups)} values, evenly spread, are told apart; the others are grey."
-    elif len(groups) > MOST:
-        best = sorted(groups, key=lambda group: _rank(summary, group))[:MOST]
-        shown = [group for group in groups if group in best]
-        what = f"the best {summary.monitor or 'result'}"
-        why = f"The {MOST} of {len(groups)} groups with {what} are told apart; the others are grey."
-    map_ = colormaps["viridis"]
-    colours = [map_(0.88 * i / max(len(shown) - 1, 1)) for i in range(len(shown))] if ordered else list(_COLOURS)
-    looks = [(group, Look(colours[i], _LINES[i], _MARKERS[i])) for i, group in enumerate(shown)]
-    return Cast(looks, [group for group in groups if group not in shown], why)
 
 
 def look(i: int) -> Look:
@@ -161,10 +128,3 @@ def _between_powers(value: float, low: float, high: float) -> str:
         return ""
     mantissa = value / 10 ** math.floor(math.log10(value))
     return plain(float(f"{value:.3g}")) if round(mantissa, 6) in (2, 5) else ""
-
-
-def _rank(summary: Summary, group: Group) -> float:
-    values = summary.values("best_value", group.measured)
-    if not values:
-        return float("inf")
-    return sum(values) / len(values) * (1 if summary.best_is_low else -1)
