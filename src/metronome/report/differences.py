@@ -1,19 +1,16 @@
 """What differs between runs: their overrides, and the groups of runs that differ in nothing but the seed."""
 
-import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from metronome.report.records import RunRecord, dig
+from metronome.report.value_text import is_number, short_names, shown, text
+from metronome.runs.deciding import deciding
+from metronome.runs.overrides import goes_on, key_and_value
 
-# Overrides that say how to go on or where to, not what the run is.
-_ON_THE_WAY = ("ckpt_path", "resume", "trials", "trials_done", "run_dir")
 DEFAULT, NOT_THERE = "default", "–"
 _SEPARATE = ("seed", "experiment")
-_DECIDING = ("data", "model", "optimizer", "scheduler")  # what a result follows from, beside budget and seed
 _MANY_KEYS = 4
 
 
@@ -60,22 +57,25 @@ def differences(runs: list[RunRecord]) -> Differences:
         differing += [key for key in unasked if key not in differing]
         shared = [word for word in shared if word.partition("=")[0] not in differing]
         members = _members(runs, differing, values)
-    names, usual = short_names(differing), _usual(differing, list(members))
+    return Differences(differing, shared, _groups(differing, members))
+
+
+def _groups(keys: list[str], members: Mapping[tuple[str, ...], list[RunRecord]]) -> list[Group]:
+    """The groups in the order of their values, with labels that tell them apart."""
+    names, usual = short_names(keys), _usual(keys, list(members))
+    stay_apart = len({tuple(map(shown, values)) for values in members}) == len(members)  # rounded, too
+
+    def order(values: tuple[str, ...]) -> list[tuple[int, float, str]]:
+        return [_order(key, value, members[values]) for key, value in zip(keys, values, strict=True)]
+
     groups: list[Group] = []
-    rounded = len({tuple(map(shown, group)) for group in members}) == len(members)
-    for group in sorted(
-        members, key=lambda group: [_order(key, v, members[group]) for key, v in zip(differing, group, strict=True)]
-    ):
-        told = [
-            (names[k], shown(v) if rounded else v)
-            for k, v in zip(differing, group, strict=True)
-            if k not in usual or v != usual[k]
-        ]
-        label = ", ".join(f"{name}={value}" for name, value in told) or "most common values"
-        if not differing:
-            label = members[group][0].experiment
-        groups.append(Group(label, dict(zip(differing, group, strict=True)), members[group]))
-    return Differences(differing, shared, groups)
+    for values in sorted(members, key=order):
+        of_keys, runs = dict(zip(keys, values, strict=True)), members[values]
+        unusual = [key for key, value in of_keys.items() if key not in usual or value != usual[key]]
+        parts = [f"{names[key]}={shown(of_keys[key]) if stay_apart else of_keys[key]}" for key in unusual]
+        label = ", ".join(parts) or "most common values"
+        groups.append(Group(label if keys else runs[0].experiment, of_keys, runs))
+    return groups
 
 
 def _members(
@@ -92,27 +92,11 @@ def _unasked(groups: Iterable[list[RunRecord]]) -> list[str]:
     """Keys of what decides a result that differ between runs that were asked for in the same words."""
     found: dict[str, None] = {}
     for runs in groups:
-        configs = [_flat(run.config) for run in runs if run.config]
+        configs = [deciding(run.config) for run in runs]
         for key in dict.fromkeys(key for config in configs for key in config):
-            if len({text(config.get(key)) for config in configs}) > 1:
+            if key not in _SEPARATE and len({text(config.get(key)) for config in configs}) > 1:
                 found[key] = None
     return list(found)
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-
-    def walk(name: str, content: Any) -> None:
-        for key, value in content.items() if isinstance(content, dict) else ():
-            # The model has a copy of these.
-            if isinstance(value, dict) and f"{name}.{key}" not in ("model.optimizer", "model.scheduler"):
-                walk(f"{name}.{key}", value)
-            elif not isinstance(value, dict):
-                flat[f"{name}.{key}"] = value
-
-    for group in _DECIDING:
-        walk(group, config.get(group))
-    return flat | {"budget": config.get("budget")}
 
 
 def overrides(run: RunRecord) -> dict[str, str]:
@@ -120,10 +104,9 @@ def overrides(run: RunRecord) -> dict[str, str]:
     given = dig(run.result, "overrides") or dig(run.config, "overrides")
     found: dict[str, str] = {}
     for override in given if isinstance(given, list) else []:
-        key, _, value = str(override).replace("\\", "").partition("=")
-        key = key.lstrip("+~")
-        if not key.startswith(("hydra.", "hydra/")) and key not in _ON_THE_WAY:
-            found[key] = value.strip("'\"") if not str(override).startswith("~") else NOT_THERE
+        if not goes_on(str(override)):
+            key, value = key_and_value(str(override))
+            found[key] = NOT_THERE if str(override).startswith("~") else value
     return found
 
 
@@ -140,23 +123,12 @@ def value_of(run: RunRecord, key: str, given: Mapping[str, str]) -> str:
     return NOT_THERE if len(path) > 1 else DEFAULT
 
 
-def text(value: Any) -> str:
-    """A value of a configuration as one would type it; equal numbers are equal texts."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    if isinstance(value, str):
-        return text(float(value)) if _is_number(value) else value
-    if isinstance(value, float):
-        return repr(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
-    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
-
-
 def number_of(key: str, value: str, run: RunRecord) -> float | None:
     """A differing value as a number; None for a word. The whole data set as one batch counts with its samples."""
-    if key == "data.batch_size" and not _is_number(value):
+    if key == "data.batch_size" and not is_number(value):
         size = dig(run.plan, "batch_size")
         return float(size) if isinstance(size, int) else None
-    return float(value) if _is_number(value) else None
+    return float(value) if is_number(value) else None
 
 
 def _usual(keys: list[str], groups: list[tuple[str, ...]]) -> dict[str, str]:
@@ -167,30 +139,9 @@ def _usual(keys: list[str], groups: list[tuple[str, ...]]) -> dict[str, str]:
     return {key: Counter(given).most_common(1)[0][0] for key, given in zip(keys, values, strict=True)}
 
 
-def shown(value: str) -> str:
-    """A value for the eye: numbers that a search has chosen with four digits."""
-    if len(value) <= 6 or not _is_number(value) or float(value).is_integer():
-        return value
-    return f"{float(value):.4g}"
-
-
-def _is_number(value: str) -> bool:
-    try:
-        return math.isfinite(float(value)) and "_" not in value
-    except ValueError:
-        return False
-
-
 def _order(key: str, value: str, runs: Iterable[RunRecord]) -> tuple[int, float, str]:
     """Numbers by their size, before words by their letters."""
     for run in runs:
         if (size := number_of(key, value, run)) is not None:
             return 0, size, value
     return 1, 0.0, value
-
-
-def short_names(keys: Iterable[str]) -> dict[str, str]:
-    """The last part of each key, or as much as tells it from the others."""
-    keys = list(keys)
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from metronome.report.differences import Differences, differences, overrides, text
+from metronome.report.differences import Differences, differences, overrides
 from metronome.report.records import read_runs
+from metronome.report.value_text import text
 
 
 def compared(root: Path) -> Differences:
@@ -141,3 +142,20 @@ def test_what_no_override_says(make_run: Callable[..., Path], tmp_path: Path) ->
     found = differences(runs)
     assert found.keys == ["optimizer.lr"]
     assert [group.values for group in found.groups] == [{"optimizer.lr": "0.1"}, {"optimizer.lr": "0.2"}]
+
+
+def test_a_limit_that_no_override_says(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """A run that is longer by a changed file is no other seed of the shorter one."""
+    for seed, epochs in enumerate((4, 4, 8)):
+        make_run(str(seed), seed=seed, config={"trainer": {"max_epochs": epochs, "limit_train_batches": None}})
+    found = compared(tmp_path / "runs")
+    assert found.keys == ["trainer.max_epochs"]
+    assert [group.label for group in found.groups] == ["max_epochs=4", "max_epochs=8"]
+    assert [[run.seed for run in group.runs] for group in found.groups] == [["0", "1"], ["2"]]
+
+
+def test_what_the_model_takes_over_is_told_once(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    for name, rate in (("a", 0.1), ("b", 0.2)):
+        optimizer = {"lr": rate}
+        make_run(name, config={"optimizer": optimizer, "model": {"width": 8, "optimizer": dict(optimizer)}})
+    assert compared(tmp_path / "runs").keys == ["optimizer.lr"]

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from matplotlib.axes import Axes
 
-from metronome.report.differences import Group, number_of, shown
+from metronome.report.differences import Group, number_of
 from metronome.report.figures.style import (
     MOST,
     Look,
@@ -21,6 +21,7 @@ from metronome.report.figures.style import (
     scale,
 )
 from metronome.report.summary import Summary, mean_and_spread
+from metronome.report.value_text import shown
 
 MOST_PANELS = 12
 _MOST_CATEGORIES = 24

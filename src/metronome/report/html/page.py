@@ -4,7 +4,7 @@ import base64
 from collections.abc import Iterable
 from datetime import datetime
 
-from metronome.report.differences import Differences, shown
+from metronome.report.differences import Differences
 from metronome.report.figures.style import Picture
 from metronome.report.html.elements import bullets, codes, escaped, section
 from metronome.report.html.statuses import in_order, statuses
@@ -12,6 +12,7 @@ from metronome.report.html.style_and_script import SCRIPT, STYLE
 from metronome.report.html.tables import results
 from metronome.report.records import UNFINISHED, RunRecord, dig
 from metronome.report.summary import Summary
+from metronome.report.value_text import shown
 from metronome.runs.names import CONFIG_FILE
 
 GENERATOR = '<meta name="generator" content="metronome report">'  # by which a report is known again

@@ -2,12 +2,13 @@
 
 import math
 
-from metronome.report.differences import number_of, shown
+from metronome.report.differences import number_of
 from metronome.report.figures.style import plain
 from metronome.report.html.elements import escaped
 from metronome.report.html.statuses import status_of
 from metronome.report.records import RunRecord
 from metronome.report.summary import Summary, mean_and_spread
+from metronome.report.value_text import shown
 
 
 def results(summary: Summary) -> str:
