@@ -1,5 +1,7 @@
 """Networks: each a function of its sizes that returns a plain `nn.Module`."""
 
-from project.models.networks import cnn, linear, mlp, resnet
+from project.models.convolutional import cnn
+from project.models.perceptron import linear, mlp
+from project.models.residual import resnet
 
 __all__ = ["cnn", "linear", "mlp", "resnet"]

@@ -19,7 +19,7 @@ from metronome.app.evaluate import evaluate
 from metronome.app.load import config_of
 from metronome.models import Classifier, Regressor
 from metronome.units import InputError
-from project.models import networks
+from project.models import mlp
 
 INPUTS = torch.linspace(-1, 1, 640).view(10, 64)
 SHORT = ["trainer=cpu", "logger=none", "budget=5steps", "trainer.val_check_interval=5", "test=false"]
@@ -97,7 +97,7 @@ def linear(num_inputs, num_outputs):
 def network(path: Path) -> nn.Module:
     """The trained network of DIGITS, put together by hand."""
     weights = torch.load(path, weights_only=True)["state_dict"]
-    net = networks.mlp(64, 10, dropout=0.5).eval()
+    net = mlp(64, 10, dropout=0.5).eval()
     net.load_state_dict({name.removeprefix("network."): weight for name, weight in weights.items()})
     return net
 
@@ -314,7 +314,7 @@ CODE = [
     {"_target_": "torch.hub.load", "repo_or_dir": "{folder}", "model": "net", "source": "local"},
     {"_target_": "torch.nn.modules.module.torch.hub.load", "_args_": ["{folder}", "net"], "source": "local"},
     {"_target_": "metronome.models.supervised.torch.hub.load", "_args_": ["{folder}", "net"], "source": "local"},
-    {"_target_": "project.models.networks.nn.modules.module.torch.load", "_args_": ["{folder}/evil.pickle"]},
+    {"_target_": "project.models.convolutional.nn.modules.module.torch.load", "_args_": ["{folder}/evil.pickle"]},
     {"_target_": "metronome.models.supervised.inspect.os.system", "_args_": [TOUCH]},
     {"_target_": "metronome.models.Classifier.load_from_checkpoint", "_args_": ["{folder}/evil.pickle"]},
     {"_target_": "metronome.models.__builtins__.eval", "_args_": [WRITE]},
@@ -409,10 +409,10 @@ def test_the_code_above_would_run(evil: Path, forge: Callable[..., Path]) -> Non
         ("metronome.models.supervised._made", "which is private"),
         ("metronome.models._hidden.Net", "which is private"),
         ("metronome.models.Classifier.__init__", "which is private"),
-        ("project.models.networks.gcd", "which is defined in math"),
-        ("project.models.networks.pairwise", "which is defined in itertools"),
+        ("project.models.convolutional.gcd", "which is defined in math"),
+        ("project.models.perceptron.pairwise", "which is defined in itertools"),
         ("metronome.models.supervised.Callable", "which"),
-        ("project.models.networks.nn.Linear", "is the module torch.nn of another package"),
+        ("project.models.convolutional.nn.Linear", "is the module torch.nn of another package"),
         ("metronome.models.Classifier.training_step", "training_step is no class or class method"),
         ("metronome.models.mine_is_not_here", "which cannot be had: "),
         ("metronome.models.classifier", "which is neither a class nor a function"),

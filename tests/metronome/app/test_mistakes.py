@@ -974,7 +974,7 @@ def test_checkpoint_to_evaluate(make: Any, words: str, trained: Path, commands: 
         (None, ["trainer.deterministic=x"], "trainer.deterministic='x' is not true, false or warn"),
         (None, ["trainer.accelerator=nope"], "invalid accelerator name: `accelerator='nope'`"),
         (None, ["model.network.num_outputs=3"], "network.1.weight has shape (1, 10) there and (3, 10) here"),
-        (None, ["model.network._target_=project.models.networks.nope"], "which cannot be had"),
+        (None, ["model.network._target_=project.models.convolutional.nope"], "which cannot be had"),
         (None, ["allow=not a package"], "allow='not a package' is no package"),
     ],
 )

@@ -12,7 +12,7 @@ from metronome.data import DataModule, Splits
 from metronome.models import Classifier
 from metronome.training.batches.seeds import epoch_order
 from metronome.units import InputError
-from project.models import networks
+from project.models import cnn, mlp
 
 X = jobs.X
 LABELS = (X[:, :3] + 0.5 * X[:, 3:6]).argmax(1)  # three classes
@@ -34,7 +34,7 @@ PARTS = {"train": slice(0, 50), "val": slice(50, 83), "test": slice(83, 120)}
 
 def network(num_outputs: int = 3) -> nn.Module:
     torch.manual_seed(1)
-    return networks.mlp(10, num_outputs, hidden=(8,)).double()
+    return mlp(10, num_outputs, hidden=(8,)).double()
 
 
 def classifier(num_classes: int = 3, num_outputs: int = 3, **options: Any) -> Classifier:
@@ -127,7 +127,7 @@ def test_the_cnn_looks_at_one_sample_at_a_time(normalize: bool) -> None:
 
     def trained(accumulate: int) -> Tensor:
         torch.manual_seed(1)
-        net = networks.cnn(1, 3, channels=(2,), normalize=normalize).double()
+        net = cnn(1, 3, channels=(2,), normalize=normalize).double()
         model = Classifier(3, network=net, optimizer=partial(torch.optim.SGD, lr=0.1))
         jobs.fit(model=model, data=Images(batch_size=8), max_epochs=2, accumulate_grad_batches=accumulate)
         return jobs.weights(model)

@@ -12,7 +12,7 @@ from metronome.data import DataModule, Splits
 from metronome.models import Regressor
 from metronome.training.batches.seeds import epoch_order
 from metronome.units import InputError
-from project.models import networks
+from project.models import mlp
 
 X = jobs.X
 PARTS = {"train": slice(0, 50), "val": slice(50, 83), "test": slice(83, 120)}
@@ -35,7 +35,7 @@ class Data(DataModule):
 
 def network(num_outputs: int) -> nn.Module:
     torch.manual_seed(1)
-    return networks.mlp(10, num_outputs, hidden=(8,)).double()
+    return mlp(10, num_outputs, hidden=(8,)).double()
 
 
 def regressor(num_outputs: int) -> Regressor:

@@ -1,7 +1,6 @@
-"""Networks to start from. Each is a function of its sizes that returns a plain `nn.Module`."""
+"""Residual networks, ResNet-18 among them."""
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from math import gcd
 
 import torch
@@ -9,54 +8,10 @@ from torch import Tensor, nn
 
 from metronome.units import InputError
 
-
-def linear(num_inputs: int, num_outputs: int) -> nn.Module:
-    """One linear layer: inputs (samples, ...) of `num_inputs` values each, outputs (samples, num_outputs)."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(num_inputs, num_outputs))
-
-
-def mlp(num_inputs: int, num_outputs: int, hidden: Sequence[int] = (128,), dropout: float = 0.0) -> nn.Module:
-    """Linear layers with ReLU between them; dropout after each hidden one.
-
-    Inputs of shape (samples, ...) with `num_inputs` values each, outputs (samples, num_outputs).
-    """
-    layers: list[nn.Module] = [nn.Flatten()]
-    sizes = [num_inputs, *hidden]
-    for size, next_size in pairwise(sizes):
-        layers += [nn.Linear(size, next_size), nn.ReLU()]
-        if dropout:
-            layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_outputs))
-
-
-def cnn(
-    num_channels: int,
-    num_outputs: int,
-    channels: Sequence[int] = (32, 64),
-    normalize: bool = True,
-    dropout: float = 0.0,
-) -> nn.Module:
-    """A 3x3 convolution for each entry of `channels`, halving the image after it; then the mean over the image.
-
-    Inputs of shape (samples, num_channels, height, width), outputs (samples, num_outputs).
-
-    Args:
-        num_channels: channels of the images.
-        num_outputs: values per sample.
-        channels: width of each stage.
-        normalize: GroupNorm (Wu & He 2018, arXiv 1803.08494), 8 groups where the width allows, after each convolution.
-            Unlike BatchNorm it looks at one sample at a time, so how a batch is cut up does not matter to it.
-        dropout: before the last layer.
-    """
-    layers: list[nn.Module] = []
-    for width in channels:
-        layers.append(nn.Conv2d(num_channels, width, 3, padding=1, bias=not normalize))
-        if normalize:
-            layers.append(nn.GroupNorm(gcd(8, width), width))
-        layers += [nn.ReLU(), nn.MaxPool2d(2)]
-        num_channels = width
-    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(num_channels, num_outputs)]
-    return nn.Sequential(*layers, *head)
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "group": lambda width: nn.GroupNorm(gcd(8, width), width),
+    "batch": nn.BatchNorm2d,
+}
 
 
 def resnet(
@@ -128,9 +83,3 @@ class Residual(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return torch.relu_(self.body(inputs) + self.shortcut(inputs))
-
-
-_NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "group": lambda width: nn.GroupNorm(gcd(8, width), width),
-    "batch": nn.BatchNorm2d,
-}
