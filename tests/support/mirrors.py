@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,8 +11,6 @@ from pathlib import Path
 from threading import Event, Thread
 
 import numpy as np
-
-from project.data import MNIST
 
 
 def idx(values: np.ndarray) -> bytes:
@@ -29,7 +28,7 @@ def files_of(train: int = 20, t10k: int = 10, size: int = 4) -> dict[str, bytes]
 
 
 def checksums_of(files: dict[str, bytes]) -> dict[str, str]:
-    return {name.removesuffix(".gz"): hashlib.md5(content).hexdigest() for name, content in files.items()}
+    return {name: f"md5:{hashlib.md5(content).hexdigest()}" for name, content in files.items()}
 
 
 def put(files: dict[str, bytes], folder: Path) -> None:
@@ -41,15 +40,6 @@ def put(files: dict[str, bytes], folder: Path) -> None:
 def held(folder: Path) -> dict[str, bytes]:
     """All that a folder holds."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def tiny(files: dict[str, bytes], folder: Path, *mirrors: str) -> MNIST:
-    """MNIST, if these were its files."""
-
-    class Tiny(MNIST):
-        checksums = checksums_of(files)
-
-    return Tiny(folder, mirrors)
 
 
 class Mirror(ThreadingHTTPServer):
@@ -111,6 +101,13 @@ class _Answer(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def nobody() -> str:
+    """An address where nobody listens."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{sock.getsockname()[1]}/"
 
 
 Start = Callable[..., Mirror]

@@ -12,13 +12,10 @@ class Images(DataModule):
     """Random images with random labels, to measure memory and throughput on.
 
     A batch is `(images, labels)`: float32 of shape (samples, num_channels, size, size), from 0 to 1, and int64 of shape
-    (samples,). In `splits` the images are bytes: 1,000 of 3x224x224 take 150 MB, not 600 MB, which would hide what the
-    network takes. A batch of them is moved to the device, and only there made float32. That costs next to nothing, so
-    that what is measured is the network; to draw each image when it is read would keep a GPU waiting.
+    (samples,). In `splits` the images are bytes, a quarter as large, and a batch is made float32 on its device.
 
     Args:
-        num_samples: training samples; validation and test have a tenth as many each, at least one: enough for a
-            checkpoint to have a `val/loss` to go by, and little beside the training.
+        num_samples: training samples; validation and test have a tenth as many each, at least one.
         size: height and width in pixels.
         num_channels: channels of an image.
         num_classes: labels are from 0 to `num_classes` - 1.
@@ -53,6 +50,5 @@ class Images(DataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         images, labels = batch
-        pixels = images.float().div_(255)
         # Of float64, if such is the precision of the run.
-        return self._attached_trainer().precision_plugin.convert_input(pixels), labels
+        return self.trainer.precision_plugin.convert_input(images.float().div_(255)), labels  # pyright: ignore

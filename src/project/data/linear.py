@@ -22,12 +22,7 @@ class Linear(DataModule):
     """
 
     def __init__(
-        self,
-        num_samples: int = 1_000,
-        num_features: int = 10,
-        noise: float = 0.1,
-        data_seed: int = 0,
-        **options: Any,
+        self, num_samples: int = 1_000, num_features: int = 10, noise: float = 0.1, data_seed: int = 0, **options: Any
     ) -> None:
         super().__init__(**options)
         check_number("data.num_samples", num_samples, "samples")

@@ -190,7 +190,7 @@ def test_a_full_disk(start: Start, commands: Commands, monkeypatch: pytest.Monke
         Path(path).write_text("half of it")
         return open("/dev/full", mode)
 
-    monkeypatch.setattr("project.data.mnist.open", full, raising=False)
+    monkeypatch.setattr("pooch.downloaders.open", full, raising=False)
     done = commands("train", *MNIST_JOB, f"data.mirrors=[{start(FILES).address}]")
     assert (done.code, done.err) == (1, "error: No space left on device\n")
     assert not (commands.folder / "datasets").exists()
