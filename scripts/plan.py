@@ -6,7 +6,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from metronome.app.console.command_line import command_line, past_hydra
+from metronome.app.console.command_line import command_line
+from metronome.app.console.exits import past_hydra
 from metronome.units import InputError
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from metronome.version import __version__
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
     from lightning import LightningModule
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 
 def load(
@@ -20,8 +22,9 @@ def load(
     """The trained module in a checkpoint, ready to use: `metronome.load("runs/.../checkpoints/best.ckpt")`.
 
     What it is made of is written in the file, and a file may come from anywhere, so nothing in it is run: its module
-    is made of classes and functions from `metronome.models` and `metronome.data`, layers from `torch.nn`, optimizers
-    and schedulers from `torch.optim`, metrics from `torchmetrics`, and what is in the packages that you allow.
+    is made of classes and functions from `metronome.models` and `metronome.data`, and from the packages that lie beside
+    `metronome` in the `src` of your checkout, layers from `torch.nn`, optimizers and schedulers from `torch.optim`,
+    metrics from `torchmetrics`, and what is in the packages that you allow.
 
     Args:
         path: a checkpoint of a run of this project.

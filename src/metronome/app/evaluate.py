@@ -10,9 +10,10 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from metronome.app.config.from_checkpoint import Builder, making
 from metronome.app.config.rates import unscaled
 from metronome.app.console import output
-from metronome.app.load import Builder, config_of, read_whole, restore, told
+from metronome.app.load import config_of, read_whole, restore
 from metronome.training import Trainer
 from metronome.training.batches.seeds import check_seed
 from metronome.units import InputError
@@ -68,7 +69,7 @@ def _built(
     seed = check_seed(config.get("seed"))
     build = Builder(parts, path, allow, hint=lambda packages: f"allow={','.join(packages)}")
     make_trainer = build("trainer") if "trainer" in parts else Trainer
-    with told(name, "trainer"):
+    with making(name, "trainer"):
         trainer = make_trainer(**flags)
     L.seed_everything(seed, verbose=False)
     model, data = build("model"), build("data")

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from metronome.training.batches.order import Share
-from metronome.training.batches.seeds import generators_kept, seed_sample
+from metronome.training.batches.seeds import generators_as_before, seed_sample
 from metronome.units import InputError
 
 
@@ -55,7 +55,7 @@ class BatchReader(Dataset):
         if type(self.dataset).__getitem__ is Rows.__getitem__:
             return self.dataset[torch.from_numpy(share.indices)]
         if get_worker_info() is None:
-            with generators_kept():
+            with generators_as_before():
                 return self._read(share)
         return self._read(share)
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from metronome import __version__
 from metronome.report.differences import differences
 from metronome.report.figures.curves import curve_pictures
 from metronome.report.figures.fitting import fitting_picture
@@ -17,6 +16,7 @@ from metronome.report.records import common_folder, read_runs
 from metronome.report.summary import summarize, to_csv
 from metronome.runs.names import REPORT_FILE, SUMMARY_FILE
 from metronome.units import InputError
+from metronome.version import __version__
 
 
 def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:

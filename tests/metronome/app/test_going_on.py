@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import Commands, Done
+from commands import PROJECT, Commands, Done
 
-from metronome.runs.folders import what_it_is
+from metronome.runs.overrides import what_it_is
 
 JOB = ("+experiment=digits", "model=mlp", "data.batch_size=256", "trainer.max_epochs=3", "trainer.log_every_n_steps=1")
 FIRST = Path("runs/digits/first")
@@ -41,7 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        script = Path(__file__).parents[2] / "scripts/train.py"
+        script = PROJECT / "scripts/train.py"
         command = [sys.executable, str(script), *JOB, *EACH_EPOCH, f"hydra.run.dir={FIRST}"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
     return folder

@@ -15,6 +15,7 @@ from commands import Commands
 from torch import Tensor, nn
 
 import metronome
+from metronome.app.config import allowed
 from metronome.app.evaluate import evaluate
 from metronome.app.load import config_of
 from metronome.models import Classifier, Regressor
@@ -291,6 +292,29 @@ def test_texts_stay_texts(own: Path, forge: Callable[..., Path], monkeypatch: py
     unmade |= {"inner": {"_target_": "os.system"}, "text": "", "more": []}
     with pytest.raises(InputError, match=r"asks for os\.system"):
         metronome.load(forge(a_model(**layer | unmade), weights), allow=["own_package"])
+
+
+def test_a_checkpoint_from_before_the_examples_moved(forge: Callable[..., Path]) -> None:
+    network = {"_target_": "metronome.models.networks.linear", "num_inputs": 2, "num_outputs": 1}
+    weights = {"network.1.weight": torch.ones(1, 2), "network.1.bias": torch.zeros(1)}
+    data = {"_target_": "metronome.data.Linear", "num_features": 2, "num_samples": 20, "batch_size": 10}
+    path = forge(a_model(**network), weights, data=data)
+    assert metronome.load(path)(torch.ones(2)) == 2
+    assert evaluate(path, [])["test/loss"] > 0
+
+
+def test_a_projects_own_lie_beside_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout; where the library is installed, nothing beside it is anybody's own."""
+    here = tmp_path / "src/metronome/app/config/allowed.py"
+    for package in ("mine", "yours", "metronome"):
+        (tmp_path / "src" / package).mkdir(parents=True)
+        (tmp_path / "src" / package / "__init__.py").touch()
+    (tmp_path / "src/no_package").mkdir()
+    monkeypatch.setattr(allowed, "__file__", str(here))
+    assert allowed.own_packages() == []
+    (tmp_path / "pyproject.toml").touch()
+    assert allowed.own_packages() == ["mine", "yours"]
+    assert "allowed are mine, yours, metronome.models" in allowed.allowed_in_words()
 
 
 # ---- what is not --------------------------------------------------------------------------------------

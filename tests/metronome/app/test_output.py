@@ -19,5 +19,5 @@ def test_the_best_step_may_be_unknown(step: int | None, line: str, caplog: pytes
         "weights_sha256": "abc",
     }
     with caplog.at_level(logging.INFO, logger="metronome"):
-        output.the_result(Run(Path("runs/x"), "x", [], False, {}), content)
+        output.show_result(Run(Path("runs/x"), "x", [], False, {}), content)
     assert [message.split(maxsplit=1)[1] for message in caplog.messages[:2]] == [line, "test/acc 0.75  test/loss 0.25"]

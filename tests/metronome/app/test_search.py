@@ -3,16 +3,18 @@
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import PROJECT, Commands, Done, a_process_in, wait_for
 
-pytest.importorskip("optuna")
+from metronome.app.sweeps.search import trials_done, trials_left
+
+optuna = pytest.importorskip("optuna")
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 
 STUDY = ("+study=search", "trainer=cpu", "logger=none", "model=mlp", "model.network.hidden=[8]", "trainer.max_epochs=1")
@@ -21,20 +23,22 @@ RATES, SIZES = "optimizer.lr=tag(log, interval(0.001, 0.1))", "data.batch_size=c
 
 
 def trials(commands: Commands) -> list[dict[str, Any]]:
-    """The trials in the search's file: state, value, and the values tried (of choices their number)."""
+    """The trials in the search's file: state, value, and the values tried."""
     (file,) = commands.folder.rglob("search.db")
-    with closing(sqlite3.connect(file)) as database:
-        found = database.execute("SELECT trial_id, state FROM trials ORDER BY number").fetchall()
-        values = dict(database.execute("SELECT trial_id, value FROM trial_values"))
-        params = database.execute("SELECT trial_id, param_name, param_value FROM trial_params").fetchall()
-    return [
-        {
-            "state": state,
-            "value": values.get(trial),
-            "params": {name: value for of, name, value in params if of == trial},
-        }
-        for trial, state in found
-    ]
+    found = optuna.load_study("search", f"sqlite:///{file}").trials
+    return [{"state": trial.state.name, "value": trial.value, "params": trial.params} for trial in found]
+
+
+def cut_off(file: Path, number: int) -> None:
+    """Leave the search as a kill in the middle of this trial does."""
+    storage = f"sqlite:///{file}"
+    study = optuna.load_study("search", storage)
+    trials, direction = study.trials, study.direction
+    trials[number].state, trials[number].value = optuna.trial.TrialState.RUNNING, None
+    trials[number].datetime_complete = None
+    optuna.delete_study("search", storage)
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        optuna.create_study(storage, study_name="search", direction=direction).add_trials(trials)
 
 
 def states(commands: Commands) -> list[str]:
@@ -161,9 +165,8 @@ def test_a_trial_that_was_cut_off(commands: Commands) -> None:
     written = {run: (run / "result.json").stat().st_mtime_ns for run in first.runs}
     result = run / "result.json"
     result.write_text(result.read_text()[:100])
-    with closing(sqlite3.connect(run.parent / "search.db")) as database, database:
-        database.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 1")
-        database.execute("DELETE FROM trial_values WHERE trial_id = (SELECT trial_id FROM trials WHERE number = 1)")
+    cut_off(run.parent / "search.db", 1)
+    (run.parent / "search.db.new").write_bytes(b"half")  # of a start that was killed before it came to a trial
     again = commands("train", *command)
     assert again.code == 0, again.err
     (line,) = jobs(again)
@@ -174,9 +177,7 @@ def test_a_trial_that_was_cut_off(commands: Commands) -> None:
     changed = [run for run in written if (run / "result.json").stat().st_mtime_ns != written[run]]
     assert changed == [run]
     # Cut off between the end of its run and the search's hearing of it: told, not run again.
-    with closing(sqlite3.connect(run.parent / "search.db")) as database, database:
-        database.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE number = 1")
-        database.execute("DELETE FROM trial_values WHERE trial_id = (SELECT trial_id FROM trials WHERE number = 1)")
+    cut_off(run.parent / "search.db", 1)
     again = commands("train", *command)
     assert (again.code, again.out.count("  before  "), len(jobs(again))) == (0, 1, 1)
     assert trials(commands) == before
@@ -189,6 +190,12 @@ def test_a_search_that_was_cut_off_before_its_first_trial(commands: Commands) ->
     file.write_bytes(b"")  # made, and nothing in it
     again = commands("train", *command)
     assert (again.code, states(commands)) == (0, ["COMPLETE"])
+
+
+def test_no_search_is_counted_without_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To import it takes a second, and every start of a search asks."""
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert (trials_left(5, str(tmp_path), None), trials_done(str(tmp_path))) == (5, 0)
 
 
 def test_the_same_search_twice_at_a_time(commands: Commands) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from commands import PROJECT, run_apart
 
-from metronome.app.processes import start
+from metronome.app.processes import start as processes
 
 ENDLESS = ("+experiment=linear", "budget=300 s", "logger=none")
 
@@ -121,7 +121,10 @@ def test_stopped_before_training(tmp_path: Path) -> None:
 def test_a_process_that_comes_too_late_ends(tmp_path: Path) -> None:
     """The one that started it was killed while it was still importing: it must not train on its own."""
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    waits = "import metronome.app.processes.worker as r, time; r.Run.load = lambda *_: time.sleep(600); r.main(r.Path('.'), {})"
+    waits = (
+        "import time, metronome.app.processes.worker as worker; worker.Run.load = lambda *_: time.sleep(600); "
+        "worker.main(worker.Path('.'), {})"
+    )
     environment = os.environ | {"METRONOME_PARENT": gone.stdout.strip(), "LOCAL_RANK": "0"}
     done = subprocess.run([sys.executable, "-c", waits], env=environment, cwd=tmp_path, timeout=60)
     assert done.returncode == 1
@@ -130,11 +133,11 @@ def test_a_process_that_comes_too_late_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dead", [0, 1])
 def test_a_process_that_dies_before_the_others_have_met_it(dead: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other would wait for it for ever, whichever of them it is."""
-    monkeypatch.setattr(start, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "_GRACE_SECONDS", 0.2)
     commands = [["sleep", "600"], ["sleep", "600"]]
     commands[dead] = ["false"]
     started = [subprocess.Popen(command) for command in commands]
-    start._wait(started)
+    processes._wait(started)
     assert sorted(process.returncode for process in started) == [-signal.SIGKILL, 1]
 
 

@@ -44,7 +44,7 @@ def build_job(run: Run) -> Job:
     if not isinstance(config["test"], bool):
         raise InputError(f"test={config['test']} is neither true nor false")
     choose_budget(config, run.overrides)
-    trainer = build_trainer(config, callbacks=[KeepConfig(run)])
+    trainer = build_trainer(config, callbacks=[KeepConfig(run.folder, run.experiment, config)])
     data = build_data(config)
     settings, rates = scaled(config["model"], lambda: first_batch_size(config, trainer, data))
     model = build_model(config | {"model": settings})

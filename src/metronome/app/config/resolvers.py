@@ -5,15 +5,14 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from metronome.app.config.asked import asked_sweep
 from metronome.app.sweeps.search import trials_done, trials_left
-from metronome.runs.folders import chosen_once, run_folder, sweep_folder, this_sweep
 
 MAX_NAME = 120  # file systems allow 255 bytes; TensorBoard shows names of this length whole
 
@@ -42,20 +41,14 @@ def job_name(overrides: str, number: int | str, sweep: str = "") -> str:
 
 
 def register_resolvers() -> None:
-    """Make `${run_name:}`, `${job_name:overrides,number,sweep}` and the folders known to the configuration."""
+    """Make `${run_name:}` and the others known to the configuration."""
     OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("this_sweep", _this_sweep, replace=True)
     OmegaConf.register_new_resolver("trials_left", trials_left, replace=True)
     OmegaConf.register_new_resolver("trials_done", trials_done, replace=True)
-    for name, choose in (("run_folder", chosen_once(run_folder)), ("sweep_folder", chosen_once(sweep_folder))):
-        OmegaConf.register_new_resolver(name, _with_root(choose), replace=True)
 
 
 def _this_sweep(*, _root_: Any) -> str:
     """As JSON, without the dollars that OmegaConf would put values in for."""
-    return json.dumps(this_sweep(_root_)).replace("$", "\\u0024")
-
-
-def _with_root(choose: Callable[[str, str, Any], str]) -> Callable[..., str]:
-    return lambda base, new, *, _root_: choose(base, new, _root_)
+    return json.dumps(asked_sweep(_root_)).replace("$", "\\u0024")

@@ -12,11 +12,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from metronome.app.console.command_line import JobFailed, mistake, one_line
+from metronome.app.console.errors import mistake, one_line
+from metronome.app.console.exits import JobFailed
 from metronome.app.run.claim import Run
 from metronome.app.sweeps.search import FILE as SEARCH_FILE
 from metronome.app.sweeps.search import trials_done
-from metronome.runs.folders import RESULT_FILE, own_overrides, relative
+from metronome.runs.folders import relative
+from metronome.runs.names import RESULT_FILE
+from metronome.runs.sweeps import own_overrides
 from metronome.units import Plan
 
 log = logging.getLogger("metronome")
@@ -52,13 +55,13 @@ def begin(run: Run) -> None:
                 handler.setLevel(logging.WARNING)
 
 
-def the_plan(run: Run, plan: Plan | None, rates: list[str]) -> None:
+def show_plan(run: Run, plan: Plan | None, rates: list[str]) -> None:
     text = "the data have no length, so only the budget is known" if plan is None else plan.text()
     text = "\n".join([text, *(f"rate       {rate}" for rate in rates)])
     log.info("%s  ->  %s\n\n%s\n", run.experiment, run.relative_folder, text)
 
 
-def the_start(run: Run, step: int) -> None:
+def show_start(run: Run, step: int) -> None:
     """Where a run goes on from."""
     assert run.checkpoint is not None
     log.info("goes on     after step %s, from %s\n", f"{step:,}", os.path.relpath(run.checkpoint))
@@ -77,7 +80,7 @@ def done_before(run: Run) -> float | None:
     return content["best"] and float(content["best"]["value"])  # JSON holds an infinite one as a text
 
 
-def the_result(run: Run, content: dict[str, Any]) -> None:
+def show_result(run: Run, content: dict[str, Any]) -> None:
     """The end of a run that did what it should."""
     best, tested = _best(content), _tested(content)
     if run.in_sweep:
@@ -96,7 +99,7 @@ def the_result(run: Run, content: dict[str, Any]) -> None:
     log.info("result     %s/result.json", run.relative_folder)
 
 
-def a_failed_job(error: BaseException) -> None:
+def show_failed_job(error: BaseException) -> None:
     """The end of a sweep's job that failed: one line here, the traceback in its log."""
     line = mistake(error)
     if line is None:

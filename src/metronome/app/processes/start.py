@@ -17,11 +17,12 @@ import traceback
 from pathlib import Path
 
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
-from metronome.app.console.command_line import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM, cannot_go_on, mistake, one_line
+from metronome.app.console.errors import cannot_go_on, mistake, one_line
+from metronome.app.console.exits import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM
 from metronome.app.run.claim import Run
 from metronome.training import Trainer
+from metronome.training.lightning_private import processes_of
 from metronome.units import InputError, RunFailed
 
 _REPORTS = "METRONOME_REPORTS"  # the folder where a process that fails says why
@@ -40,21 +41,17 @@ def processes_to_start(trainer: Trainer) -> int:
         InputError: for a strategy that forks or spawns: its processes take what they did with them when they end; for
             several nodes that do not know of each other.
     """
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _MultiProcessingLauncher):
+    count = processes_of(trainer)
+    if count is None:
         raise InputError(
             "a strategy that forks or spawns leaves no counts behind for the result; use trainer.strategy=ddp"
         )
-    if not isinstance(launcher, _SubprocessScriptLauncher):
-        return 0
-    if launcher.cluster_environment.creates_processes_externally:
-        return 0
-    if trainer.num_nodes > 1 and "MASTER_ADDR" not in os.environ:
+    if count and trainer.num_nodes > 1 and "MASTER_ADDR" not in os.environ:
         raise InputError(
             f"trainer.num_nodes={trainer.num_nodes}, and nothing says where the first node is; start with torchrun or "
             "srun, or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node"
         )
-    return launcher.num_processes
+    return count
 
 
 def run_processes(run: Run, count: int) -> None:
@@ -71,7 +68,7 @@ def run_processes(run: Run, count: int) -> None:
         # The modules of a user may lie beside the script.
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
     }
-    command = [sys.executable, "-m", "metronome.app.processes.worker", str(run.folder), json.dumps(run.start)]
+    command = [sys.executable, "-m", "metronome.app.processes.worker", str(run.folder), json.dumps(run.start.as_dict())]
     with tempfile.TemporaryDirectory() as reports:
         environment |= {_REPORTS: reports, _PARENT: str(os.getpid())}
         processes = [
@@ -89,7 +86,7 @@ def run_processes(run: Run, count: int) -> None:
         finally:
             signal.signal(signal.SIGTERM, handler)
             _signal_all(processes, signal.SIGKILL)
-        _tell(Path(reports), processes)
+        _raise_what_it_came_to(Path(reports), processes)
 
 
 def end_with_parent() -> None:
@@ -136,11 +133,11 @@ def _signal_all(processes: list[subprocess.Popen], number: int) -> None:
             process.send_signal(number)
 
 
-def _tell(reports: Path, processes: list[subprocess.Popen]) -> None:
+def _raise_what_it_came_to(reports: Path, processes: list[subprocess.Popen]) -> None:
     """Raise what the processes' ends amount to. The first to fail knows why; the others only lost its company."""
     found = sorted((json.loads(path.read_text()) for path in reports.glob("*.json")), key=lambda r: r["time"])
-    if told := next((report for report in found if report["mistake"]), None):
-        raise (RunFailed if told["failed"] else InputError)(told["mistake"])
+    if known := next((report for report in found if report["mistake"]), None):
+        raise (RunFailed if known["failed"] else InputError)(known["mistake"])
     codes = [process.returncode for process in processes]
     if found:
         print(found[0]["traceback"], file=sys.stderr)

@@ -1,4 +1,7 @@
-"""One process of a run on several devices: `python -m metronome.app.processes.worker FOLDER START`, started by `run_processes`."""
+"""One process of a run on several devices: `python -m metronome.app.processes.worker FOLDER START`.
+
+`run_processes` starts it.
+"""
 
 import json
 import logging
@@ -9,10 +12,10 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
-from metronome.app.console.command_line import EXIT_FAILED, sigterm_stops
+from metronome.app.console.exits import EXIT_FAILED, sigterm_stops
 from metronome.app.processes.start import end_with_parent, report_failure
 from metronome.app.run.claim import Run
-from metronome.app.train import train_here
+from metronome.app.train import train_in_one_of_several
 
 
 def main(folder: Path, start: dict[str, Any]) -> None:
@@ -20,7 +23,7 @@ def main(folder: Path, start: dict[str, Any]) -> None:
     _log_to(folder)
     try:
         with sigterm_stops():
-            train_here(Run.load(folder, start))
+            train_in_one_of_several(Run.load(folder, start))
         _part()
     except Exception as error:
         report_failure(error)

@@ -2,20 +2,17 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import ZipFile, is_zipfile
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from metronome import __version__
 from metronome.app.run.logs import log_positions
 from metronome.runs.deciding import flat
 from metronome.units import InputError
-
-if TYPE_CHECKING:
-    from metronome.app.run.claim import Run
+from metronome.version import __version__
 
 log = logging.getLogger("metronome")
 
@@ -29,9 +26,9 @@ class KeepConfig(Callback):
     """Keeps in each checkpoint the run's configuration, so that a checkpoint is all one needs, and how far its logs had
     come."""
 
-    def __init__(self, run: "Run") -> None:
-        self.folder = run.folder
-        self.about = {"version": __version__, "experiment": run.experiment, "config": run.config}
+    def __init__(self, folder: Path, experiment: str, config: dict[str, Any]) -> None:
+        self.folder = folder
+        self.about = {"version": __version__, "experiment": experiment, "config": config}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks"):

@@ -18,17 +18,15 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
-from metronome import __version__
-from metronome.app.console.command_line import mistake, one_line
+from metronome.app.console.errors import mistake, one_line
 from metronome.app.run.checkpoints import model_checkpoint, read_checkpoint
 from metronome.app.run.claim import Run
 from metronome.app.run.memory import peak_memory_bytes, reset_peak_memory
-from metronome.runs.folders import RESULT_FILE
+from metronome.runs.names import PLAN_FILE, RESULT_FILE
 from metronome.training import Trainer
 from metronome.training.checkpoints.files import written_aside
 from metronome.units import InputError, Plan
-
-PLAN_FILE = "plan.json"
+from metronome.version import __version__
 
 
 class Result:
@@ -67,7 +65,7 @@ class Result:
             "git_commit": _git_commit(),
         }
         self._adopted = False
-        self._may_write = taken_over or not run.goes_on  # over what an earlier start has left
+        self._may_write = taken_over or not run.start.goes_on  # over what an earlier start has left
         self._began = self._last = time.monotonic()
         reset_peak_memory()
 
@@ -79,14 +77,13 @@ class Result:
             self.run.begin()
         self._may_write = True
 
-    def take_plan(self, plan: Plan | None) -> None:
+    def take_plan(self, plan: Plan | None, rates: list[str]) -> None:
+        """The plan, and how the learning rates follow the batch size, in words: what they are then is on no other
+        record."""
+        self.content["rates"] = rates
         self.content["plan"] = None if plan is None else plan.as_dict()
         if plan is not None and rank_zero_only.rank == 0:
             write_json(self.run.folder / PLAN_FILE, self.content["plan"])
-
-    def take_rates(self, rates: list[str]) -> None:
-        """How the learning rates follow the batch size, in words; what they are then is on no other record."""
-        self.content["rates"] = rates
 
     def take_start(self, checkpoint: str, step: int) -> None:
         """The checkpoint that the run went on from."""

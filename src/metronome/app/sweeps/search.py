@@ -1,35 +1,35 @@
 """A search that outlives a kill: its trials are in a file, and those that were cut off are taken up again.
 
-Imports nothing heavy, and Optuna only where it is used.
+Imports nothing heavy; Optuna, which takes a second, only where there is a search.
 """
 
 import json
 import logging
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+import os
+import warnings
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from metronome.runs.folders import (
-    RESULT_FILE,
-    hold,
-    own_overrides,
-    relative,
-    resumes,
-    status,
-    sweep_of,
-    write_sweep,
-)
+from metronome.runs.folders import RunFolder, hold, relative
+from metronome.runs.going_on import resumes
+from metronome.runs.names import RESULT_FILE
+from metronome.runs.sweeps import own_overrides, sweep_of, write_sweep
 from metronome.units import InputError, RunFailed
 
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+
 FILE = "search.db"
+_ENDED = ("COMPLETE", "FAIL")
 
 
-def storage(folder: str, sweep: str, resume: str | None) -> Any:
+def open_storage(folder: str, sweep: str, resume: str | None) -> "RDBStorage":
     """The storage of the search in a sweep's folder, which is marked as that of this sweep (JSON of `this_sweep`).
 
     Trials that were running when an earlier start was cut off, and with resume=retry those that failed, are made again
@@ -52,13 +52,13 @@ def storage(folder: str, sweep: str, resume: str | None) -> Any:
             raise InputError(
                 f"the folder {relative(place)} holds a search already; give another one, or go on with it: resume=auto"
             )
-        _queue_again(folder, ("RUNNING", "FAIL") if resume == "retry" else ("RUNNING",))
+        _queue_again(place, ("RUNNING", "FAIL") if resume == "retry" else ("RUNNING",))
     write_sweep(place, json.loads(sweep))
 
     class Storage(optuna.storages.RDBStorage):
-        process = lock
+        held = lock  # as long as the search may write
 
-        def get_best_trial(self, study_id: int) -> Any:
+        def get_best_trial(self, study_id: int) -> "FrozenTrial":
             """What Hydra asks for at the end."""
             try:
                 return super().get_best_trial(study_id)
@@ -70,40 +70,65 @@ def storage(folder: str, sweep: str, resume: str | None) -> Any:
     return Storage(f"sqlite:///{place / FILE}")
 
 
-def _queue_again(folder: str, states: Sequence[str]) -> None:
-    """Let the trials in these states wait to be made, with the number and the values they have."""
-    if _count(folder, states):
-        with closing(sqlite3.connect(Path(folder) / FILE)) as database, database:
-            for state in states:
-                database.execute("UPDATE trials SET state = 'WAITING' WHERE state = ?", (state,))
-
-
 def trials_left(total: int, folder: str, resume: str | None) -> int:
     """How many of `total` trials the search in a sweep's folder has still to make."""
-    return max(0, total - _count(folder, ("COMPLETE",) if resume == "retry" else ("COMPLETE", "FAIL")))
+    return max(0, total - _count(_studies(Path(folder)), ("COMPLETE",) if resume == "retry" else _ENDED))
 
 
 def trials_done(folder: str) -> int:
     """How many trials of the search in a sweep's folder have ended, well or not."""
-    return _count(folder, ("COMPLETE", "FAIL"))
+    return _count(_studies(Path(folder)), _ENDED)
 
 
-def _count(folder: str, states: Sequence[str]) -> int:
-    file = Path(folder) / FILE
-    if not file.is_file():
-        return 0
-    with closing(sqlite3.connect(file)) as database:
-        if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'trials'").fetchone():
-            return 0  # cut off before it had its tables
-        return sum(state in states for (state,) in database.execute("SELECT state FROM trials"))
+def _studies(folder: Path) -> "list[Study]":
+    """What the file of a sweep's folder holds: one study, or none where no start has come as far."""
+    if not (folder / FILE).is_file():
+        return []
+    import optuna
+
+    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / FILE}")
+    return [optuna.load_study(found.study_name, storage) for found in optuna.get_all_study_summaries(storage)]
 
 
-class SayBest(Callback):
+def _count(studies: Iterable["Study"], states: Collection[str]) -> int:
+    return sum(trial.state.name in states for study in studies for trial in study.get_trials(deepcopy=False))
+
+
+def _queue_again(folder: Path, states: Collection[str]) -> None:
+    """Let the trials in these states wait to be made, with the number and the values they have.
+
+    Optuna has no call that takes back the end of a trial, and gives one that is queued a new number; so all are written
+    anew, into a file that takes the place of the old one when it is whole.
+    """
+    import optuna
+
+    studies = _studies(folder)
+    if not _count(studies, states):
+        return
+    again = folder / f"{FILE}.new"
+    again.unlink(missing_ok=True)  # of a start that was cut off here
+    storage = optuna.storages.RDBStorage(f"sqlite:///{again}")
+    with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+        for study in studies:
+            copy = optuna.create_study(storage, study_name=study.study_name, directions=study.directions)
+            for key, value in study.user_attrs.items():
+                copy.set_user_attr(key, value)
+            for key, value in study.system_attrs.items():  # what samplers know
+                copy.set_system_attr(key, value)
+            for trial in study.trials:
+                if trial.state.name in states:
+                    trial.state, trial.values = optuna.trial.TrialState.WAITING, None
+                    trial.datetime_start = trial.datetime_complete = None
+                copy.add_trial(trial)
+    os.replace(again, folder / FILE)
+
+
+class AnnounceBest(Callback):
     """At the end of a search, one line for its best trial."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder, better = Path(config.hydra.sweep.dir), max if config.hydra.sweeper.direction == "maximize" else min
-        finished = [path for path in folder.rglob(RESULT_FILE) if status(path.parent) == "finished"]
+        finished = [path for path in folder.rglob(RESULT_FILE) if RunFolder(path.parent).status == "finished"]
         found = [(path.parent, json.loads(path.read_text())) for path in finished]
         valued = [(run, result) for run, result in found if result["best"]]
         if not valued:

@@ -10,9 +10,12 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from metronome.app.console.command_line import past_hydra
+from metronome.app.config.asked import asked_sweep
+from metronome.app.console.exits import past_hydra
 from metronome.runs.deciding import deciding
-from metronome.runs.folders import LOCK_FILE, SWEEP_FILE, hold, relative, sweep_of, this_sweep
+from metronome.runs.folders import hold, relative
+from metronome.runs.names import LOCK_FILE, SWEEP_FILE
+from metronome.runs.sweeps import sweep_of
 from metronome.units import InputError
 
 _begun: dict[Path, str] = {}  # the folder of the study that this process has begun, and its name
@@ -24,7 +27,7 @@ class Study(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with past_hydra():
-            folder = begin(Path(config.hydra.sweep.dir), this_sweep(config), settings_of(config))
+            folder = begin(Path(config.hydra.sweep.dir), asked_sweep(config), settings_of(config))
         _begun[folder] = config.hydra.runtime.choices.study
         print(f"{_begun[folder]}  ->  {relative(folder)}", flush=True)
 

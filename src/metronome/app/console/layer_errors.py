@@ -1,4 +1,4 @@
-"""What a layer or a loss of PyTorch does not take: told in one line, since data and model that do not fit are no bug.
+"""What a layer or a loss of PyTorch does not take: said in one line, since data and model that do not fit are no bug.
 
 Imports nothing heavy.
 """
@@ -13,7 +13,7 @@ _KINDS = (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, 
 _OTHERWISE = re.compile(r"CUDA|CUDNN|cuDNN|CUBLAS|memory|device")
 
 
-def misfit(error: BaseException) -> str | None:
+def layer_error(error: BaseException) -> str | None:
     """The line for an input that a layer or a loss of `torch.nn` does not take; None for any other error."""
     if type(error) not in _KINDS or _OTHERWISE.search(str(error)):
         return None
@@ -23,7 +23,7 @@ def misfit(error: BaseException) -> str | None:
     code, given = frame.f_code, frame.f_locals
     layer = given.get("self")
     name = code.co_name if layer is None else repr(layer) if "\n" not in repr(layer) else type(layer).__name__
-    inputs = [f"{key} {_told(given.get(key))}" for key in code.co_varnames[: code.co_argcount] if key != "self"]
+    inputs = [f"{key} {_described(given.get(key))}" for key in code.co_varnames[: code.co_argcount] if key != "self"]
     return (
         f"{name} does not take {', '.join(inputs[:2])}: {' '.join(str(error).split())[:200]}; "
         "model and data must fit; HYDRA_FULL_ERROR=1 shows where"
@@ -43,7 +43,7 @@ def _refusal(error: BaseException) -> FrameType | None:
     return found
 
 
-def _told(value: object) -> str:
+def _described(value: object) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"  # pyright: ignore
     return f"of type {type(value).__name__}"
