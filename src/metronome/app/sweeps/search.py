@@ -127,13 +127,14 @@ class AnnounceBest(Callback):
     """At the end of a search, one line for its best trial."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder, better = Path(config.hydra.sweep.dir), max if config.hydra.sweeper.direction == "maximize" else min
+        folder = Path(config.hydra.sweep.dir)
+        best_of = max if config.hydra.sweeper.direction == "maximize" else min
         finished = [path for path in folder.rglob(RESULT_FILE) if RunFolder(path.parent).status == "finished"]
         found = [(path.parent, json.loads(path.read_text())) for path in finished]
-        valued = [(run, result) for run, result in found if result["best"]]
-        if not valued:
+        with_value = [(run, result) for run, result in found if result["best"]]
+        if not with_value:
             return
-        run, result = better(valued, key=lambda item: float(item[1]["best"]["value"]))
+        run, result = best_of(with_value, key=lambda item: float(item[1]["best"]["value"]))
         own = " ".join(own_overrides(result["overrides"], folder))
         best = f"{result['best']['monitor']} {float(result['best']['value']):.4g}"
         print(f"best of {trials_done(str(folder))}: {own}  {best}  {relative(run)}", flush=True)
