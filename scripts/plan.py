@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from metronome.app.console.command_line import command_line
-from metronome.app.console.exits import past_hydra
+from metronome.app.errors.exits import past_hydra
 from metronome.units import InputError
 
 

@@ -4,7 +4,7 @@ import hydra
 from omegaconf import DictConfig
 
 from metronome.app.console.command_line import command_line
-from metronome.app.console.exits import past_hydra
+from metronome.app.errors.exits import past_hydra
 from metronome.app.sweeps.study import reported
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metronome.app.console import output
+from metronome.data import DataModule, Splits
 from metronome.training import Trainer
-from project.data import Linear
 
 BATCH_SIZE, NUM_SAMPLES, WARMUP_STEPS = 100, 10_000, 50
 _QUIET: dict[str, Any] = {
@@ -41,6 +41,14 @@ class Model(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
+class Data(DataModule):
+    def load(self) -> Splits:
+        generator = torch.Generator().manual_seed(0)
+        weights = torch.randn(10, 1, generator=generator)
+        x = torch.randn(NUM_SAMPLES, 10, generator=generator)
+        return Splits(train=(x, x @ weights + 0.1 * torch.randn(NUM_SAMPLES, 1, generator=generator)))
+
+
 class Clock(Callback):
     """Seconds from the end of the warm-up to the end of the last step."""
 
@@ -54,7 +62,7 @@ class Clock(Callback):
 
 def plain_loop(steps: int) -> float:
     """Batches of index tensors from tensors in memory: what Metronome reads, without anything around it."""
-    x, y = Linear(NUM_SAMPLES).splits.train[torch.arange(NUM_SAMPLES)]
+    x, y = Data().splits.train.columns
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     began, step = 0.0, 0
@@ -73,7 +81,7 @@ def plain_loop(steps: int) -> float:
 
 def lightning(steps: int) -> float:
     """Lightning's own Trainer on a shuffled DataLoader over the same tensors."""
-    rows = TensorDataset(*Linear(NUM_SAMPLES).splits.train[torch.arange(NUM_SAMPLES)])
+    rows = TensorDataset(*Data().splits.train.columns)
     clock = Clock()
     trainer = L.Trainer(callbacks=[clock], max_steps=WARMUP_STEPS + steps, **_QUIET)
     trainer.fit(Model(), DataLoader(rows, BATCH_SIZE, shuffle=True))
@@ -84,7 +92,7 @@ def metronome(steps: int, accumulation: int = 1) -> float:
     """Our Trainer and data module."""
     clock = Clock()
     flags: dict[str, Any] = _QUIET | {"max_steps": WARMUP_STEPS + steps, "accumulate_grad_batches": accumulation}
-    Trainer(callbacks=[clock], **flags).fit(Model(), datamodule=Linear(NUM_SAMPLES, batch_size=BATCH_SIZE))
+    Trainer(callbacks=[clock], **flags).fit(Model(), datamodule=Data(BATCH_SIZE))
     return clock.seconds
 
 

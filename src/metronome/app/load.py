@@ -11,7 +11,7 @@ import torch
 from metronome.app.config.from_checkpoint import Builder
 from metronome.app.config.places import below, short
 from metronome.app.config.rates import unscaled
-from metronome.app.console.errors import one_line
+from metronome.app.errors.messages import one_line
 from metronome.app.run.checkpoints import KEY, check_fits, check_whole, read_checkpoint
 from metronome.training.batches.seeds import generators_as_before
 from metronome.units import InputError

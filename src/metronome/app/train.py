@@ -8,10 +8,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from metronome.app.config.build import Job, build_job
+from metronome.app.config.build import Job
 from metronome.app.console import output
-from metronome.app.console.exits import codes_of_signals, sigterm_stops
 from metronome.app.console.jobs import job_of_a_sweep
+from metronome.app.errors.exits import codes_of_signals, sigterm_stops
 from metronome.app.processes.start import processes_to_start, run_processes
 from metronome.app.run.checkpoints import KEY, model_checkpoint, read_checkpoint
 from metronome.app.run.claim import Run
@@ -31,7 +31,7 @@ def train(config: DictConfig) -> float | None:
         if run.start.is_done:
             return output.done_before(run)
         with sigterm_stops(), Result(run) as result:
-            job = build_job(run)
+            job = run.build()
             result.take_over()
             result.take_plan(job.plan, job.rates)
             output.show_plan(run, job.plan, job.rates)
@@ -48,7 +48,7 @@ def train_in_one_of_several(run: Run) -> None:
     """What each process of a run on several devices does."""
     output.begin(run)
     with Result(run, taken_over=True) as result:
-        job = build_job(run)
+        job = run.build()
         result.take_plan(job.plan, job.rates)
         fit_and_test(run, job, result)
 

@@ -41,6 +41,7 @@ class Progress(ProgressBar):
         super().__init__()
         self.every_seconds = every_seconds
         self._enabled = True
+        self._is_first = True  # of the run's processes
         self._plan: Plan | None = None
         self._is_live = False  # whether there is a terminal for the live line
         self._is_drawn = False
@@ -61,7 +62,7 @@ class Progress(ProgressBar):
 
     @property
     def is_enabled(self) -> bool:
-        return self._enabled and (self._trainer is None or self._trainer.is_global_zero)
+        return self._enabled and self._is_first
 
     def disable(self) -> None:
         self._erase()
@@ -83,6 +84,7 @@ class Progress(ProgressBar):
                 "use that one, or Lightning's TQDMProgressBar"
             )
         super().setup(trainer, pl_module, stage)
+        self._is_first = trainer.is_global_zero
 
     def on_train_start(self, trainer: Trainer, pl_module: L.LightningModule) -> None:
         # On every device, since all may have to meet to load a foreign loader.

@@ -299,7 +299,7 @@ def test_a_checkpoint_from_before_the_examples_moved(forge: Callable[..., Path])
     weights = {"network.1.weight": torch.ones(1, 2), "network.1.bias": torch.zeros(1)}
     data = {"_target_": "metronome.data.Linear", "num_features": 2, "num_samples": 20, "batch_size": 10}
     path = forge(a_model(**network), weights, data=data)
-    assert metronome.load(path)(torch.ones(2)) == 2
+    assert metronome.load(path)(torch.ones(1, 2)) == 2
     assert evaluate(path, [])["test/loss"] > 0
 
 

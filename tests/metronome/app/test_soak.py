@@ -92,7 +92,7 @@ def ranks_of(pid: int) -> list[int]:
     with suppress(FileNotFoundError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             with suppress(FileNotFoundError, ProcessLookupError):
-                if b"metronome.app.processes.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                if b"metronome.app.worker" in Path(f"/proc/{child}/cmdline").read_bytes():
                     found.append(int(child))
     return found
 

@@ -122,7 +122,7 @@ def test_a_process_that_comes_too_late_ends(tmp_path: Path) -> None:
     """The one that started it was killed while it was still importing: it must not train on its own."""
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     waits = (
-        "import time, metronome.app.processes.worker as worker; worker.Run.load = lambda *_: time.sleep(600); "
+        "import time, metronome.app.worker as worker; worker.Run.load = lambda *_: time.sleep(600); "
         "worker.main(worker.Path('.'), {})"
     )
     environment = os.environ | {"METRONOME_PARENT": gone.stdout.strip(), "LOCAL_RANK": "0"}

@@ -9,7 +9,7 @@ from commands import Commands, run_apart
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 
-from metronome.app.config.resolvers import MAX_NAME, job_name, run_name
+from metronome.app.console.resolvers import MAX_NAME, job_name, run_name
 
 JOB = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "logger=none")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import distributed
 
-from metronome.app.processes import worker
+from metronome.app import worker
 
 
 def test_processes_part_before_they_end(tmp_path: Path) -> None:

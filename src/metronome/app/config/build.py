@@ -11,8 +11,6 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from metronome.app.config.rates import scaled
-from metronome.app.run.checkpoints import KeepConfig, check_fits, check_same, read_checkpoint
-from metronome.app.run.claim import Run
 from metronome.training import Trainer
 from metronome.units import InputError, Plan, check_number
 
@@ -32,26 +30,26 @@ class Job:
     rates: list[str]
 
 
-def build_job(run: Run) -> Job:
+def build_job(config: dict[str, Any], overrides: list[str], callbacks: list[Callback]) -> Job:
     """Data, model, trainer and plan of a run.
+
+    Args:
+        config: resolved, in plain containers.
+        overrides: what was typed.
+        callbacks: beside those of the configuration.
 
     Raises:
         InputError, hydra.errors.InstantiationException: for a configuration that makes no sense.
     """
-    config = run.config
     _check_groups(config)
     set_threads(config["num_threads"])
     if not isinstance(config["test"], bool):
         raise InputError(f"test={config['test']} is neither true nor false")
-    choose_budget(config, run.overrides)
-    trainer = build_trainer(config, callbacks=[KeepConfig(run.folder, run.experiment, config)])
+    choose_budget(config, overrides)
+    trainer = build_trainer(config, callbacks)
     data = build_data(config)
     settings, rates = scaled(config["model"], lambda: first_batch_size(config, trainer, data))
     model = build_model(config | {"model": settings})
-    if run.checkpoint is not None:
-        checkpoint = read_checkpoint(run.checkpoint)
-        check_fits(checkpoint, model, run.checkpoint)
-        check_same(checkpoint, config)
     return Job(data, model, trainer, plan_training(trainer, data), rates)
 
 

@@ -20,7 +20,7 @@ from metronome.app.config.allowed import (
     packages_of,
 )
 from metronome.app.config.places import asks, below, short
-from metronome.app.console.errors import one_line
+from metronome.app.errors.messages import one_line
 from metronome.units import InputError
 
 # What a configuration says about how to make an object, beside the arguments.

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from metronome.app.config.resolvers import register_resolvers
-from metronome.app.console.errors import cannot_go_on, mistake
-from metronome.app.console.exits import EXIT_FAILED, EXIT_INPUT, EXIT_SIGINT, JobFailed, Untouched
+from metronome.app.console.resolvers import register_resolvers
+from metronome.app.errors.exits import EXIT_FAILED, EXIT_INPUT, EXIT_SIGINT, JobFailed, Untouched
+from metronome.app.errors.messages import cannot_go_on, mistake
 from metronome.units import InputError
 
 # What torchrun, SLURM and users set for the processes of a run. Lightning reads some of them when it is imported.

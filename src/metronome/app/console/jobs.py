@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from metronome.app.config.asked import in_search, in_sweep
 from metronome.app.console import output
-from metronome.app.console.exits import JobFailed
+from metronome.app.errors.exits import JobFailed
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-from metronome.app.console.errors import mistake, one_line
-from metronome.app.console.exits import JobFailed
+from metronome.app.errors.exits import JobFailed
+from metronome.app.errors.messages import mistake, one_line
 from metronome.app.run.claim import Run
 from metronome.app.sweeps.search import FILE as SEARCH_FILE
 from metronome.app.sweeps.search import trials_done

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
-from metronome.app.console.errors import cannot_go_on, mistake, one_line
-from metronome.app.console.exits import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM
+from metronome.app.errors.exits import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM
+from metronome.app.errors.messages import cannot_go_on, mistake, one_line
 from metronome.app.run.claim import Run
 from metronome.training import Trainer
 from metronome.training.lightning_private import processes_of
@@ -68,7 +68,7 @@ def run_processes(run: Run, count: int) -> None:
         # The modules of a user may lie beside the script.
         "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry),
     }
-    command = [sys.executable, "-m", "metronome.app.processes.worker", str(run.folder), json.dumps(run.start.as_dict())]
+    command = [sys.executable, "-m", "metronome.app.worker", str(run.folder), json.dumps(run.start.as_dict())]
     with tempfile.TemporaryDirectory() as reports:
         environment |= {_REPORTS: reports, _PARENT: str(os.getpid())}
         processes = [

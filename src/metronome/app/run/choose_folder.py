@@ -7,7 +7,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked, asked_sweep, typed
-from metronome.app.console.exits import past_hydra
+from metronome.app.errors.exits import past_hydra
 from metronome.runs.folders import RunFolder, relative, run_around, runs_in
 from metronome.runs.going_on import choose_folder, resumes
 from metronome.runs.sweeps import newest_sweep

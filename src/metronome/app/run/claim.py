@@ -11,7 +11,16 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked, in_search, in_sweep, typed
-from metronome.app.run.checkpoints import check_goes_on, check_whole, newest_whole, read_checkpoint
+from metronome.app.config.build import Job, build_job
+from metronome.app.run.checkpoints import (
+    KeepConfig,
+    check_fits,
+    check_goes_on,
+    check_same,
+    check_whole,
+    newest_whole,
+    read_checkpoint,
+)
 from metronome.runs.deciding import deciding
 from metronome.runs.folders import RunFolder, hold, relative, runs_in
 from metronome.runs.going_on import Start, choose_start
@@ -94,6 +103,15 @@ class Run:
             )
         with written_aside(self.folder / CONFIG_FILE) as file:
             file.write(text)
+
+    def build(self) -> Job:
+        """All that the training needs. Raises InputError if it does not fit the checkpoint that it is to start from."""
+        job = build_job(self.config, self.overrides, [KeepConfig(self.folder, self.experiment, self.config)])
+        if self.checkpoint is not None:
+            checkpoint = read_checkpoint(self.checkpoint)
+            check_fits(checkpoint, job.model, self.checkpoint)
+            check_same(checkpoint, self.config)
+        return job
 
     def __enter__(self) -> "Run":
         return self

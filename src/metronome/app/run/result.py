@@ -18,7 +18,7 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
-from metronome.app.console.errors import mistake, one_line
+from metronome.app.errors.messages import mistake, one_line
 from metronome.app.run.checkpoints import model_checkpoint, read_checkpoint
 from metronome.app.run.claim import Run
 from metronome.app.run.memory import peak_memory_bytes, reset_peak_memory

@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked_sweep
-from metronome.app.console.exits import past_hydra
+from metronome.app.errors.exits import past_hydra
 from metronome.runs.deciding import deciding
 from metronome.runs.folders import hold, relative
 from metronome.runs.names import LOCK_FILE, SWEEP_FILE

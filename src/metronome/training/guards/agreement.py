@@ -11,7 +11,7 @@ class Agreement:
 
     def __init__(self, trainer: L.Trainer) -> None:
         self.trainer = trainer
-        self._group: Any = None
+        self._cpu_group: Any = None
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on any device."""
@@ -22,9 +22,9 @@ class Agreement:
         trainer = self.trainer
         if trainer.world_size == 1:
             return list(numbers)
-        if self._group is None and trainer.strategy.root_device.type != "cpu":
+        if self._cpu_group is None and trainer.strategy.root_device.type != "cpu":
             # On the CPU, so that no device has to be waited for.
-            self._group = torch.distributed.new_group(backend="gloo")
+            self._cpu_group = torch.distributed.new_group(backend="gloo")
         table = torch.tensor(numbers)
-        torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX, group=self._group)
+        torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX, group=self._cpu_group)
         return table.tolist()

@@ -1,4 +1,4 @@
-"""One process of a run on several devices: `python -m metronome.app.processes.worker FOLDER START`.
+"""One process of a run on several devices: `python -m metronome.app.worker FOLDER START`.
 
 `run_processes` starts it.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
-from metronome.app.console.exits import EXIT_FAILED, sigterm_stops
+from metronome.app.errors.exits import EXIT_FAILED, sigterm_stops
 from metronome.app.processes.start import end_with_parent, report_failure
 from metronome.app.run.claim import Run
 from metronome.app.train import train_in_one_of_several

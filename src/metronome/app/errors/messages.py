@@ -14,7 +14,7 @@ from hydra.errors import (
 )
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
-from metronome.app.console.layer_errors import layer_error
+from metronome.app.errors.layers import layer_error
 from metronome.units import InputError, RunFailed
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,0 +1,144 @@
+"""What Metronome relies on in Lightning's private parts, found in the code of both.
+
+`python tests/support/lightning_contract.py` writes it to tests/metronome/training/lightning_contract.json, when one
+has read what a release of Lightning has changed, and mended what depends on it.
+"""
+
+import ast
+import hashlib
+import importlib
+import inspect
+import json
+import pkgutil
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+SOURCE = Path(__file__).parents[2] / "src/metronome"
+CONTRACT = Path(__file__).parents[1] / "metronome/training/lightning_contract.json"
+# Private names of others than Lightning, which their own tests keep: torch, torchmetrics, numpy, Python, Hydra.
+OTHERS = {
+    "_asdict", "_buffers", "_compiled_call_impl", "_computed", "_defaults", "_fields", "_foreach_div_", "_last_lr",
+    "_pytree", "_reductions", "_return_value", "_root_", "_sync_buffers", "_target_", "_update_count",
+}  # fmt: skip
+# Written out anew in a method of another name: where to look when Lightning changes its own.
+COPIED = {
+    "lightning.pytorch.loops.fit_loop._FitLoop.on_advance_end": "loops/fit.py: FitLoop._finish_epoch",
+    "lightning.pytorch.loops.training_epoch_loop._TrainingEpochLoop.advance": "loops/epoch.py: EpochLoop._finish_step",
+    "lightning.pytorch.loops.optimization.closure.AbstractClosure.consume_result": "step/closure.py: StepClosure",
+}
+
+
+def collect() -> dict[str, Any]:
+    """The contract with the Lightning that is installed."""
+    methods = {name: _of(found) | {"see": see} for name, (found, see) in sorted({**_overridden(), **_copied()}.items())}
+    return {
+        "lightning": lightning.__version__,
+        "imported": {name: _of(found) for name, found in sorted(_imported().items())},
+        "methods": methods,
+        "attributes": {name: sorted(files) for name, files in sorted(_attributes().items())},
+    }
+
+
+def _of(found: Any) -> dict[str, str]:
+    """The signature of a class, function or property, and a digest of a function's source."""
+    function: Any = found.fget if isinstance(found, property) else inspect.unwrap(getattr(found, "__func__", found))
+    signature = "a class" if inspect.isclass(found) else re.sub(r" at 0x\w+", "", str(inspect.signature(function)))
+    facts = {"signature": signature}
+    if not inspect.isclass(found):
+        facts["digest"] = hashlib.sha256(inspect.getsource(function).encode()).hexdigest()[:12]
+    return facts
+
+
+def _imported() -> dict[str, Any]:
+    """What lightning_private.py imports, by the name that it has in Lightning."""
+    found: dict[str, Any] = {}
+    for node in ast.walk(ast.parse((SOURCE / "training/lightning_private.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lightning."):
+            module = importlib.import_module(node.module or "")
+            for alias in node.names:
+                thing = getattr(module, alias.name)
+                if not inspect.ismodule(thing):
+                    found[f"{node.module}.{alias.name}"] = thing
+    for name in ("_call_lightning_module_hook", "_call_strategy_hook"):
+        found[f"lightning.pytorch.trainer.call.{name}"] = getattr(lightning.pytorch.trainer.call, name)  # pyright: ignore
+    return found
+
+
+def _overridden() -> dict[str, tuple[Any, str]]:
+    """Lightning's methods that ours take the place of: all of its private classes, the private ones of its others."""
+    found: dict[str, tuple[Any, str]] = {}
+    for ours in _our_classes():
+        bases = [base for base in ours.__mro__ if base.__module__.startswith("lightning.")]
+        for name, thing in vars(ours).items():
+            if not (callable(thing) or isinstance(thing, property | classmethod | staticmethod)):
+                continue
+            owner = next((base for base in bases if name in vars(base)), None)
+            if owner is None or (name.startswith("__") and name != "__setitem__"):
+                continue
+            if bases[0].__name__.startswith("_") or owner.__name__.startswith("_") or name.startswith("_"):
+                place = str(Path(inspect.getsourcefile(ours) or "").relative_to(SOURCE))
+                found[f"{owner.__module__}.{owner.__name__}.{name}"] = (
+                    vars(owner)[name],
+                    f"{place}: {ours.__name__}.{name}",
+                )
+    return found
+
+
+def _our_classes() -> list[type]:
+    import metronome
+
+    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(metronome.__path__, "metronome.")]
+    classes = {
+        thing for module in modules for thing in vars(module).values()
+        if inspect.isclass(thing) and thing.__module__ == module.__name__
+    }  # fmt: skip
+    return sorted(classes, key=lambda thing: f"{thing.__module__}.{thing.__qualname__}")
+
+
+def _copied() -> dict[str, tuple[Any, str]]:
+    found: dict[str, tuple[Any, str]] = {}
+    for name, see in COPIED.items():
+        owner, _, method = name.rpartition(".")
+        module, _, kind = owner.rpartition(".")
+        found[name] = vars(getattr(importlib.import_module(module), kind))[method], see
+    return found
+
+
+def _attributes() -> dict[str, set[str]]:
+    """Private attributes of Lightning's objects that our files use, and the files."""
+    used: dict[str, set[str]] = {}
+    ours: set[str] = set()
+    for path in [*SOURCE.glob("training/**/*.py"), *SOURCE.glob("insight/*.py")]:  # the others use public names alone
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                ours.add(node.name)
+            elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+                ours.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+                used.setdefault(node.attr, set()).add(str(path.relative_to(SOURCE)))
+    return {name: files for name, files in used.items() if name not in OTHERS and (name not in ours or made_in(name))}
+
+
+def made_in(name: str) -> bool:
+    """Whether an attribute or method of this name is made anywhere in Lightning."""
+    return re.search(rf"(self\.|def |^    ){name}\b *[(:=]", lightning_source(), re.MULTILINE) is not None
+
+
+@cache
+def lightning_source() -> str:
+    folder = Path(lightning.__file__).parent / "pytorch"
+    parts = ("callbacks/model_checkpoint.py", "callbacks/progress/progress_bar.py", "loops/**/*.py", "trainer/**/*.py")
+    return "\n".join(path.read_text() for part in parts for path in sorted(folder.glob(part)))
+
+
+def main() -> None:
+    CONTRACT.write_text(json.dumps(collect(), indent=1) + "\n")
+    print(f"written: {CONTRACT}")
+
+
+if __name__ == "__main__":
+    main()
