@@ -5,12 +5,12 @@ Of a package `shop` that is in whole dotted names (`shop.data.Digits`), imports,
 """
 
 import ast
-import importlib.util
 import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Collection
+from importlib.util import find_spec
 from keyword import iskeyword
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def _taken(root: Path, name: str) -> str:
     for path in paths:
         if (root / path).exists():
             return f"there is {path}"
-    return "a package of that name is installed" if importlib.util.find_spec(name) else ""
+    return "a package of that name is installed" if find_spec(name) else ""
 
 
 def new_texts(root: Path, old: str, name: str) -> dict[Path, str]:
