@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from metronome.training.batches.order import Share
-from metronome.training.batches.seeds import generators_as_before, seed_sample
+from metronome.training.batches.seeds import generators_as_before, sample_words, seed_sample
 from metronome.units import InputError
 
 
@@ -34,7 +34,14 @@ class Rows(Dataset):
         return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        return tree_map(lambda column: column[index], self.columns)
+        if type(self.columns) is tuple and all(type(column) is Tensor for column in self.columns):
+            return tuple(_taken(column, index) for column in self.columns)
+        return tree_map(lambda column: _taken(column, index), self.columns)
+
+
+def _taken(column: Tensor, index: Any) -> Tensor:
+    # The same as by an index of a tensor, at a fifth of its cost for a small batch.
+    return column.index_select(0, index) if isinstance(index, Tensor) and index.ndim == 1 else column[index]
 
 
 class BatchReader(Dataset):
@@ -60,9 +67,9 @@ class BatchReader(Dataset):
         return self._read(share)
 
     def _read(self, share: Share) -> Any:
-        samples = []
-        for index in share.indices.tolist():
-            seed_sample(self.seed, share.epoch, index)
+        samples, words = [], sample_words(self.seed, share.epoch, share.indices)
+        for index, seeds in zip(share.indices.tolist(), words, strict=True):
+            seed_sample(seeds)
             samples.append(self._sample(index))
         try:
             return self.collate(samples)

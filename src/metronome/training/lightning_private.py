@@ -5,15 +5,15 @@ installed Lightning (tests/metronome/training/test_lightning_contract.py): when 
 look.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loops.evaluation_loop import _EvaluationLoop as EvaluationLoopBase
 from lightning.pytorch.loops.fetchers import _DataFetcher as DataFetcher
 from lightning.pytorch.loops.fetchers import _DataLoaderIterDataFetcher as DataLoaderIterDataFetcher
+from lightning.pytorch.loops.fetchers import _PrefetchDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop as FitLoopBase
-from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization as AutomaticOptimizationBase
 from lightning.pytorch.loops.optimization.manual import _ManualOptimization as ManualOptimizationBase
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as TrainingEpochLoopBase
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior as without_gradient_sync
@@ -26,17 +26,21 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Result
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric as ResultMetricBase
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Sync as LoggedSync
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector as SignalConnectorBase
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.utils.data import DataLoader
 
 __all__ = [
-    "AutomaticOptimizationBase", "CheckpointConnectorBase", "Closure", "ClosureResult", "DataConnectorBase",
-    "DataFetcher", "DataLoaderIterDataFetcher", "EvaluationLoopBase", "FitLoopBase", "LoggedMetadata", "LoggedSync",
-    "ManualOptimizationBase", "ResultCollectionBase", "ResultMetricBase", "SignalConnectorBase",
-    "TrainingEpochLoopBase", "call_module_hook", "call_strategy_hook", "checkpoint_connector",
-    "goes_on_from_a_checkpoint", "logger_connector", "processes_of", "put_connectors", "without_gradient_sync",
+    "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EvaluationLoopBase",
+    "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase", "ResultCollectionBase", "ResultMetricBase",
+    "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer", "call_callback_hooks",
+    "call_module_hook", "call_strategy_hook", "checkpoint_connector", "goes_on_from_a_checkpoint",
+    "is_averaging_models", "iterator_of", "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors",
+    "transfers_batches", "without_gradient_sync",
 ]  # fmt: skip
 
 # ---- hooks ------------------------------------------------------------------------------------------------
 
+call_callback_hooks = call._call_callback_hooks
 call_module_hook = call._call_lightning_module_hook
 call_strategy_hook = call._call_strategy_hook
 
@@ -58,6 +62,47 @@ def put_connectors(
 ) -> None:
     """Let a Trainer use these in place of its own."""
     trainer._checkpoint_connector, trainer._data_connector, trainer._signal_connector = checkpoint, data, signal
+
+
+def lightning_optimizer(trainer: L.Trainer) -> Any:
+    """The optimizer as a module's own `optimizer_step` is given it."""
+    return trainer.strategy._lightning_optimizers[0]
+
+
+def is_averaging_models(strategy: Any) -> bool:
+    """Whether a strategy averages the weights of its devices after an update."""
+    return getattr(strategy, "_model_averager", None) is not None
+
+
+def transfers_batches(trainer: L.Trainer) -> bool:
+    """Whether the module or the data module moves batches to the device, or changes them there, in a way of its own."""
+    return any(
+        _batch_hook(trainer, name) is not None for name in ("transfer_batch_to_device", "on_after_batch_transfer")
+    )
+
+
+def before_batch_transfer(trainer: L.Trainer) -> Callable[[Any, int], Any] | None:
+    """What the module or the data module does to a batch before it is moved; None if nothing."""
+    return _batch_hook(trainer, "on_before_batch_transfer")
+
+
+def _batch_hook(trainer: L.Trainer, name: str) -> Callable[..., Any] | None:
+    selector = trainer._data_connector._datahook_selector
+    owner = trainer.lightning_module if selector is None else selector.get_instance(name)
+    return getattr(owner, name) if is_overridden(name, owner) else None
+
+
+def one_loader(fetcher: DataFetcher) -> Any:
+    """The training loader, where it is the only one and has a length; None where Lightning must look ahead, or joins
+    several."""
+    loaders = fetcher.combined_loader.flattened
+    is_plain = fetcher.length is not None and len(loaders) == 1 and type(fetcher) is _PrefetchDataFetcher
+    return loaders[0] if is_plain and isinstance(loaders[0], DataLoader) else None
+
+
+def iterator_of(fetcher: DataFetcher) -> Iterator[Any]:
+    """The iterator that the fetcher has begun of its one loader."""
+    return fetcher.combined_loader._iterator.iterators[0]  # pyright: ignore
 
 
 def goes_on_from_a_checkpoint(trainer: L.Trainer) -> bool:

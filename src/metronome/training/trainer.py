@@ -1,6 +1,7 @@
 """Lightning's Trainer, where a batch is what one optimizer step sees."""
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -17,6 +18,7 @@ from metronome.training.guards.agreement import Agreement
 from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.guards.late_averaging import take_buffers_over
 from metronome.training.guards.nonfinite import Watch
+from metronome.training.guards.passes import PassesThatCanBeUndone, explained
 from metronome.training.guards.signals import SignalConnector
 from metronome.training.lightning_private import (
     checkpoint_connector,
@@ -24,11 +26,14 @@ from metronome.training.lightning_private import (
     logger_connector,
     put_connectors,
 )
+from metronome.training.logged.results import Results
 from metronome.training.loops.epoch import EpochLoop
 from metronome.training.loops.evaluation import EvaluationLoop
 from metronome.training.loops.fit import FitLoop
 from metronome.training.planning import Planner
 from metronome.training.state import Counters, TrainingState
+from metronome.training.step.manual import ManualStep
+from metronome.training.step.step import Step, StepPoints
 from metronome.units import BatchSchedule, Duration, Plan
 
 
@@ -80,11 +85,20 @@ class Trainer(L.Trainer):
         self._put_parts_in_place(agreement)
 
     def _put_parts_in_place(self, agreement: Agreement) -> None:
-        state, signals = self.state_of_training, SignalConnector(self)
+        state, signals, watch = self.state_of_training, SignalConnector(self), self._watch
         put_connectors(self, CheckpointConnector(self), DataConnector(self), signals)
         self._planner, shares = Planner(self, state, self.budget), Shares(self, state)
-        between_steps = BetweenSteps(self, agreement, self._watch, signals)
-        epoch_loop = EpochLoop(self, self.fit_loop.epoch_loop, state, shares, between_steps)
+        between_steps = BetweenSteps(self, agreement, watch, signals)
+
+        points = StepPoints(partial(explained, self), watch.allows)
+        if state.auto_accumulate or watch.skips:
+            careful = PassesThatCanBeUndone(self, state, shares, watch)
+            points = StepPoints(careful, careful.may_update)
+        results = Results(self, training=True)
+        step, manual = Step(self, state, shares, results, points), ManualStep(self, state, shares, results)
+        stock = self.fit_loop.epoch_loop
+        validation = EvaluationLoop(self, stock.val_loop, state, shares, between_steps)
+        epoch_loop = EpochLoop(self, stock, state, step, manual, validation, between_steps)
         self.fit_loop = FitLoop(self, self.fit_loop, epoch_loop, self._planner)
         self.validate_loop = EvaluationLoop(self, self.validate_loop, state, shares, between_steps)
         self.test_loop = EvaluationLoop(self, self.test_loop, state, shares, between_steps)

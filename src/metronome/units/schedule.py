@@ -82,6 +82,8 @@ class BatchSchedule:
 
     def at(self, epoch: int) -> int:
         """Samples in a batch of this epoch (the first is 0): b_0 * g^(epoch // every), halves rounded up."""
+        if self.factor == 1:  # asked for in every step
+            return self.batch_size if self.maximum is None else min(self.batch_size, self.maximum)
         power, factor = epoch // self.every, Fraction(self.factor)
         # Floats settle all but an exact half and the astronomically large; those take exact integers.
         exponent = min(power * self._rate, 600.0)

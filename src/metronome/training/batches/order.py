@@ -91,6 +91,9 @@ class BatchSampler(Sampler[Share]):
         epoch, size, order = self.epoch, self.schedule.at(self.epoch), self._epoch_order()
         for step in range(self.first_step, len(self)):
             batch = order[step * size : (step + 1) * size]
+            if self.devices == 1:
+                yield Share(epoch, batch)
+                continue
             share = np.array_split(batch, self.devices)[self.rank]
             yield Share(epoch, share if len(share) else batch[:1])
 

@@ -6,16 +6,18 @@ its words well: with `seed + epoch`, the second epoch of seed 42 would be the fi
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
+from metronome.training.batches.streams import stream_words
 from metronome.units import InputError
 
 # Spawn keys keep the streams apart: without them (seed, epoch) and (seed, epoch, 0, 0) give the same numbers.
 _STEP, _SAMPLE = 0, 1
+_AT_ONCE = 256  # steps whose seeds are worked out together
 
 
 def check_seed(seed: object) -> int:
@@ -35,18 +37,39 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     return np.argsort(words, kind="stable")
 
 
-def seed_step(seed: int, epoch: int, step: int, rank: int, device: torch.device) -> None:
-    """Seed torch's, numpy's and Python's generators for one step of one process (dropout, mixing, noise)."""
-    value = _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_STEP, step, rank)))
-    if device.type == "cuda":
-        torch.cuda.manual_seed(value)
-    elif device.type != "cpu":
-        torch.manual_seed(value)
+class StepSeeds:
+    """Seeds torch's, numpy's and Python's generators for each step of one process (dropout, mixing, noise)."""
+
+    def __init__(self, seed: int, rank: int, device: torch.device) -> None:
+        self.seed, self.rank, self.device = seed, rank, device
+        self._words: list[list[int]] = []
+        self._epoch = self._first = -1
+
+    def __call__(self, epoch: int, step: int) -> None:
+        at = step - self._first
+        if epoch != self._epoch or not 0 <= at < len(self._words):
+            self._epoch, self._first, at = epoch, step, 0
+            steps = np.arange(step, step + _AT_ONCE, dtype=np.uint64)
+            self._words = stream_words(self.seed, epoch, _STEP, steps, self.rank).tolist()
+        value = _seed_generators(*self._words[at])
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(value)
+        elif self.device.type != "cpu":
+            torch.manual_seed(value)
 
 
-def seed_sample(seed: int, epoch: int, index: int) -> None:
-    """Seed the same generators, on the CPU, for reading one sample (augmentation), whichever process reads it."""
-    _seed_generators(np.random.SeedSequence((seed, epoch), spawn_key=(_SAMPLE, index)))
+def seed_sample(words: Sequence[int]) -> None:
+    """Seed the same generators, on the CPU, for reading one sample (augmentation), whichever process reads it.
+
+    Args:
+        words: a row of `sample_words`.
+    """
+    _seed_generators(*words)
+
+
+def sample_words(seed: int, epoch: int, indices: np.ndarray) -> list[list[int]]:
+    """Four numbers for each of these samples: what its generators are seeded with."""
+    return stream_words(seed, epoch, _SAMPLE, indices.astype(np.uint64)).tolist()
 
 
 def remember_generators(device: torch.device | None = None) -> Callable[[], None]:
@@ -75,8 +98,7 @@ def generators_as_before() -> Iterator[None]:
         put_back()
 
 
-def _seed_generators(sequence: np.random.SeedSequence) -> int:
-    low, high, numpy_seed, python_seed = sequence.generate_state(4).tolist()
+def _seed_generators(low: int, high: int, numpy_seed: int, python_seed: int) -> int:
     value = high << 32 | low
     # Not `torch.manual_seed`: it seeds every accelerator too, and before CUDA has begun keeps a stack trace for later,
     # which takes ten times as long as all the rest.

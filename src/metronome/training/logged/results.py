@@ -53,8 +53,22 @@ class Results(ResultCollectionBase):
         # per key: what the micro-batches of this step logged, as (reduced value, weight)
         self._step_values: dict[str, tuple[Tensor, int | Tensor]] = {}
         self._agreed: int | None = None
+        self._options: dict[str, dict[str, Any]] = {}  # with which each key was logged last
 
     # ---- a step, micro-batch by micro-batch ------------------------------------------------------
+
+    def begin_batch(self, connector: Any, batch: Any) -> None:
+        """What Lightning's connector does when a batch is there, without asking it whose results these are."""
+        connector._first_loop_iter = connector._first_loop_iter is None
+        self.batch, self.batch_size, self.dataloader_idx = batch, None, None
+
+    def end_batch(self, connector: Any) -> None:
+        """The same at its end: the values of the step are the latest ones."""
+        metrics = self.metrics(on_step=True)
+        connector._progress_bar_metrics.update(metrics["pbar"])
+        connector._callback_metrics.update(metrics["callback"])
+        connector._logged_metrics.update(metrics["log"])
+        self.batch = self.batch_size = None
 
     def begin_step(self) -> None:
         self._in_step, self._parts, self._step_values = True, 0, {}
@@ -108,9 +122,27 @@ class Results(ResultCollectionBase):
         if fx is None or not self._in_step:
             super().reset(metrics, fx)
 
-    def log(self, fx: str, name: str, value: Any, *args: Any, sync_dist: bool = False, **kwargs: Any) -> None:
+    def log(  # pyright: ignore
+        self,
+        fx: str,
+        name: str,
+        value: Any,
+        *,
+        sync_dist: bool = False,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> None:
+        key = f"{fx}.{name}"
+        if self._in_step and self._options.get(key) == options and type(value) is Tensor:
+            # As in the step before: Lightning would describe the value anew, to compare it with what it was.
+            metric = self.get(key)
+            if isinstance(metric, Logged) and metric.is_on(value.device):
+                value = value if options["enable_graph"] else value.detach()
+                self.update_metrics(key, value, self.batch_size if batch_size is None else batch_size)
+                return
         # Lightning would reduce over devices by a mean of means; all reductions are made here instead.
-        super().log(fx, name, value, *args, sync_dist=False, **kwargs)  # pyright: ignore
+        super().log(fx, name, value, sync_dist=False, batch_size=batch_size, **options)
+        self._options[key] = options
         if sync_dist and not self._in_step and self.trainer.world_size > 1:
             metric = self.get(f"{fx}.{name}")
             if metric is not None and metric.is_tensor and metric.meta.on_step and self.training:
@@ -121,7 +153,11 @@ class Results(ResultCollectionBase):
     def update_metrics(self, key: str, value: Any, batch_size: int) -> None:
         metric = self[key]
         if self._counted:
-            super().update_metrics(key, value, batch_size)  # pyright: ignore
+            if torch.compiler.is_compiling():
+                super().update_metrics(key, value, batch_size)  # pyright: ignore
+            else:  # the same, without a way around the compiler
+                metric.forward(value, batch_size)
+                metric.has_reset = False
             step_value = metric._forward_cache
         else:
             metric.has_reset = False

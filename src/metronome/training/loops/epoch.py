@@ -1,6 +1,8 @@
-"""One epoch, step by step: told where it starts, and where a checkpoint was written."""
+"""One epoch, step by step: each step, and the phases of it."""
 
 import logging
+import warnings
+from collections import OrderedDict
 from enum import StrEnum
 from typing import Any
 
@@ -9,42 +11,48 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from metronome.training.batches.loaders import batch_sampler
 from metronome.training.batches.order import BatchSampler
-from metronome.training.batches.seeds import seed_step
-from metronome.training.batches.shares import Shares
+from metronome.training.batches.seeds import StepSeeds
 from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.lightning_private import (
     DataFetcher,
     TrainingEpochLoopBase,
     call_module_hook,
+    call_strategy_hook,
     logger_connector,
 )
 from metronome.training.logged.metrics import metrics_state
 from metronome.training.logged.results import Results
 from metronome.training.logged.saving import load_results, results_state
 from metronome.training.loops.evaluation import EvaluationLoop, fingerprint
+from metronome.training.loops.fetching import Batches
 from metronome.training.state import TrainingState
-from metronome.training.step.closure import StepParts
-from metronome.training.step.optimization import ManualStepOptimization, StepOptimization
+from metronome.training.step.hooks import Hooks, remember_signature
+from metronome.training.step.manual import ManualStep
+from metronome.training.step.schedules import Schedules
+from metronome.training.step.step import Step
 from metronome.units import InputError
 
 log = logging.getLogger("metronome.training")
 
 
-class Rest(StrEnum):
-    """What was still to be done of a step, or of its epoch, when a checkpoint was written."""
+class Phase(StrEnum):
+    """What comes next in a step, and at the end of its epoch. A checkpoint says which one its run goes on with."""
 
-    NOTHING = "nothing"
-    STEP = "step"  # written in `on_train_batch_end`: log the step, and all below
-    VALIDATION = "validation"  # validate if it is due, and all below
-    END = "end"  # written in `on_validation_end`: schedulers that wait for the validation
-    EPOCH = "epoch"  # written in `on_train_epoch_end`: schedulers, and log the epoch
+    MAKE = "nothing"  # a new step, from its first hook to its last; a step cut off in it is made again
+    LOG = "step"  # the values of the step; a checkpoint written in `on_train_batch_end` goes on here
+    VALIDATE = "validation"  # if it is due; those written between two steps
+    CLOSE = "end"  # schedulers that wait for the validation; those written in `on_validation_end`
+    LOG_EPOCH = "epoch"  # epoch schedulers, and the values of the epoch; those written in `on_train_epoch_end`
+
+
+OF_A_STEP = (Phase.MAKE, Phase.LOG, Phase.VALIDATE, Phase.CLOSE)
 
 
 class EpochLoop(TrainingEpochLoopBase):
     """One epoch: places the sampler, seeds every step, counts, and resumes exactly where a checkpoint was written.
 
     Lightning infers from its counters where a checkpoint was written, and leaves out what was still to be done there
-    (a validation, a line in the logs, a scheduler). Here a checkpoint says it, and the rest is done on resuming.
+    (a validation, a line in the logs, a scheduler). Here a checkpoint says it, and resuming starts at that phase.
     """
 
     def __init__(
@@ -52,54 +60,170 @@ class EpochLoop(TrainingEpochLoopBase):
         trainer: L.Trainer,
         stock: TrainingEpochLoopBase,
         state: TrainingState,
-        shares: Shares,
+        step: Step,
+        manual: ManualStep,
+        validation: EvaluationLoop,
         between_steps: BetweenSteps,
     ) -> None:
         super().__init__(trainer, stock.min_steps, stock.max_steps)
         self.state, self.between_steps = state, between_steps
-        self._results = Results(trainer, training=True)
-        parts = StepParts(trainer, state, shares, between_steps.watch, self._results)
-        self.automatic_optimization, self.manual_optimization = StepOptimization(parts), ManualStepOptimization(parts)
-        self.val_loop = EvaluationLoop(trainer, self.val_loop, state, shares, between_steps)
-        self.rest = Rest.NOTHING
+        self.step, self.manual_optimization = step, manual
+        self._results, self.val_loop = step.results, validation
+        self.phase = Phase.MAKE
+        self._do = {
+            Phase.MAKE: self._make,
+            Phase.LOG: self._log,
+            Phase.VALIDATE: self._validate,
+            Phase.CLOSE: self._close,
+        }
         self._metrics_before: dict[str, Any] | None = None  # torchmetrics as they were before a validation
         self._order_before: dict[str, Any] | None = None  # that of the checkpoint, if it was written in mid-epoch
 
     @property
     def results(self) -> Results:
         """What the modules log in training."""
-        assert isinstance(self._results, Results)
-        return self._results
+        return self.step.results
 
     @property
     def epoch(self) -> int:
         """The epoch being run, from 0; unlike `current_epoch`, right while a resumed run is being set up too."""
         return self.trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore
 
-    # ---- where it starts --------------------------------------------------------------------------------
-
     def run(self, data_fetcher: DataFetcher) -> None:
         self.reset()
         self.on_run_start(data_fetcher)
         self.restarting = False  # from here on all is as if the run had never been interrupted
         self.on_iteration_done()
-        self._finish_step()
+        self._batches = Batches(data_fetcher, self._hooks.is_profiled)
+        if self.phase in OF_A_STEP[1:]:
+            self._go_through(self.phase)  # what the checkpoint left to be done of its step
         while not self.done:
             try:
-                self.advance(data_fetcher)
-                self.on_advance_end(data_fetcher)
+                self._go_through(Phase.MAKE)
             except StopIteration:
                 break
 
+    def _go_through(self, first: Phase) -> None:
+        """The phases of a step from this one on."""
+        for phase in OF_A_STEP[OF_A_STEP.index(first) :]:
+            self.phase = phase
+            self._do[phase]()
+        self.phase = Phase.MAKE
+
+    # ---- a step ---------------------------------------------------------------------------------------------
+
+    def _make(self) -> None:
+        """Meet, seed, fetch; the hooks before; the step itself; schedulers; the hooks after it."""
+        state, progress = self.state, self.batch_progress
+        self.between_steps.meet()
+        self.val_loop.is_judged = False
+        batch_idx = progress.current.ready
+        state.epoch, state.step = self.epoch, batch_idx
+        # Before the batch is fetched, so that what is drawn while it is moved to the device is covered too.
+        self._seed(state.epoch, batch_idx)
+
+        batch, progress.is_last_batch = self._batches.next()
+        batch = self.step.ways.to_device(batch)
+        progress.increment_ready()
+        self._results.begin_batch(self._connector, batch)
+        outputs: Any = None
+        if batch is None:
+            warnings.warn("the training loader yielded None: no step is made of it", stacklevel=2)
+        elif self._begins(batch, batch_idx):
+            progress.increment_started()
+            outputs = self._optimize(batch, batch_idx)
+        else:  # the module has ended the epoch
+            progress.increment_by(0, is_last_batch=True)
+            progress.increment_processed()
+            self._step_schedulers()
+            raise StopIteration
+        progress.increment_processed()
+        self._step_schedulers()
+        self._hooks("on_train_batch_end", outputs, batch, batch_idx)
+
+    def _log(self) -> None:
+        """Hand the step's values to the loggers when it is time, then save what is to be saved after the step."""
+        trainer, every = self.trainer, self.trainer.log_every_n_steps
+        if self._results:
+            self._results.end_batch(self._connector)
+        self.batch_progress.increment_completed()
+        is_due = every and (self._batches_that_stepped + 1) % every == 0
+        if is_due or trainer.should_stop or trainer.fast_dev_run:  # pyright: ignore
+            self._connector.update_train_step_metrics()
+        self.phase = Phase.VALIDATE
+        self.between_steps.after_step()
+
+    def _validate(self) -> None:
+        """Validate if it is due."""
+        if not self._should_check_val_fx(None):
+            return
+        trainer, connector = self.trainer, self._connector
+        # Lightning takes its active loop, and so where values are logged, from these.
+        trainer.validating, first_step = True, connector._first_loop_iter
+        call_module_hook(trainer, "on_validation_model_zero_grad")
+        self.between_steps.watch.settle()
+        self._metrics_before = self._metrics_state()
+        self.val_loop.weights_before = fingerprint(trainer.lightning_module)
+        self.val_loop.run()
+        self._metrics_before = None
+        trainer.training, connector._first_loop_iter = True, first_step
+
+    def _close(self) -> None:
+        """Schedulers that wait for a validation; then the step is over."""
+        if self._schedules.wait_for_validation:
+            self.update_lr_schedulers("step", update_plateau_schedulers=True)
+        self._batches_that_stepped += 1
+        self._save_loggers_on_train_batch_end()
+
+    # ---- parts of it ----------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Look up, once a fit, what each step would have to look up."""
+        trainer = self.trainer
+        self._connector, self._hooks = logger_connector(trainer), Hooks(trainer)
+        self._seed = StepSeeds(self.state.seed, trainer.global_rank, trainer.strategy.root_device)
+        remember_signature(trainer.lightning_module.training_step)
+        self._takes_index = "batch_idx" in self._build_kwargs(OrderedDict(), None, 0)
+        optimizer: Any = trainer.optimizers[0] if trainer.optimizers else None
+        self.step.prepare(self._hooks, optimizer, self.automatic_optimization.optim_progress.optimizer)
+        self._schedules, self._may_validate = Schedules(trainer), trainer.enable_validation
+
+    def _begins(self, batch: Any, batch_idx: int) -> bool:
+        """The hooks before a step; whether it is made, and does not end the epoch."""
+        response = self._hooks("on_train_batch_start", batch, batch_idx)
+        if not self.step.ways.is_plain:
+            call_strategy_hook(self.trainer, "on_train_batch_start", batch, batch_idx)
+        return response != -1
+
+    def _optimize(self, batch: Any, batch_idx: int) -> Any:
+        if self._hooks.is_profiled:
+            with self.trainer.profiler.profile("run_training_batch"):  # pyright: ignore
+                return self._step_or_manual(batch, batch_idx)
+        return self._step_or_manual(batch, batch_idx)
+
+    def _step_or_manual(self, batch: Any, batch_idx: int) -> Any:
+        if self.trainer.lightning_module.automatic_optimization:
+            return self.step(batch, batch_idx, (batch_idx,) if self._takes_index else ())
+        return self.manual_optimization.run(self._build_kwargs(OrderedDict(), batch, batch_idx))
+
+    def _step_schedulers(self) -> None:
+        """Those that go by steps, and at the end of an epoch those that go by epochs; but not those by a metric."""
+        if not self._schedules.step(self.scheduler_progress):
+            self.update_lr_schedulers("step", update_plateau_schedulers=False)
+            if self._num_ready_batches_reached():
+                self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+
+    # ---- where it starts --------------------------------------------------------------------------------
+
     def update_restart_stage(self) -> None:
-        """Lightning's guess of where the checkpoint was written; `rest` says it."""
+        """Lightning's guess of where the checkpoint was written; `phase` says it."""
 
     def reset(self) -> None:
         if not self.restarting:
             super().reset()
             return
         # A step that was begun and not done is done again.
-        if self.rest is not Rest.STEP:
+        if self.phase is not Phase.LOG:
             for progress in (self.batch_progress.current, self.batch_progress.total):
                 progress.reset_on_restart()
         self.scheduler_progress.reset_on_restart()
@@ -116,7 +240,7 @@ class EpochLoop(TrainingEpochLoopBase):
         sampler = batch_sampler(self.trainer)
         if sampler is None:
             super().on_run_start(data_fetcher)
-            if steps_taken and self.rest is not Rest.STEP:
+            if steps_taken and self.phase is not Phase.LOG:
                 log.warning("resumed in mid-epoch with a loader that cannot be told where to start")
             return
         position = self.epoch, steps_taken
@@ -141,59 +265,12 @@ class EpochLoop(TrainingEpochLoopBase):
                     "or start from a checkpoint at the end of an epoch"
                 )
 
-    def _finish_step(self) -> None:
-        """What the step before the checkpoint still had to do."""
-        rest, connector = self.rest, logger_connector(self.trainer)
-        if rest is Rest.STEP:
-            connector.on_batch_end()
-            self.batch_progress.increment_completed()
-            connector.update_train_step_metrics()
-        if rest in (Rest.STEP, Rest.VALIDATION, Rest.END):
-            self._end_step(validate=rest is not Rest.END)
-
-    # ---- a step ---------------------------------------------------------------------------------------------
-
-    def advance(self, data_fetcher: DataFetcher) -> None:
-        trainer, state = self.trainer, self.state
-        self.between_steps.meet()
-        self.val_loop.is_judged = False
-        state.epoch, state.step = self.epoch, self.batch_progress.current.ready
-        # Before the batch is fetched, so that what is drawn while it is moved to the device is covered too.
-        seed_step(state.seed, state.epoch, state.step, trainer.global_rank, trainer.strategy.root_device)
-        super().advance(data_fetcher)
-        self.rest = Rest.VALIDATION
-        self.between_steps.after_step()
-
-    def on_advance_end(self, data_fetcher: DataFetcher) -> None:
-        self._end_step()
-
-    def _end_step(self, validate: bool = True) -> None:
-        """Validate if it is due, and what follows from it."""
-        trainer, connector = self.trainer, logger_connector(self.trainer)
-        self.rest = Rest.VALIDATION
-        if validate and self._should_check_val_fx(None):
-            # Lightning takes its active loop, and so where values are logged, from these.
-            trainer.validating, first_step = True, connector._first_loop_iter
-            call_module_hook(trainer, "on_validation_model_zero_grad")
-            self.between_steps.watch.settle()
-            self._metrics_before = self._metrics_state()
-            self.val_loop.weights_before = fingerprint(trainer.lightning_module)
-            self.val_loop.run()
-            self._metrics_before = None
-            trainer.training, connector._first_loop_iter = True, first_step
-        self.rest = Rest.END
-        self.update_lr_schedulers("step", update_plateau_schedulers=True)
-        self._batches_that_stepped += 1
-        self._save_loggers_on_train_batch_end()
-        self.rest = Rest.NOTHING
-
-    def _broadcast_sigterm_tensor(self) -> None:
-        """Lightning's way to tell all devices to stop; see `BetweenSteps.meet`."""
-
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         # A run that `max_steps` ends in mid-epoch ends with a validation all the same: what it leaves is judged.
+        if not self._may_validate:
+            return False
         ended = self.max_steps != -1 and self.global_step >= self.max_steps
-        return super()._should_check_val_fx(data_fetcher) or (ended and self.trainer.enable_validation)
+        return ended or super()._should_check_val_fx(data_fetcher)
 
     @property
     def _is_validation_done(self) -> bool:
@@ -202,22 +279,22 @@ class EpochLoop(TrainingEpochLoopBase):
     # ---- checkpoints ----------------------------------------------------------------------------------------
 
     @property
-    def rest_now(self) -> Rest:
+    def phase_left(self) -> Phase:
         """What a checkpoint written now leaves to be done."""
         steps, epochs = self._progress
-        if epochs.processed > epochs.completed and self.rest is Rest.NOTHING:
-            return Rest.EPOCH
+        if epochs.processed > epochs.completed and self.phase is Phase.MAKE:
+            return Phase.LOG_EPOCH
         if steps.processed > steps.completed:
-            return Rest.STEP
-        return Rest.END if self.rest is Rest.VALIDATION and self.val_loop.is_judged else self.rest
+            return Phase.LOG
+        return Phase.CLOSE if self.phase is Phase.VALIDATE and self.val_loop.is_judged else self.phase
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        trainer, sampler, rest = self.trainer, batch_sampler(self.trainer), self.rest_now
-        metrics = self._metrics_before if rest is Rest.VALIDATION else None  # the validation will be done again
+        trainer, sampler, phase = self.trainer, batch_sampler(self.trainer), self.phase_left
+        metrics = self._metrics_before if phase is Phase.VALIDATE else None  # the validation will be done again
         if metrics is None:
             metrics = self._metrics_state()
         return super().on_save_checkpoint() | self.state.state_dict() | {
-            "rest": rest.value,
+            "rest": phase.value,
             "results": results_state(trainer, self.results, metrics),
             "order": None if sampler is None else sampler.order,
             "should_stop": _has_reason_to_stop(trainer),
@@ -227,9 +304,9 @@ class EpochLoop(TrainingEpochLoopBase):
         super().on_load_checkpoint(state_dict)
         trainer = self.trainer
         if "counters" not in state_dict:
-            self.rest = self._rest_of_lightning()
+            self.phase = self._phase_of_lightning()
             return
-        self.rest = Rest(state_dict["rest"])
+        self.phase = Phase(state_dict["rest"])
         self.state.load_state_dict(state_dict)
         self._order_before = state_dict["order"]
         load_results(trainer, self.results, state_dict["results"])
@@ -245,14 +322,14 @@ class EpochLoop(TrainingEpochLoopBase):
         """Lightning's counters of this epoch's steps, and of the epochs."""
         return self.batch_progress.current, self.trainer.fit_loop.epoch_progress.current
 
-    def _rest_of_lightning(self) -> Rest:
+    def _phase_of_lightning(self) -> Phase:
         """The same for a checkpoint of Lightning's own Trainer, as far as its counters tell."""
         steps, epochs = self._progress
         if epochs.processed > epochs.completed:
-            return Rest.EPOCH
+            return Phase.LOG_EPOCH
         if steps.processed > steps.completed:
-            return Rest.STEP
-        return Rest.END if steps.completed and epochs.started > epochs.processed else Rest.NOTHING
+            return Phase.LOG
+        return Phase.CLOSE if steps.completed and epochs.started > epochs.processed else Phase.MAKE
 
 
 def _has_reason_to_stop(trainer: L.Trainer) -> bool:

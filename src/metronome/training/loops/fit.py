@@ -8,8 +8,14 @@ from metronome.training.batches.loaders import batch_sampler
 from metronome.training.batches.order import BatchSampler
 from metronome.training.flags import check_module
 from metronome.training.guards.full_batch import warn_of_mini_batches
-from metronome.training.lightning_private import DataLoaderIterDataFetcher, FitLoopBase, logger_connector
-from metronome.training.loops.epoch import EpochLoop, Rest
+from metronome.training.lightning_private import (
+    DataLoaderIterDataFetcher,
+    FitLoopBase,
+    call_callback_hooks,
+    call_module_hook,
+    logger_connector,
+)
+from metronome.training.loops.epoch import EpochLoop, Phase
 from metronome.training.planning import Planner
 from metronome.units import InputError
 
@@ -30,9 +36,10 @@ class FitLoop(FitLoopBase):
         self.setup_data()
         self.planner.check_schedulers()
         self._check_end()
+        self.epoch_loop.prepare()
         warn_of_mini_batches(trainer, self.planner.plan)
-        self.is_finishing = self.epoch_loop.rest is not Rest.NOTHING
-        if self.epoch_loop.rest is Rest.EPOCH:
+        self.is_finishing = self.epoch_loop.phase is not Phase.MAKE
+        if self.epoch_loop.phase is Phase.LOG_EPOCH:
             self._finish_epoch()
         with between_steps.signals.waiting_for_the_step():
             super().run()
@@ -59,17 +66,23 @@ class FitLoop(FitLoopBase):
 
     @property
     def done(self) -> bool:
-        return self.epoch_loop.rest is Rest.NOTHING and super().done
+        return self.epoch_loop.phase is Phase.MAKE and super().done
 
-    def _finish_epoch(self) -> None:
-        """What the epoch before the checkpoint still had to do: the end of Lightning's `on_advance_end`."""
-        trainer, loop, connector = self.trainer, self.epoch_loop, logger_connector(self.trainer)
-        loop.rest = Rest.NOTHING
-        if self._is_cut_short:
-            if not super().done:
-                return  # the budget has grown, and the epoch goes on
-            self.epoch_progress.increment_processed()
-        connector.epoch_end_reached()
+    def on_advance_end(self) -> None:
+        """The end of an epoch: its hooks, then schedulers that go by epochs, and its values."""
+        trainer = self.trainer
+        self.restarting = False
+        logger_connector(trainer).epoch_end_reached()
+        self.epoch_progress.increment_processed()
+        # Those that look at a metric come after the module, which may log it in its own hook.
+        call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=False)
+        call_module_hook(trainer, "on_train_epoch_end")
+        call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=True)
+        self._log_epoch()
+
+    def _log_epoch(self) -> None:
+        """Where a checkpoint written in `on_train_epoch_end` goes on."""
+        loop, connector = self.epoch_loop, logger_connector(self.trainer)
         connector.on_epoch_end()
         if loop._num_ready_batches_reached():
             loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
@@ -77,12 +90,18 @@ class FitLoop(FitLoopBase):
         connector.update_train_epoch_metrics()
         loop._batches_that_stepped += 1
         self.epoch_progress.increment_completed()
-        self.restarting = False
-        trainer.training = True
 
-    def on_advance_end(self) -> None:
-        self.restarting = False  # or schedulers that go by epochs are left out
-        super().on_advance_end()
+    def _finish_epoch(self) -> None:
+        """What the epoch before the checkpoint still had to do."""
+        self.epoch_loop.phase = Phase.MAKE
+        if self._is_cut_short:
+            if not super().done:
+                return  # the budget has grown, and the epoch goes on
+            self.epoch_progress.increment_processed()
+        logger_connector(self.trainer).epoch_end_reached()
+        self._log_epoch()
+        self.restarting = False
+        self.trainer.training = True
 
     def setup_data(self) -> None:
         if self._combined_loader is not None and not self._should_reload_train_dl:

@@ -1,0 +1,131 @@
+"""How the parts of a step are done: straight, wherever Lightning's strategy, precision and profiler would add nothing."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
+from torch.optim import Optimizer
+
+from metronome.training.lightning_private import (
+    before_batch_transfer,
+    call_module_hook,
+    call_strategy_hook,
+    is_averaging_models,
+    lightning_optimizer,
+    transfers_batches,
+    without_gradient_sync,
+)
+from metronome.training.step.hooks import Hooks, is_written
+
+# Methods of a strategy and of a precision plugin that are passed by where they are those of these classes.
+_OF_STRATEGY = ("backward", "batch_to_device", "on_train_batch_start", "post_backward", "post_training_step")
+_OF_PRECISION = ("backward", "clip_gradients", "convert_input", "optimizer_step", "post_backward", "pre_backward",
+                 "train_step_context")  # fmt: skip
+
+
+class Ways:
+    """The ways to do each part of a step on this hardware, chosen once a fit.
+
+    Args:
+        trainer: with its module, optimizers and strategy in place.
+        hooks: of the step.
+    """
+
+    def __init__(self, trainer: L.Trainer, hooks: Hooks) -> None:
+        self.trainer, self.hooks, self.module = trainer, hooks, trainer.lightning_module
+        self.strategy, self.is_plain = trainer.strategy, _is_plain(trainer, hooks)
+        self._books = vars(self.module)
+        self._is_wrapped = self.strategy.model is not self.module
+        self._has_backward = is_written(self.module, "backward", L.LightningModule)
+        self._has_zero_grad = is_written(self.module, "optimizer_zero_grad", L.LightningModule)
+        self._has_step = is_written(self.module, "optimizer_step", L.LightningModule)
+        self._clips = is_written(self.module, "configure_gradient_clipping", L.LightningModule) or bool(
+            trainer.gradient_clip_val
+        )
+        # On the CPU a batch of tensors is where it must be, unless somebody has written how to move one.
+        self._stays = self.is_plain and self.strategy.root_device.type == "cpu" and not transfers_batches(trainer)
+        self._before_transfer = before_batch_transfer(trainer)
+
+    # ---- forward and backward ------------------------------------------------------------------------------
+
+    def to_device(self, batch: Any) -> Any:
+        """The batch where the module is, as its hooks want it."""
+        if self._stays and _is_on_cpu(batch):
+            return batch if self._before_transfer is None else self._before_transfer(batch, 0)
+        batch = self.trainer.precision_plugin.convert_input(batch)
+        batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return call_strategy_hook(self.trainer, "batch_to_device", batch, dataloader_idx=0)
+
+    def training_step(self, *arguments: Any) -> Any:
+        if not self.is_plain:
+            output = call_strategy_hook(self.trainer, "training_step", *arguments)
+            self.strategy.post_training_step()
+            return output
+        books = self._books
+        before, books["_current_fx_name"] = books["_current_fx_name"], "training_step"
+        output = self.strategy.training_step(*arguments) if self._is_wrapped else self.module.training_step(*arguments)
+        books["_current_fx_name"] = before
+        return output
+
+    def backward(self, loss: Tensor, optimizer: Optimizer) -> None:
+        if not self.is_plain:
+            call_strategy_hook(self.trainer, "backward", loss, optimizer)
+            return
+        self.hooks("on_before_backward", loss)
+        if self._has_backward:
+            self.module.backward(loss)
+        else:
+            loss.backward()
+        self.hooks("on_after_backward")
+
+    def gradients_meet(self, wanted: bool) -> AbstractContextManager[Any]:
+        """Around a backward pass: whether the devices' gradients are averaged in it."""
+        return nullcontext() if wanted or not self._is_wrapped else without_gradient_sync(self.strategy, block=True)
+
+    # ---- the update ----------------------------------------------------------------------------------------
+
+    def zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        if self._has_zero_grad or self.hooks.is_profiled:
+            call_module_hook(self.trainer, "optimizer_zero_grad", epoch, batch_idx, optimizer)
+        else:
+            optimizer.zero_grad()
+
+    def update(self, epoch: int, batch_idx: int, optimizer: Optimizer, closure: Callable[[], Tensor | None]) -> None:
+        """The optimizer's step; it calls the closure, which evaluates the batch."""
+        if not self.is_plain or self._has_step:
+            wrapped = lightning_optimizer(self.trainer)
+            call_module_hook(self.trainer, "optimizer_step", epoch, batch_idx, wrapped, closure)
+            return
+
+        def evaluate() -> Tensor | None:
+            loss = closure()
+            self.hooks("on_before_optimizer_step", optimizer)
+            if self._clips:
+                value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
+                names = {"gradient_clip_val": value, "gradient_clip_algorithm": algorithm}
+                call_module_hook(self.trainer, "configure_gradient_clipping", optimizer, **names)
+            return loss
+
+        optimizer.step(evaluate)  # pyright: ignore
+
+
+def _is_plain(trainer: L.Trainer, hooks: Hooks) -> bool:
+    """Whether strategy, precision and profiler add nothing to a step beyond what their base classes do."""
+    strategy, precision = trainer.strategy, trainer.precision_plugin
+    kind = DDPStrategy if isinstance(strategy, DDPStrategy) else SingleDeviceStrategy
+    return (
+        not hooks.is_profiled
+        and isinstance(strategy, kind)
+        and not any(is_written(strategy, name, kind) for name in (*_OF_STRATEGY, "optimizer_step", "training_step"))
+        and not any(is_written(precision, name, Precision) for name in _OF_PRECISION)
+        and not is_averaging_models(strategy)
+    )
+
+
+def _is_on_cpu(batch: Any) -> bool:
+    parts = batch if type(batch) in (tuple, list) else batch.values() if type(batch) is dict else (batch,)
+    return all(type(part) is Tensor and part.device.type == "cpu" for part in parts)
