@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def test_the_library_on_its_own(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         names = [name for name in file.namelist() if ".dist-info/" not in name]
         file.extractall(tmp_path / "library")
-    assert {name.split("/")[0] for name in names} == {"metronome", "hydra_plugins"}
+    include = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"][
+        "include"
+    ]
+    assert {name.split("/")[0] for name in names} == {pattern.rstrip("*") for pattern in include}
     source = {str(path.relative_to(PROJECT / "src")) for path in (PROJECT / "src/metronome").rglob("*.py")}
     assert source | {"metronome/py.typed", "hydra_plugins/metronome.py"} <= set(names)
 
