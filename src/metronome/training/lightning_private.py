@@ -32,10 +32,10 @@ from torch.utils.data import DataLoader
 __all__ = [
     "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EvaluationLoopBase",
     "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase", "ResultCollectionBase", "ResultMetricBase",
-    "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer", "call_callback_hooks",
-    "call_module_hook", "call_strategy_hook", "checkpoint_connector", "goes_on_from_a_checkpoint",
-    "is_averaging_models", "iterator_of", "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors",
-    "transfers_batches", "without_gradient_sync",
+    "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer", "call_callback_hooks", "call_module_hook",
+    "call_strategy_hook", "checkpoint_connector", "goes_on_from_a_checkpoint", "is_averaging_models", "iterator_of",
+    "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors", "transfers_batches",
+    "without_gradient_sync",
 ]  # fmt: skip
 
 # ---- hooks ------------------------------------------------------------------------------------------------

@@ -923,7 +923,7 @@ MORE_CHECKPOINTS = [
         None,
     ),
     (put("loops", value={}), [], "the state in it does not fit this training (KeyError: 'fit_loop')", None),
-    (put(*LOOP, "rest", value="sleep"), [], "'sleep' is not a valid Rest", None),
+    (put(*LOOP, "rest", value="sleep"), [], "'sleep' is not a valid Phase", None),
     (put("optimizer_states"), [], "holds weights only", None),
     (put("optimizer_states", value=[{}]), [], "KeyError: 'param_groups'", None),
     (put("lr_schedulers"), [], "lr_schedulers is of type NoneType, not list", None),

@@ -7,7 +7,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from metronome.training.batches.seeds import epoch_order
-from metronome.units import BatchSchedule, even_split, share_size
+from metronome.units import BatchSchedule, InputError, even_split, share_size
 
 
 class Share(NamedTuple):
@@ -64,6 +64,16 @@ class BatchSampler(Sampler[Share]):
         """What decides on the samples of each step of this epoch, besides the epoch itself."""
         size = self.schedule.at(self.epoch)
         return {"num_samples": self.num_samples, "batch_size": size, "seed": self.seed, "shuffle": self.shuffle}
+
+    def check_order(self, before: dict[str, Any]) -> None:
+        """Raises InputError if the samples that are left of an epoch are not those that a checkpoint left."""
+        for name, value in self.order.items():
+            if before[name] != value:
+                raise InputError(
+                    f"the checkpoint was written in the middle of an epoch with {name}={before[name]}, and this run "
+                    f"has {name}={value}: which samples are left of it cannot be told; keep {name}={before[name]}, "
+                    "or start from a checkpoint at the end of an epoch"
+                )
 
     def samples(self, step: int) -> np.ndarray:
         """The samples of the batch of this step of the epoch, over all devices: int64, shape (samples,)."""

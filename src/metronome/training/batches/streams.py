@@ -1,7 +1,7 @@
 """The numbers of `numpy.random.SeedSequence`, for many keys at once.
 
-A SeedSequence takes 10 us, most of it Python; here its arithmetic is done for a whole array of keys. The numbers are the
-same, bit for bit, which a test compares.
+A SeedSequence takes 10 us, most of it Python; here its arithmetic is done for a whole array of keys. The numbers are
+the same, bit for bit, which a test compares.
 
 Source: M. O'Neill (2015), "Developing a seed_seq Alternative", as in numpy's _bit_generator.pyx.
 """

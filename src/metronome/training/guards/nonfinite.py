@@ -104,7 +104,7 @@ class Watch:
         if len(gradients) > _READ_ONE_BY_ONE or any(gradient.is_sparse for gradient in gradients):
             norm = self._gradient_norm()
             return norm is None or math.isfinite(norm.item())
-        return math.isfinite(sum(norm.item() ** 2 for norm in torch._foreach_norm(gradients))) if gradients else True
+        return not gradients or math.isfinite(sum(norm.item() ** 2 for norm in torch._foreach_norm(gradients)))  # pyright: ignore
 
     @staticmethod
     def _is_far(values: Tensor) -> bool:

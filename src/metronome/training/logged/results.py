@@ -138,10 +138,12 @@ class Results(ResultCollectionBase):
             metric = self.get(key)
             if isinstance(metric, Logged) and metric.is_on(value.device):
                 value = value if options["enable_graph"] else value.detach()
-                self.update_metrics(key, value, self.batch_size if batch_size is None else batch_size)
+                size = self.batch_size if batch_size is None else batch_size
+                assert size is not None
+                self.update_metrics(key, value, size)
                 return
         # Lightning would reduce over devices by a mean of means; all reductions are made here instead.
-        super().log(fx, name, value, sync_dist=False, batch_size=batch_size, **options)
+        super().log(fx, name, value, sync_dist=False, batch_size=batch_size, **options)  # pyright: ignore
         self._options[key] = options
         if sync_dist and not self._in_step and self.trainer.world_size > 1:
             metric = self.get(f"{fx}.{name}")

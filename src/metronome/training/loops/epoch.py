@@ -3,14 +3,11 @@
 import logging
 import warnings
 from collections import OrderedDict
-from enum import StrEnum
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from metronome.training.batches.loaders import batch_sampler
-from metronome.training.batches.order import BatchSampler
 from metronome.training.batches.seeds import StepSeeds
 from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.lightning_private import (
@@ -25,27 +22,14 @@ from metronome.training.logged.results import Results
 from metronome.training.logged.saving import load_results, results_state
 from metronome.training.loops.evaluation import EvaluationLoop, fingerprint
 from metronome.training.loops.fetching import Batches
+from metronome.training.loops.phases import OF_A_STEP, Phase, has_reason_to_stop, phase_left, phase_of_lightning
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
 from metronome.training.step.manual import ManualStep
 from metronome.training.step.schedules import Schedules
 from metronome.training.step.step import Step
-from metronome.units import InputError
 
 log = logging.getLogger("metronome.training")
-
-
-class Phase(StrEnum):
-    """What comes next in a step, and at the end of its epoch. A checkpoint says which one its run goes on with."""
-
-    MAKE = "nothing"  # a new step, from its first hook to its last; a step cut off in it is made again
-    LOG = "step"  # the values of the step; a checkpoint written in `on_train_batch_end` goes on here
-    VALIDATE = "validation"  # if it is due; those written between two steps
-    CLOSE = "end"  # schedulers that wait for the validation; those written in `on_validation_end`
-    LOG_EPOCH = "epoch"  # epoch schedulers, and the values of the epoch; those written in `on_train_epoch_end`
-
-
-OF_A_STEP = (Phase.MAKE, Phase.LOG, Phase.VALIDATE, Phase.CLOSE)
 
 
 class EpochLoop(TrainingEpochLoopBase):
@@ -143,12 +127,13 @@ class EpochLoop(TrainingEpochLoopBase):
 
     def _log(self) -> None:
         """Hand the step's values to the loggers when it is time, then save what is to be saved after the step."""
-        trainer, every = self.trainer, self.trainer.log_every_n_steps
+        trainer: Any = self.trainer
+        every = trainer.log_every_n_steps
         if self._results:
             self._results.end_batch(self._connector)
         self.batch_progress.increment_completed()
         is_due = every and (self._batches_that_stepped + 1) % every == 0
-        if is_due or trainer.should_stop or trainer.fast_dev_run:  # pyright: ignore
+        if is_due or trainer.should_stop or trainer.fast_dev_run:
             self._connector.update_train_step_metrics()
         self.phase = Phase.VALIDATE
         self.between_steps.after_step()
@@ -245,7 +230,7 @@ class EpochLoop(TrainingEpochLoopBase):
             return
         position = self.epoch, steps_taken
         if steps_taken and self._order_before is not None:
-            self._check_order(sampler, self._order_before)
+            sampler.check_order(self._order_before)
         self._order_before = None
         if sampler.position != position:
             # An iterator was made when the loader was, or for the epoch before: make it anew from this position.
@@ -254,16 +239,6 @@ class EpochLoop(TrainingEpochLoopBase):
         data_fetcher.fetched += steps_taken
         data_fetcher._start_profiler = self._on_before_fetch
         data_fetcher._stop_profiler = self._on_after_fetch
-
-    def _check_order(self, sampler: BatchSampler, before: dict[str, Any]) -> None:
-        """Raises InputError if the samples that are left of an epoch are not those that the checkpoint left."""
-        for name, value in sampler.order.items():
-            if before[name] != value:
-                raise InputError(
-                    f"the checkpoint was written in the middle of an epoch with {name}={before[name]}, and this run "
-                    f"has {name}={value}: which samples are left of it cannot be told; keep {name}={before[name]}, "
-                    "or start from a checkpoint at the end of an epoch"
-                )
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         # A run that `max_steps` ends in mid-epoch ends with a validation all the same: what it leaves is judged.
@@ -278,18 +253,9 @@ class EpochLoop(TrainingEpochLoopBase):
 
     # ---- checkpoints ----------------------------------------------------------------------------------------
 
-    @property
-    def phase_left(self) -> Phase:
-        """What a checkpoint written now leaves to be done."""
-        steps, epochs = self._progress
-        if epochs.processed > epochs.completed and self.phase is Phase.MAKE:
-            return Phase.LOG_EPOCH
-        if steps.processed > steps.completed:
-            return Phase.LOG
-        return Phase.CLOSE if self.phase is Phase.VALIDATE and self.val_loop.is_judged else self.phase
-
     def on_save_checkpoint(self) -> dict[str, Any]:
-        trainer, sampler, phase = self.trainer, batch_sampler(self.trainer), self.phase_left
+        trainer, sampler = self.trainer, batch_sampler(self.trainer)
+        phase = phase_left(self.phase, *self._progress, self.val_loop.is_judged)
         metrics = self._metrics_before if phase is Phase.VALIDATE else None  # the validation will be done again
         if metrics is None:
             metrics = self._metrics_state()
@@ -297,14 +263,14 @@ class EpochLoop(TrainingEpochLoopBase):
             "rest": phase.value,
             "results": results_state(trainer, self.results, metrics),
             "order": None if sampler is None else sampler.order,
-            "should_stop": _has_reason_to_stop(trainer),
+            "should_stop": has_reason_to_stop(trainer),
         }  # fmt: skip
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         trainer = self.trainer
         if "counters" not in state_dict:
-            self.phase = self._phase_of_lightning()
+            self.phase = phase_of_lightning(*self._progress)
             return
         self.phase = Phase(state_dict["rest"])
         self.state.load_state_dict(state_dict)
@@ -321,20 +287,3 @@ class EpochLoop(TrainingEpochLoopBase):
     def _progress(self) -> tuple[Any, Any]:
         """Lightning's counters of this epoch's steps, and of the epochs."""
         return self.batch_progress.current, self.trainer.fit_loop.epoch_progress.current
-
-    def _phase_of_lightning(self) -> Phase:
-        """The same for a checkpoint of Lightning's own Trainer, as far as its counters tell."""
-        steps, epochs = self._progress
-        if epochs.processed > epochs.completed:
-            return Phase.LOG_EPOCH
-        if steps.processed > steps.completed:
-            return Phase.LOG
-        return Phase.CLOSE if steps.completed and epochs.started > epochs.processed else Phase.MAKE
-
-
-def _has_reason_to_stop(trainer: L.Trainer) -> bool:
-    """Whether early stopping has ended the run. A time that is up is no reason for the run that goes on."""
-    callbacks: list[Any] = trainer.callbacks  # pyright: ignore
-    left = [callback.time_remaining() for callback in callbacks if isinstance(callback, Timer)]
-    time_is_up = any(seconds is not None and seconds <= 0 for seconds in left)
-    return trainer.should_stop and not time_is_up and any(isinstance(c, EarlyStopping) for c in callbacks)

@@ -8,8 +8,8 @@ from metronome.training.lightning_private import DataFetcher, iterator_of, one_l
 
 
 class Batches:
-    """Fetches from Lightning's fetcher, or past it with the same counts: from the loader itself where it is the only one,
-    from its data set where no worker reads ahead."""
+    """Fetches from Lightning's fetcher, or past it with the same counts: from the loader itself where it is the only
+    one, from its data set where no worker reads ahead."""
 
     def __init__(self, fetcher: DataFetcher, is_profiled: bool) -> None:
         self.fetcher = fetcher
@@ -33,5 +33,5 @@ class Batches:
             raise StopIteration
         batch = next(self.iterator)
         fetcher.fetched += 1
-        fetcher.done = fetcher.fetched >= fetcher.length
+        fetcher.done = fetcher.fetched >= fetcher.length  # pyright: ignore
         return batch, fetcher.done

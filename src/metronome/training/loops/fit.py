@@ -15,7 +15,8 @@ from metronome.training.lightning_private import (
     call_module_hook,
     logger_connector,
 )
-from metronome.training.loops.epoch import EpochLoop, Phase
+from metronome.training.loops.epoch import EpochLoop
+from metronome.training.loops.phases import Phase
 from metronome.training.planning import Planner
 from metronome.units import InputError
 

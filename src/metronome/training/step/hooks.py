@@ -12,8 +12,8 @@ from metronome.training.lightning_private import call_callback_hooks, call_modul
 
 # Of a step, in their order.
 _NAMES = (
-    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
-    "on_train_batch_end",
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_train_batch_end",
 )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def is_written(owner: Any, name: str, base: type) -> bool:
 
 
 def remember_signature(method: Any) -> None:
-    """Keep the signature of a method where `inspect` looks first (PEP 362): Lightning asks for it at each `self.log`."""
+    """Keep a method's signature where `inspect` looks first (PEP 362): Lightning asks for it at each `self.log`."""
     function = getattr(method, "__func__", None)
     if inspect.isfunction(function) and not {"__signature__", "__wrapped__"} & set(vars(function)):
         function.__signature__ = inspect.signature(function)  # pyright: ignore

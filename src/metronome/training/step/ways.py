@@ -1,4 +1,4 @@
-"""How the parts of a step are done: straight, wherever Lightning's strategy, precision and profiler would add nothing."""
+"""How the parts of a step are done: straight, where Lightning's strategy, precision and profiler would add nothing."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
