@@ -22,9 +22,10 @@ from metronome.training.lightning_private import (
 from metronome.training.step.hooks import Hooks, is_written
 
 # Methods of a strategy and of a precision plugin that are passed by where they are those of these classes.
-_OF_STRATEGY = ("backward", "batch_to_device", "on_train_batch_start", "post_backward", "post_training_step")
-_OF_PRECISION = ("backward", "clip_gradients", "convert_input", "optimizer_step", "post_backward", "pre_backward",
-                 "train_step_context")  # fmt: skip
+_OF_STRATEGY = ("backward", "batch_to_device", "on_train_batch_start", "optimizer_step", "post_backward",
+                "post_training_step", "pre_backward", "training_step")  # fmt: skip
+_OF_PRECISION = ("_after_closure", "_clip_gradients", "_wrap_closure", "backward", "convert_input", "forward_context",
+                 "optimizer_step", "post_backward", "pre_backward", "train_step_context")  # fmt: skip
 
 
 class Ways:
@@ -43,21 +44,23 @@ class Ways:
         self._has_backward = is_written(self.module, "backward", L.LightningModule)
         self._has_zero_grad = is_written(self.module, "optimizer_zero_grad", L.LightningModule)
         self._has_step = is_written(self.module, "optimizer_step", L.LightningModule)
-        self._clips = is_written(self.module, "configure_gradient_clipping", L.LightningModule) or bool(
-            trainer.gradient_clip_val
+        self._has_clipping = any(
+            is_written(self.module, name, L.LightningModule)
+            for name in ("clip_gradients", "configure_gradient_clipping")
         )
         # On the CPU a batch of tensors is where it must be, unless somebody has written how to move one.
         self._stays = self.is_plain and self.strategy.root_device.type == "cpu" and not transfers_batches(trainer)
-        self._before_transfer = before_batch_transfer(trainer)
+        self._has_before_transfer = before_batch_transfer(trainer) is not None
 
     # ---- forward and backward ------------------------------------------------------------------------------
 
     def to_device(self, batch: Any) -> Any:
         """The batch where the module is, as its hooks want it."""
+        if not self._stays or self._has_before_transfer:
+            batch = self.trainer.precision_plugin.convert_input(batch)
+            batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
         if self._stays and _is_on_cpu(batch):
-            return batch if self._before_transfer is None else self._before_transfer(batch, 0)
-        batch = self.trainer.precision_plugin.convert_input(batch)
-        batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
+            return batch
         return call_strategy_hook(self.trainer, "batch_to_device", batch, dataloader_idx=0)
 
     def training_step(self, *arguments: Any) -> Any:
@@ -76,10 +79,13 @@ class Ways:
             call_strategy_hook(self.trainer, "backward", loss, optimizer)
             return
         self.hooks("on_before_backward", loss)
+        books = self._books
+        before, books["_current_fx_name"] = books["_current_fx_name"], "backward"
         if self._has_backward:
             self.module.backward(loss)
         else:
             loss.backward()
+        books["_current_fx_name"] = before
         self.hooks("on_after_backward")
 
     def gradients_meet(self, wanted: bool) -> AbstractContextManager[Any]:
@@ -104,13 +110,17 @@ class Ways:
         def evaluate() -> Tensor | None:
             loss = closure()
             self.hooks("on_before_optimizer_step", optimizer)
-            if self._clips:
-                value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
+            value = self.trainer.gradient_clip_val
+            if value or self._has_clipping:
+                algorithm = self.trainer.gradient_clip_algorithm
                 names = {"gradient_clip_val": value, "gradient_clip_algorithm": algorithm}
                 call_module_hook(self.trainer, "configure_gradient_clipping", optimizer, **names)
             return loss
 
-        optimizer.step(evaluate)  # pyright: ignore
+        books = self._books
+        before, books["_current_fx_name"] = books["_current_fx_name"], "optimizer_step"
+        optimizer.step(closure=evaluate)  # pyright: ignore
+        books["_current_fx_name"] = before
 
 
 def _is_plain(trainer: L.Trainer, hooks: Hooks) -> bool:
@@ -120,7 +130,7 @@ def _is_plain(trainer: L.Trainer, hooks: Hooks) -> bool:
     return (
         not hooks.is_profiled
         and isinstance(strategy, kind)
-        and not any(is_written(strategy, name, kind) for name in (*_OF_STRATEGY, "optimizer_step", "training_step"))
+        and not any(is_written(strategy, name, kind) for name in _OF_STRATEGY)
         and not any(is_written(precision, name, Precision) for name in _OF_PRECISION)
         and not is_averaging_models(strategy)
     )
