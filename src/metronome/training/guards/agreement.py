@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import distributed
 
 
 class Agreement:
@@ -12,19 +13,43 @@ class Agreement:
     def __init__(self, trainer: L.Trainer) -> None:
         self.trainer = trainer
         self._cpu_group: Any = None
+        self._sent: tuple[Any, torch.Tensor] | None = None
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on any device."""
+        """Whether it is true on any device. Waits for all of them."""
         return bool(self.largest(int(flag))[0])
 
     def largest(self, *numbers: int) -> list[int]:
-        """The largest of each number over all devices."""
-        trainer = self.trainer
-        if trainer.world_size == 1:
+        """The largest of each number over all devices. Waits for all of them."""
+        if self.trainer.world_size == 1:
             return list(numbers)
-        if self._cpu_group is None and trainer.strategy.root_device.type != "cpu":
-            # On the CPU, so that no device has to be waited for.
-            self._cpu_group = torch.distributed.new_group(backend="gloo")
         table = torch.tensor(numbers)
-        torch.distributed.all_reduce(table, torch.distributed.ReduceOp.MAX, group=self._cpu_group)
+        distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._group())
         return table.tolist()
+
+    def exchange(self, *numbers: int) -> list[int]:
+        """The largest of each number that was given the time before; these travel until the next time.
+
+        A step lies between, so that nobody waits. One device alone need not wait either, and answers at once.
+        """
+        if self.trainer.world_size == 1:
+            return list(numbers)
+        received = self.receive() or [0] * len(numbers)
+        table = torch.tensor(numbers)
+        work = distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._group(), async_op=True)
+        self._sent = work, table
+        return received
+
+    def receive(self) -> list[int] | None:
+        """What was sent last and nobody has read; None if nothing is on its way."""
+        if self._sent is None:
+            return None
+        (work, table), self._sent = self._sent, None
+        work.wait()
+        return table.tolist()
+
+    def _group(self) -> Any:
+        if self._cpu_group is None and self.trainer.strategy.root_device.type != "cpu":
+            # On the CPU, so that no device has to be waited for.
+            self._cpu_group = distributed.new_group(backend="gloo")
+        return self._cpu_group

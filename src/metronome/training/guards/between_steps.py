@@ -35,7 +35,8 @@ class BetweenSteps:
         trainer, saves = self.trainer, self.checkpoints
         self.watch.look_back()
         due = trainer.is_global_zero and any(save.is_due(trainer) for save in saves)
-        request, due, nonfinite = self.agreement.largest(self.signals.request, int(due), int(self.watch.has_found))
+        # Several devices hear of it one step later, all after the same one: so none waits for another here.
+        request, due, nonfinite = self.agreement.exchange(self.signals.request, int(due), int(self.watch.has_found))
         if nonfinite:
             self.watch.settle()
             raise RunFailed("a step was not finite on another device")  # where each has a part of the gradient only
@@ -48,7 +49,8 @@ class BetweenSteps:
     def stop_if_asked(self, may_save: Callable[[], bool] = lambda: True) -> None:
         """Between the batches of a validation too, which may be long; unless the model must not be saved there."""
         if self.trainer.state.fn == TrainerFn.FITTING:
-            (request,) = self.agreement.largest(self.signals.request)
+            on_its_way = (self.agreement.receive() or [0])[0]
+            (request,) = self.agreement.largest(max(self.signals.request, on_its_way))
             if request and may_save():
                 self._stop(Request(request))
 

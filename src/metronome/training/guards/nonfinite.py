@@ -76,8 +76,15 @@ class Watch:
         Raises:
             RunFailed: if it is known already that it must not be, and the run is to stop.
         """
-        if not self.skips and not self._is_far(loss) and self._are_finite_here(loss):
-            return True
+        if not self.skips and not self._is_far(loss):
+            if self._are_finite_here(loss):
+                return True
+            if self.trainer.world_size > 1 and (norm := self._gradient_norm()) is not None and norm.isfinite():
+                # The gradient is the same on all devices, the loss each one's own: the others hear of it between steps.
+                self._found = self._found or self._take_down(
+                    _Probe(torch.stack([loss.double(), norm.double()]), None, self._facts())
+                )
+                return True
         norm = self._gradient_norm()
         dtype = torch.float32 if loss.device.type == "mps" else torch.float64  # MPS has no more
         values = torch.stack([value.detach().to(dtype).reshape(()) for value in (loss, norm) if value is not None])

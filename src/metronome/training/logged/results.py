@@ -9,11 +9,12 @@ and in evaluation.
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from metronome.training.lightning_private import ResultCollectionBase, ResultMetricBase
 from metronome.units import InputError
@@ -53,6 +54,7 @@ class Results(ResultCollectionBase):
         # per key: what the micro-batches of this step logged, as (reduced value, weight)
         self._step_values: dict[str, tuple[Tensor, int | Tensor]] = {}
         self._agreed: int | None = None
+        self._travelling: _Travelling | None = None
         self._options: dict[str, dict[str, Any]] = {}  # with which each key was logged last
 
     # ---- a step, micro-batch by micro-batch ------------------------------------------------------
@@ -62,15 +64,20 @@ class Results(ResultCollectionBase):
         connector._first_loop_iter = connector._first_loop_iter is None
         self.batch, self.batch_size, self.dataloader_idx = batch, None, None
 
-    def end_batch(self, connector: Any) -> None:
-        """The same at its end: the values of the step are the latest ones."""
-        metrics = self.metrics(on_step=True)
-        connector._progress_bar_metrics.update(metrics["pbar"])
-        connector._callback_metrics.update(metrics["callback"])
-        connector._logged_metrics.update(metrics["log"])
+    def end_batch(self) -> None:
+        """What it does at its end, but for looking at the values: they are there for whoever asks."""
         self.batch = self.batch_size = None
 
+    def keep_latest(self, connector: Any) -> None:
+        """Make the values of the last step the latest ones of the trainer, before they are reset, or saved."""
+        if connector._first_loop_iter is not None:
+            metrics = self.metrics(on_step=True)
+            connector._progress_bar_metrics.update(metrics["pbar"])
+            connector._callback_metrics.update(metrics["callback"])
+            connector._logged_metrics.update(metrics["log"])
+
     def begin_step(self) -> None:
+        self.arrive()
         self._in_step, self._parts, self._step_values = True, 0, {}
 
     def begin_micro_batch(self, micro_batch: Any, samples: int, counted: bool) -> None:
@@ -93,11 +100,20 @@ class Results(ResultCollectionBase):
         if over_devices:
             self._counted = True
         if over_devices and self.trainer.world_size > 1:
+            # They travel while the update is made, and are waited for where somebody asks; else until the next step.
             shared = {k: v for k, v in self._step_values.items() if not self[k].meta.sync.rank_zero_only}
-            self._step_values |= self._over_devices(shared)
+            self._travelling = self._send(shared) if shared else None
         elif self._parts == 1:
             return  # Lightning has kept the values of the one micro-batch as they are
         for key, (value, weight) in self._step_values.items():
+            self[key]._forward_cache = value / weight if self[key].meta.is_mean_reduction else value
+
+    def arrive(self) -> None:
+        """Make the values that are on their way between the devices those of the step. Raises as `_over_devices`."""
+        if self._travelling is None:
+            return
+        reduced, self._travelling = self._received(self._travelling), None
+        for key, (value, weight) in reduced.items():
             self[key]._forward_cache = value / weight if self[key].meta.is_mean_reduction else value
 
     @contextmanager
@@ -180,8 +196,10 @@ class Results(ResultCollectionBase):
         self._step_values[key] = step_value, weight
 
     def metrics(self, on_step: bool) -> Any:
-        if not on_step and self.trainer.world_size > 1:
-            self._share_epoch_values()
+        if self.trainer.world_size > 1:
+            self.arrive()
+            if not on_step:
+                self._share_epoch_values()
         # As Lightning's, but for one thing: values for a progress bar stay tensors until one is drawn. Lightning
         # turns them into numbers after each step, and a GPU is waited for each time.
         log, callback, pbar = {}, {}, {}
@@ -216,6 +234,10 @@ class Results(ResultCollectionBase):
         Raises:
             InputError: if the devices have logged different keys.
         """
+        return self._received(self._send(mine))
+
+    def _send(self, mine: dict[str, tuple[Tensor, int | Tensor]]) -> "_Travelling":
+        """The same, begun; all devices must call it together."""
         device = self.trainer.strategy.root_device
         dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no more
         keys = sorted(mine)
@@ -232,29 +254,57 @@ class Results(ResultCollectionBase):
             table[0, 1 + i] = mine[key][0]
             if isinstance(weights[i], Tensor):
                 table[1, 1 + i] = weights[i]
-        table = self._reduce(table, "sum")
-        if digest != self._agreed:
+        works = [self._begin(table, "sum")]
+        others: dict[str, Tensor] = {}
+        for key in keys:
+            if key not in sums:
+                others[key] = mine[key][0].to(device, dtype).clone()
+                works.append(self._begin(others[key], self[key].meta.reduce_fx.__name__))
+        return _Travelling(digest, sums, table, others, works)
+
+    def _received(self, sent: "_Travelling") -> dict[str, tuple[Tensor, Tensor]]:
+        for work in sent.works:
+            work.wait()
+        table = sent.table
+        if sent.digest != self._agreed:
             # Looking costs a wait for the device, so it is done where this device's keys are new; where one
             # device's keys differ from the others', they are new to it.
             total, squares = table[:, 0].tolist()
             if total**2 != squares * self.trainer.world_size:
+                keys = ", ".join(sorted([*sent.sums, *sent.others]))
                 raise InputError(
-                    f"the devices log different values in one step or epoch (here: {', '.join(keys)}); log the same on "
+                    f"the devices log different values in one step or epoch (here: {keys}); log the same on "
                     "all, or use self.log(..., rank_zero_only=True)"
                 )
-            self._agreed = digest
-        reduced = {key: (table[0, 1 + i], table[1, 1 + i]) for i, key in enumerate(sums)}
-        for key in keys:
-            if key not in reduced:
-                value = self._reduce(mine[key][0].to(device, dtype).clone(), self[key].meta.reduce_fx.__name__)
-                reduced[key] = value, torch.ones_like(value)
-        return reduced
+            self._agreed = sent.digest
+        reduced = {key: (table[0, 1 + i], table[1, 1 + i]) for i, key in enumerate(sent.sums)}
+        return reduced | {key: (value, torch.ones_like(value)) for key, value in sent.others.items()}
+
+    def _begin(self, value: Tensor, operation: str) -> Any:
+        """Reduce a tensor over devices in place; the work to wait for. All devices must call it together."""
+        work = distributed.all_reduce(value, _OPERATIONS[operation], async_op=True)
+        assert work is not None
+        return work
 
     def _reduce(self, value: Tensor, operation: str) -> Tensor:
         """Over devices, in place; `operation` is sum, mean, max or min. All devices must call it together."""
         reduced = self.trainer.strategy.reduce(value.to(self.trainer.strategy.root_device), reduce_op=operation)
         assert isinstance(reduced, Tensor)
         return reduced
+
+
+@dataclass(frozen=True)
+class _Travelling:
+    """Values on their way between the devices: sums and means in one table, each of the others alone."""
+
+    digest: int
+    sums: list[str]
+    table: Tensor
+    others: dict[str, Tensor]
+    works: list[Any]
+
+
+_OPERATIONS = {"sum": distributed.ReduceOp.SUM, "max": distributed.ReduceOp.MAX, "min": distributed.ReduceOp.MIN}
 
 
 def _neutral(metric: ResultMetricBase) -> float:

@@ -28,6 +28,7 @@ def results_state(trainer: L.Trainer, results: Results, metrics: dict[str, Any])
 
     `metrics` are the module's torchmetrics, from `metrics_state`.
     """
+    results.arrive()
     values = {key: _value_state(metric) for key, metric in results.items() if not metric.has_reset}
     mine = {"values": values, "metrics": metrics}
     devices: list[Any] = [mine]

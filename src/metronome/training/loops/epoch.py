@@ -129,11 +129,11 @@ class EpochLoop(TrainingEpochLoopBase):
         """Hand the step's values to the loggers when it is time, then save what is to be saved after the step."""
         trainer: Any = self.trainer
         every = trainer.log_every_n_steps
-        if self._results:
-            self._results.end_batch(self._connector)
+        self._results.end_batch()
         self.batch_progress.increment_completed()
         is_due = every and (self._batches_that_stepped + 1) % every == 0
         if is_due or trainer.should_stop or trainer.fast_dev_run:
+            self._results.keep_latest(self._connector)
             self._connector.update_train_step_metrics()
         self.phase = Phase.VALIDATE
         self.between_steps.after_step()
@@ -144,6 +144,7 @@ class EpochLoop(TrainingEpochLoopBase):
             return
         trainer, connector = self.trainer, self._connector
         # Lightning takes its active loop, and so where values are logged, from these.
+        self._results.keep_latest(connector)
         trainer.validating, first_step = True, connector._first_loop_iter
         call_module_hook(trainer, "on_validation_model_zero_grad")
         self.between_steps.watch.settle()
@@ -256,6 +257,7 @@ class EpochLoop(TrainingEpochLoopBase):
     def on_save_checkpoint(self) -> dict[str, Any]:
         trainer, sampler = self.trainer, batch_sampler(self.trainer)
         phase = phase_left(self.phase, *self._progress, self.val_loop.is_judged)
+        self._results.keep_latest(logger_connector(trainer))
         metrics = self._metrics_before if phase is Phase.VALIDATE else None  # the validation will be done again
         if metrics is None:
             metrics = self._metrics_state()

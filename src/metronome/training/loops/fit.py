@@ -73,6 +73,7 @@ class FitLoop(FitLoopBase):
         """The end of an epoch: its hooks, then schedulers that go by epochs, and its values."""
         trainer = self.trainer
         self.restarting = False
+        self.epoch_loop.results.keep_latest(logger_connector(trainer))
         logger_connector(trainer).epoch_end_reached()
         self.epoch_progress.increment_processed()
         # Those that look at a metric come after the module, which may log it in its own hook.

@@ -41,6 +41,11 @@ class Hooks:
         """Whether anybody has written this hook."""
         return self.is_profiled or bool(self._callbacks[name]) or self._of_module[name] is not None
 
+    def is_read(self, name: str) -> bool:
+        """Whether somebody other than this library and Lightning has written this hook, and may look at what it gets."""
+        strangers = [c for c in self._callbacks[name] if not (c.__module__ or "").startswith(("metronome.", "lightning."))]
+        return self._of_module[name] is not None or bool(strangers)
+
     def __call__(self, name: str, *arguments: Any) -> Any:
         """What the module's hook returns; None without one."""
         if self.is_profiled:

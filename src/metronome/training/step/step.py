@@ -25,6 +25,7 @@ from metronome.training.logged.metrics import metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks
+from metronome.training.step.over_devices import looks_at_its_loss, mean_over_devices
 from metronome.training.step.ways import Ways
 from metronome.units import InputError, RunFailed
 
@@ -95,6 +96,7 @@ class Step:
         """Look up, once a fit, what each step would have to look up."""
         self.hooks, self.ways, self.optimizer = hooks, Ways(self.trainer, hooks), optimizer
         self.devices, self.progress = self.trainer.world_size, progress
+        self._loss_is_read = self.devices > 1 and (looks_at_its_loss(optimizer) or hooks.is_read("on_train_batch_end"))
         self.scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
     def __call__(self, share: Any, batch_idx: int, arguments: Sequence[Any]) -> dict[str, Any]:
@@ -172,13 +174,11 @@ class Step:
     def _joined(self, batch: CutBatch, passes: Passes) -> Tensor | None:
         """The loss of the whole batch, and its logged values."""
         self.results.end_step(batch.share, batch.share_samples)
-        if passes.loss is None or self.devices == 1:
-            return passes.loss
-        # The mean over the batch, not over this device's share: an optimizer that looks at the loss (L-BFGS) must see
-        # the same number on every device, or they part.
-        reduced = self.trainer.strategy.reduce(passes.loss, reduce_op="mean")
-        assert isinstance(reduced, Tensor)
-        return reduced
+        if passes.loss is not None and self._loss_is_read:
+            # The mean over the batch, not over this device's share: an optimizer that looks at the loss (L-BFGS) must
+            # see the same number on every device, or they part; and so must a hook.
+            return mean_over_devices(self.trainer, passes.loss)
+        return passes.loss
 
     def _check_may_leave_out(self) -> None:
         if self.devices > 1:
