@@ -43,7 +43,8 @@ class Hooks:
 
     def is_read(self, name: str) -> bool:
         """Whether somebody other than this library and Lightning has written this hook, and may look at what it gets."""
-        strangers = [c for c in self._callbacks[name] if not (c.__module__ or "").startswith(("metronome.", "lightning."))]
+        modules = [getattr(callback, "__module__", None) or "" for callback in self._callbacks[name]]
+        strangers = [module for module in modules if not module.startswith(("metronome.", "lightning."))]
         return self._of_module[name] is not None or bool(strangers)
 
     def __call__(self, name: str, *arguments: Any) -> Any:

@@ -7,7 +7,7 @@ from torch.optim import LBFGS, Optimizer
 
 
 def looks_at_its_loss(optimizer: Optimizer | None) -> bool:
-    """Whether an optimizer goes by the value of its closure: of PyTorch's L-BFGS alone does; of others it is not known."""
+    """Whether an optimizer goes by the value of its closure: of PyTorch's only L-BFGS; of others it is not known."""
     return isinstance(optimizer, LBFGS) or not type(optimizer).__module__.startswith(("torch.optim", "metronome."))
 
 
