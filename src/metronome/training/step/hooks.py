@@ -42,7 +42,7 @@ class Hooks:
         return self.is_profiled or bool(self._callbacks[name]) or self._of_module[name] is not None
 
     def is_read(self, name: str) -> bool:
-        """Whether somebody other than this library and Lightning has written this hook, and may look at what it gets."""
+        """Whether somebody other than this library and Lightning has written this hook, and may look at what comes."""
         modules = [getattr(callback, "__module__", None) or "" for callback in self._callbacks[name]]
         strangers = [module for module in modules if not module.startswith(("metronome.", "lightning."))]
         return self._of_module[name] is not None or bool(strangers)
