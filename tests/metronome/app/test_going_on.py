@@ -4,14 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import PROJECT, Commands, Done
+from commands import Commands, Done, a_process_in
+from forked import run_forked
 
 from metronome.runs.overrides import what_it_is
 
@@ -39,11 +37,8 @@ EACH_EPOCH = (
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one run that came to its end."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        script = PROJECT / "scripts/train.py"
-        command = [sys.executable, str(script), *JOB, *EACH_EPOCH, f"hydra.run.dir={FIRST}"]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    done = run_forked(folder, "train", *JOB, *EACH_EPOCH, f"hydra.run.dir={FIRST}")
+    assert done.code == 0, done.err
     return folder
 
 
@@ -297,19 +292,12 @@ def test_a_schedule_of_torch_cannot_be_longer_than_it_was(commands: Commands) ->
 
 
 def test_one_process_works_in_a_folder(cut: Path, commands: Commands) -> None:
-    holds = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
-    other = subprocess.Popen(
-        [sys.executable, "-c", holds, cut / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert other.stdout is not None
-    other.stdout.readline()
     before = {path: path.stat().st_mtime_ns for path in cut.rglob("*") if path.name not in (".lock", "train.log")}
-    done = commands("train", *JOB, *EACH_EPOCH, "ckpt_path=last")
-    other.kill()
+    with a_process_in(cut):
+        done = commands("train", *JOB, *EACH_EPOCH, "ckpt_path=last")
     assert done.code == 2
     assert "another process works in the folder runs/digits/first" in done.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    time.sleep(0.1)
 
 
 def test_what_a_run_is() -> None:

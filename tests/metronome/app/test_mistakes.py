@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from commands import Commands, Done, a_process_in, run_apart
+from forked import run_forked
 
 DIGITS, LINEAR = "+experiment=digits", "+experiment=linear"
 TINY = (LINEAR, "data.num_samples=64", "trainer.max_epochs=1", "logger=none", "num_threads=1")
@@ -53,12 +54,6 @@ def named(rows: list[tuple], more: list[tuple] | None = None) -> list[Any]:
     """Rows with the words for a name; more of their kind run with `-m slow`."""
     marked = [(row, ()) for row in rows] + [(row, pytest.mark.slow) for row in more or ()]
     return [pytest.param(*row, id=f"{i} {row[-1][-50:]}", marks=marks) for i, (row, marks) in enumerate(marked)]
-
-
-@pytest.fixture(autouse=True)
-def composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra composes a job twice, first for hydra.mode alone, and keeps any error there to itself: this saves half."""
-    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
 
 
 # ---- the configuration ------------------------------------------------------------------------------------
@@ -573,9 +568,10 @@ def test_an_error_in_the_code_of_a_user_keeps_its_traceback(
     assert '"error": "ZeroDivisionError: mine"' in result.read_text()
 
 
-def test_a_mistake_that_one_process_of_two_meets(commands: Commands) -> None:
+def test_a_mistake_that_one_process_of_two_meets(tmp_path: Path) -> None:
     """The label that is out of range may lie in the second one's share alone."""
-    done = commands("train", DIGITS, "trainer=ddp_cpu", "model.num_classes=9", "model.network.num_outputs=9")
+    wrong = ("model.num_classes=9", "model.network.num_outputs=9")
+    done = run_forked(tmp_path, "train", DIGITS, "trainer=ddp_cpu", *wrong)
     told(done, "label 9 is out of range")
 
 
@@ -630,7 +626,7 @@ def test_what_a_terminal_shows(tmp_path: Path) -> None:
     """With its warnings, and with a log that cannot be written."""
     a_file(tmp_path / "mine/made.txt")
     (tmp_path / "mine/train.log").symlink_to("/dev/full")
-    done = run_apart(tmp_path, "train", *TINY, "trainer=cpu", "model.network.num_inputs=7", "hydra.run.dir=mine")
+    done = run_forked(tmp_path, "train", *TINY, "trainer=cpu", "model.network.num_inputs=7", "hydra.run.dir=mine")
     told(done, "Linear(in_features=7, out_features=1, bias=True) does not take input (6, 10) float32")
 
 

@@ -1,15 +1,12 @@
 """A run or sweep that is started again with the same command: what is done stays, what was cut off goes on."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from commands import PROJECT, Commands, Done, a_process_in, wait_for
+from commands import Commands, Done, a_process_in, wait_for
+from forked import Forked
 
 BASE = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "logger=none")
 LINEAR = (*BASE, "data.batch_size=250")
@@ -208,21 +205,11 @@ def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest
 def test_a_sweep_that_was_killed(commands: Commands) -> None:
     """In the middle of its second job of three; the same command makes of it what an undisturbed one is."""
     sweep = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=10", "-m", "seed=0,1,2", "data.batch_size=50")
-    script = str(PROJECT / "scripts/train.py")
-    killed = subprocess.Popen(
-        [sys.executable, script, *sweep, "hydra.sweep.dir=killed", "resume=auto"],
-        cwd=commands.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with Forked(commands.folder, "train", *sweep, "hydra.sweep.dir=killed", "resume=auto") as killed:
         wait_for(
             lambda: list(commands.folder.glob("killed/*seed=1*/checkpoints/last.ckpt")) or killed.poll() is not None
         )
-    finally:
-        os.killpg(killed.pid, signal.SIGKILL)
-        killed.wait()
+        killed.kill()
     results = sorted((commands.folder / "killed").glob("*/result.json"))
     assert len(results) == 1, "the kill came too late"
     again = commands("train", *sweep, "hydra.sweep.dir=killed", "resume=auto")

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from commands import Commands, Done, run_apart
+from forked import run_forked
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 QUICK = ("trainer=cpu", "trainer.max_epochs=2")
@@ -19,7 +20,7 @@ def scalars(run: Path) -> EventAccumulator:
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """README's main job, in a process of its own."""
+    """README's main job, in a process of its own, as a user starts it."""
     return run_apart(tmp_path_factory.mktemp("digits"), "train", "+experiment=digits")
 
 
@@ -135,12 +136,12 @@ def test_linear_finds_the_noise(commands: Commands) -> None:
     assert result["metrics"]["test/loss"] == pytest.approx(0.01, rel=0.2)
 
 
-def test_layouts_agree_from_the_command_line(commands: Commands, tmp_path: Path) -> None:
+def test_layouts_agree_from_the_command_line(tmp_path: Path) -> None:
     """The main job in float64: 1,257 samples in batches of 100: the last one holds 57."""
     job = ("+experiment=digits", "trainer=cpu", "data.batch_size=100", "logger=none")
     weights: list[dict[str, Any]] = []
     for extra in ((), ("trainer.accumulate_grad_batches=7",), ("trainer=ddp_cpu", "trainer.accumulate_grad_batches=3")):
-        done = commands("train", *job, *extra, "trainer.precision=64-true", "trainer.max_epochs=2")
+        done = run_forked(tmp_path, "train", *job, *extra, "trainer.precision=64-true", "trainer.max_epochs=2")
         assert done.code == 0, done.err
         last = max(done.runs, key=lambda run: (run / "result.json").stat().st_mtime_ns)
         weights.append(torch.load(last / "checkpoints/last.ckpt", weights_only=True)["state_dict"])
