@@ -21,8 +21,9 @@ SOURCE = Path(__file__).parents[2] / "src/metronome"
 CONTRACT = Path(__file__).parents[1] / "metronome/training/lightning_contract.json"
 # Private names of others than Lightning, which their own tests keep: torch, torchmetrics, numpy, Python, Hydra.
 OTHERS = {
-    "_asdict", "_buffers", "_compiled_call_impl", "_computed", "_defaults", "_fields", "_foreach_div_", "_last_lr",
-    "_pytree", "_reductions", "_return_value", "_root_", "_sync_buffers", "_target_", "_update_count",
+    "_asdict", "_buffers", "_compiled_call_impl", "_computed", "_defaults", "_enable_grad", "_fields", "_foreach_div_",
+    "_is_synced", "_last_lr", "_pytree", "_reductions", "_return_value", "_root_", "_should_unsync", "_sync_buffers",
+    "_target_", "_to_sync", "_update_count",
 }  # fmt: skip
 # Written out anew in a method of another name: where to look when Lightning changes its own.
 COPIED = {
@@ -118,8 +119,11 @@ def _attributes() -> dict[str, set[str]]:
                 ours.add(node.name)
             elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
                 ours.add(node.attr if isinstance(node, ast.Attribute) else node.id)
-            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-                used.setdefault(node.attr, set()).add(str(path.relative_to(SOURCE)))
+            name = (
+                node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
+            )
+            if isinstance(name, str) and re.fullmatch(r"_[a-z]\w+", name):  # in texts too, for getattr
+                used.setdefault(name, set()).add(str(path.relative_to(SOURCE)))
     return {name: files for name, files in used.items() if name not in OTHERS and (name not in ours or made_in(name))}
 
 
