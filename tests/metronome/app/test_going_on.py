@@ -111,7 +111,7 @@ def test_a_path_of_a_run_that_is_finished_begins_a_new_one(commands: Commands) -
     assert [point.step for point in events.Scalars("lr")] == list(range(20))
 
 
-@pytest.mark.parametrize("length", [0, 1, 1000, -1, -1000])
+@pytest.mark.parametrize("length", [0, -1, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 1000, -1000))])
 def test_a_torn_checkpoint_is_passed_over(length: int, cut: Path, whole: Path, commands: Commands) -> None:
     last = cut / "checkpoints/last.ckpt"
     shutil.copy2(last, cut / "checkpoints/before.ckpt")
@@ -138,7 +138,9 @@ def test_a_checkpoint_damaged_inside_is_passed_over(cut: Path, whole: Path, comm
     assert result(cut)["resumed_from"]["checkpoint"] == "checkpoints/before.ckpt"
 
 
-@pytest.mark.parametrize("place", [-1, -30, -60, -200, -400])
+@pytest.mark.parametrize(
+    "place", [-1, -60, *(pytest.param(each, marks=pytest.mark.slow) for each in (-30, -200, -400))]
+)
 def test_a_list_of_contents_that_is_damaged(place: int, cut: Path, whole: Path, commands: Commands) -> None:
     """PyTorch may take such a file."""
     last = cut / "checkpoints/last.ckpt"
