@@ -1,5 +1,6 @@
 """Fixtures for all rooms."""
 
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -10,7 +11,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from commands import Commands
-from matplotlib.figure import Figure
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at what was imported: every run begins with a full one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -28,4 +34,4 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are made, and not drawn, which is what takes time."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: file.write(b"\x89PNG"))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: file.write(b"\x89PNG"))

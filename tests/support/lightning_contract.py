@@ -21,14 +21,21 @@ SOURCE = Path(__file__).parents[2] / "src/metronome"
 CONTRACT = Path(__file__).parents[1] / "metronome/training/lightning_contract.json"
 # Private names of others than Lightning, which their own tests keep: torch, torchmetrics, numpy, Python, Hydra.
 OTHERS = {
-    "_asdict", "_buffers", "_compiled_call_impl", "_computed", "_defaults", "_fields", "_foreach_div_", "_foreach_norm",
-    "_last_lr", "_pytree", "_reductions", "_return_value", "_root_", "_sync_buffers", "_target_", "_update_count",
+    "_asdict", "_buffers", "_compiled_call_impl", "_computed", "_defaults", "_enable_grad", "_fields", "_foreach_div_",
+    "_foreach_norm", "_is_synced", "_last_lr", "_pytree", "_reductions", "_return_value", "_root_", "_should_unsync",
+    "_sync_buffers", "_target_", "_to_sync", "_update_count",
 }  # fmt: skip
 # Written out anew in a method of another name: where to look when Lightning changes its own.
+_LOOPS, _PLUGINS = "lightning.pytorch.loops", "lightning.pytorch.plugins.precision.precision.Precision"
 COPIED = {
-    "lightning.pytorch.loops.fit_loop._FitLoop.on_advance_end": "loops/fit.py: FitLoop._finish_epoch",
-    "lightning.pytorch.loops.training_epoch_loop._TrainingEpochLoop.advance": "loops/epoch.py: EpochLoop._finish_step",
-    "lightning.pytorch.loops.optimization.closure.AbstractClosure.consume_result": "step/closure.py: StepClosure",
+    f"{_LOOPS}.training_epoch_loop._TrainingEpochLoop.advance": "loops/epoch.py: EpochLoop._make, EpochLoop._log",
+    f"{_LOOPS}.training_epoch_loop._TrainingEpochLoop.on_advance_end": "loops/epoch.py: EpochLoop._validate, _close",
+    f"{_LOOPS}.optimization.automatic._AutomaticOptimization.run": "step/step.py: Step.__call__",
+    f"{_LOOPS}.optimization.automatic._AutomaticOptimization._optimizer_step": "step/step.py: Step.__call__",
+    f"{_LOOPS}.optimization.automatic._AutomaticOptimization._training_step": "step/ways.py: Ways.training_step",
+    "lightning.pytorch.strategies.strategy.Strategy.backward": "step/ways.py: Ways.backward",
+    f"{_PLUGINS}._after_closure": "step/ways.py: Ways.update",
+    f"{_PLUGINS}._wrap_closure": "step/ways.py: Ways.update",
 }
 
 
@@ -118,8 +125,11 @@ def _attributes() -> dict[str, set[str]]:
                 ours.add(node.name)
             elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
                 ours.add(node.attr if isinstance(node, ast.Attribute) else node.id)
-            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-                used.setdefault(node.attr, set()).add(str(path.relative_to(SOURCE)))
+            name = (
+                node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
+            )
+            if isinstance(name, str) and re.fullmatch(r"_[a-z]\w+", name):  # in texts too, for getattr
+                used.setdefault(name, set()).add(str(path.relative_to(SOURCE)))
     return {name: files for name, files in used.items() if name not in OTHERS and (name not in ours or made_in(name))}
 
 

@@ -10,7 +10,10 @@ from metronome.units import InputError
 
 
 def plan(config: DictConfig, overrides: list[str]) -> str:
-    """The plan of a configuration, as text or JSON. Reads the training data; makes no folder and no model."""
+    """The plan of a configuration, as text or JSON.
+
+    Reads the training data, which may be downloaded for it; makes no run and no model.
+    """
     output.quiet()
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)

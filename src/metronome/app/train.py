@@ -27,7 +27,7 @@ def train(config: DictConfig) -> float | None:
         The best value of the monitored metric, for a search over runs; None if nothing was monitored.
     """
     with job_of_a_sweep(), Run.claim(config) as run:
-        output.begin(run)
+        output.quiet_for(run)
         if run.start.is_done:
             return output.done_before(run)
         with sigterm_stops(), Result(run) as result:
@@ -46,7 +46,7 @@ def train(config: DictConfig) -> float | None:
 
 def train_in_one_of_several(run: Run) -> None:
     """What each process of a run on several devices does."""
-    output.begin(run)
+    output.quiet_for(run)
     with Result(run, taken_over=True) as result:
         job = run.build()
         result.take_plan(job.plan, job.rates)

@@ -36,9 +36,9 @@ class RunFolder:
             return None
 
     @property
-    def began(self) -> int:
-        """When, in nanoseconds."""
-        return self.folder.stat().st_mtime_ns
+    def started(self) -> int:
+        """When it was started last, in nanoseconds: each start writes config.yaml."""
+        return (self.folder / CONFIG_FILE).stat().st_mtime_ns
 
     @property
     def checkpoints(self) -> dict[Path, int]:

@@ -1,8 +1,10 @@
 """Which run, and which checkpoint, a command goes on with.
 
 Two decisions, each made once, by a function of what was asked and what is on the disk: the folder, before there is one
-(`choose_folder`), and, once no other process can change that folder, what is left to do in it (`choose_start`). The
-order of the rules is important: the first that fits decides.
+(`choose_folder`), and, once no other process can change that folder, what is left to do in it and from where
+(`choose_start`). The order of the rules is important: the first that fits decides. Where it is a folder from whose
+checkpoints to start, the one with the most steps that is whole is taken, which only reading them tells
+(`app/run/checkpoints.py`).
 """
 
 import os
@@ -15,7 +17,11 @@ from metronome.units import InputError
 
 
 def resumes(resume: object) -> bool:
-    """Whether a command is to pick up what an earlier start of it has left. Raises InputError for an unknown word."""
+    """Whether a command is to pick up what an earlier start of it has left: asked to, or started again by SLURM.
+
+    Raises:
+        InputError: for an unknown word.
+    """
     if resume not in (None, "auto", "retry"):
         raise InputError(
             f"resume={resume} is not known; use resume=auto (or retry: failed jobs of a sweep too), or null"
@@ -56,8 +62,8 @@ class RunFound(Protocol):
         """How it ended; None if it has not: it runs, or was cut off."""
 
     @property
-    def began(self) -> int:
-        """When, in nanoseconds."""
+    def started(self) -> int:
+        """When it was started last, in nanoseconds."""
         ...
 
     @property
@@ -72,7 +78,7 @@ def choose_folder(asked: Asked, new: Path, there: Sequence[RunFound], around: Ru
     1. `ckpt_path=last`: of the runs that have a checkpoint, the one whose was written last.
     2. The path of a checkpoint: the run that it lies in, if that was cut off there: it is not finished, and has nothing
        newer. Else a new one.
-    3. `resume`: of the runs of the same overrides the newest, first of those that are not finished; a finished one too,
+    3. `resume`: of the runs of the same overrides the one started last, those not finished first; a finished one too,
        so that there is nothing left to do.
     4. Else a new one.
 
@@ -95,7 +101,7 @@ def choose_folder(asked: Asked, new: Path, there: Sequence[RunFound], around: Ru
     if asked.resume:
         same = [run for run in there if run.overrides == asked.overrides]
         if same:
-            return max(same, key=lambda run: (run.status != "finished", run.began)).folder
+            return max(same, key=lambda run: (run.status != "finished", run.started)).folder
     return new
 
 
@@ -116,7 +122,7 @@ class Start:
         before: how it had ended then; None if it was cut off.
         is_done: whether an earlier start has done all there is to do, or all that is to be tried.
         checkpoint: a file to start from.
-        newest_in: a folder from whose checkpoints to start, from the newest that is whole.
+        newest_in: a folder from whose checkpoints to start: the one with the most steps that is whole.
         must_have: whether one of them must be.
     """
 
@@ -138,8 +144,8 @@ def choose_start(asked: Asked, here: RunFound, is_job: bool, elsewhere: Sequence
        lies in the folder. With `resume` it must be the same run.
     2. With `resume` it is done if it is finished; a job of a sweep if it failed too, unless it is to be tried again.
     3. It starts from the given checkpoint;
-    4. with `ckpt_path=last` from the newest one of its own, or else of all runs of the experiment;
-    5. where it goes on, from the newest one of its own, if there is one;
+    4. with `ckpt_path=last` from one of its own, or else from one of the run of the experiment that wrote one last;
+    5. where it goes on, from one of its own, if there is one;
     6. else from nothing.
 
     Args:

@@ -34,9 +34,9 @@ def write_sweep(folder: Path, sweep: dict[str, Any]) -> None:
 
 
 def newest_sweep(base: Path, sweep: dict[str, Any]) -> Path | None:
-    """The newest folder in `base` that holds this very sweep."""
+    """The folder in `base` that holds this very sweep; of several the one whose was started last."""
     same = [file.parent for file in base.glob(f"sweep_*/{SWEEP_FILE}") if sweep_of(file.parent) == sweep]
-    return max(same, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+    return max(same, key=lambda folder: (folder / SWEEP_FILE).stat().st_mtime_ns, default=None)
 
 
 def own_overrides(job: Iterable[str], sweep: Path) -> list[str]:

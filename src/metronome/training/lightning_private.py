@@ -1,4 +1,4 @@
-"""The only place that imports Lightning's private names, and reaches for its private parts from outside.
+"""The only place that imports Lightning's private names.
 
 What is relied on, with signatures and digests of what is overridden, stands in a contract that a test compares with the
 installed Lightning (tests/metronome/training/test_lightning_contract.py): when a release changes one, it says where to

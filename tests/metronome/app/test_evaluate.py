@@ -1,18 +1,28 @@
 """A checkpoint is all that an evaluation needs."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from commands import Commands
+from commands import Commands, Done
+from forked import run_forked
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    job = ("+experiment=digits", "trainer=cpu", "trainer.max_epochs=1", "model=mlp", "logger=none")
+    done = run_forked(tmp_path_factory.mktemp("trained"), "train", *job)
+    assert done.code == 0, done.err
+    return done
 
 
 @pytest.fixture
-def checkpoint(commands: Commands) -> tuple[Path, dict]:
-    done = commands("train", "+experiment=digits", "trainer=cpu", "trainer.max_epochs=1", "model=mlp", "logger=none")
-    assert done.code == 0, done.err
-    return done.run / "checkpoints/best.ckpt", done.result
+def checkpoint(trained: Done, commands: Commands) -> tuple[Path, dict]:
+    """Of the run, in a folder of one's own; and its result."""
+    path = shutil.copy(trained.run / "checkpoints/best.ckpt", commands.folder / "best.ckpt")
+    return path, trained.result
 
 
 def test_it_gives_the_numbers_of_the_run(checkpoint: tuple[Path, dict], commands: Commands) -> None:

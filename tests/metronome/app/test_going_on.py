@@ -4,14 +4,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from commands import PROJECT, Commands, Done
+from commands import Commands, Done, a_process_in
+from forked import run_forked
 
 from metronome.runs.overrides import what_it_is
 
@@ -39,11 +37,8 @@ EACH_EPOCH = (
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one run that came to its end."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        script = PROJECT / "scripts/train.py"
-        command = [sys.executable, str(script), *JOB, *EACH_EPOCH, f"hydra.run.dir={FIRST}"]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    done = run_forked(folder, "train", *JOB, *EACH_EPOCH, f"hydra.run.dir={FIRST}")
+    assert done.code == 0, done.err
     return folder
 
 
@@ -116,7 +111,7 @@ def test_a_path_of_a_run_that_is_finished_begins_a_new_one(commands: Commands) -
     assert [point.step for point in events.Scalars("lr")] == list(range(20))
 
 
-@pytest.mark.parametrize("length", [0, 1, 1000, -1, -1000])
+@pytest.mark.parametrize("length", [0, -1, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 1000, -1000))])
 def test_a_torn_checkpoint_is_passed_over(length: int, cut: Path, whole: Path, commands: Commands) -> None:
     last = cut / "checkpoints/last.ckpt"
     shutil.copy2(last, cut / "checkpoints/before.ckpt")
@@ -143,7 +138,9 @@ def test_a_checkpoint_damaged_inside_is_passed_over(cut: Path, whole: Path, comm
     assert result(cut)["resumed_from"]["checkpoint"] == "checkpoints/before.ckpt"
 
 
-@pytest.mark.parametrize("place", [-1, -30, -60, -200, -400])
+@pytest.mark.parametrize(
+    "place", [-1, -60, *(pytest.param(each, marks=pytest.mark.slow) for each in (-30, -200, -400))]
+)
 def test_a_list_of_contents_that_is_damaged(place: int, cut: Path, whole: Path, commands: Commands) -> None:
     """PyTorch may take such a file."""
     last = cut / "checkpoints/last.ckpt"
@@ -297,19 +294,12 @@ def test_a_schedule_of_torch_cannot_be_longer_than_it_was(commands: Commands) ->
 
 
 def test_one_process_works_in_a_folder(cut: Path, commands: Commands) -> None:
-    holds = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
-    other = subprocess.Popen(
-        [sys.executable, "-c", holds, cut / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert other.stdout is not None
-    other.stdout.readline()
     before = {path: path.stat().st_mtime_ns for path in cut.rglob("*") if path.name not in (".lock", "train.log")}
-    done = commands("train", *JOB, *EACH_EPOCH, "ckpt_path=last")
-    other.kill()
+    with a_process_in(cut):
+        done = commands("train", *JOB, *EACH_EPOCH, "ckpt_path=last")
     assert done.code == 2
     assert "another process works in the folder runs/digits/first" in done.err
     assert before == {path: path.stat().st_mtime_ns for path in before}
-    time.sleep(0.1)
 
 
 def test_what_a_run_is() -> None:

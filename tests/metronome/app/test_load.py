@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from commands import Commands
+from forked import Forked
 from torch import Tensor, nn
 
 import metronome
@@ -121,20 +122,37 @@ def test_it_gives_the_trained_module(
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_in_a_fresh_process(trained: Callable[..., Path], tmp_path: Path) -> None:
-    path = trained(*DIGITS)
-    code = (
-        "import json, sys, metronome\n"
-        "assert not {'torch', 'lightning', 'hydra', 'numpy'} & set(sys.modules)\n"
-        f"model = metronome.load({str(path)!r})\n"
-        "import torch\n"
-        "from hydra.core.global_hydra import GlobalHydra\n"
-        "assert not GlobalHydra.instance().is_initialized()\n"
-        "print(json.dumps(model(torch.linspace(-1, 1, 640).view(10, 64)).tolist()))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == pytest.approx(network(path)(INPUTS).detach().numpy())
+LOADS = """
+import json, sys
+from metronome import load
+model = load(sys.argv[1])
+import torch
+from hydra.core.global_hydra import GlobalHydra
+assert not GlobalHydra.instance().is_initialized()
+print(json.dumps(model(torch.linspace(-1, 1, 640).view(10, 64)).tolist()))
+"""
+
+
+@pytest.mark.parametrize("way", ["forked", pytest.param("from nothing", marks=pytest.mark.slow)])
+def test_in_a_fresh_process(way: str, trained: Callable[..., Path], tmp_path: Path) -> None:
+    path, script = trained(*DIGITS), tmp_path / "loads.py"
+    script.write_text(LOADS)
+    if way == "forked":
+        with Forked(tmp_path, script, str(path)) as process:
+            done = process.done()
+        code, out, err = done.code, done.out, done.err
+    else:
+        command = [sys.executable, str(script), str(path)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        code, out, err = done.returncode, done.stdout, done.stderr
+    assert code == 0, err
+    assert json.loads(out) == pytest.approx(network(path)(INPUTS).detach().numpy())
+
+
+def test_the_package_is_imported_at_once() -> None:
+    """What takes long waits until something is asked for."""
+    code = "import sys, metronome; sys.exit(bool({'torch', 'lightning', 'hydra', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
 def test_random_numbers_stay_as_they_are(forge: Callable[..., Path]) -> None:
@@ -301,6 +319,13 @@ def test_a_checkpoint_from_before_the_examples_moved(forge: Callable[..., Path])
     path = forge(a_model(**network), weights, data=data)
     assert metronome.load(path)(torch.ones(1, 2)) == 2
     assert evaluate(path, [])["test/loss"] > 0
+
+
+def test_a_package_that_was_renamed(forge: Callable[..., Path]) -> None:
+    """Its checkpoints from before hold its name of then."""
+    path = forge(a_model(_target_="name_of_then.models.linear", num_inputs=2, num_outputs=1))
+    (own,) = allowed.own_packages()
+    assert f"scripts/evaluate.py and model.network._target_={own}.models.linear" in refused(path)
 
 
 def test_a_projects_own_lie_beside_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,9 +68,7 @@ def named(rows: list[tuple], *marks: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize(("arguments", "words"), named(ROWS) + named(MORE, pytest.mark.slow))
-def test_one_line(arguments: list[str], words: str, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Hydra composes a job twice, first for hydra.mode alone: this saves half.
-    monkeypatch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
+def test_one_line(arguments: list[str], words: str, commands: Commands) -> None:
     done = commands("train", *LINEAR, *arguments)
     assert done.code == 2, done.err + done.out
     assert "Traceback" not in done.out + done.err

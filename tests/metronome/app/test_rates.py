@@ -18,7 +18,7 @@ JOB = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "data.batch_
     [
         (("optimizer.scale_lr=linear", "optimizer.base_batch_size=10"), ("optimizer.lr=0.04",)),
         (("optimizer.scale_lr=sqrt", "optimizer.base_batch_size=10"), ("optimizer.lr=0.02",)),
-        (("optimizer.base_batch_size=10",), ()),
+        pytest.param(("optimizer.base_batch_size=10",), (), marks=pytest.mark.slow),
         # 1,000 / 250 = 4
         (
             ("data.batch_size=full", "optimizer.scale_lr=linear", "optimizer.base_batch_size=250"),
@@ -29,9 +29,10 @@ JOB = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "data.batch_
             ("data.batch_growth={factor: 5}", "optimizer.scale_lr=linear", "optimizer.base_batch_size=20"),
             ("data.batch_growth={factor: 5}", "optimizer.lr=0.02"),
         ),
-        (
+        pytest.param(
             ("optimizer.scale_lr=linear", "optimizer.base_batch_size=10", "scheduler=cosine"),
             ("optimizer.lr=0.04", "scheduler=cosine"),
+            marks=pytest.mark.slow,
         ),
     ],
 )

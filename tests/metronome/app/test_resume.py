@@ -33,19 +33,19 @@ def facts(folder: Path) -> dict[str, Any]:
     return {name: result[name] for name in LIKE}
 
 
+INSIDE = ("trainer.val_check_interval=2", "trainer.accumulate_grad_batches=3", "scheduler=cosine")
+GROWTH = ("data.batch_growth={factor: 2, every: 1 epochs, max: 1000}", "data.batch_size=128", "optimizer=adamw")
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("options", "every"),
     [
         # those that take longest, and of which the others have a part, run with -m slow
-        pytest.param((), id="plain", marks=pytest.mark.slow),
-        pytest.param(
-            ("trainer.val_check_interval=2", "trainer.accumulate_grad_batches=3", "scheduler=cosine"),
-            id="inside epochs",
-        ),
-        pytest.param(
-            ("data.batch_growth={factor: 2, every: 1 epochs, max: 1000}", "data.batch_size=128", "optimizer=adamw"),
-            id="growth",
-        ),
+        pytest.param((), 3, id="plain", marks=pytest.mark.slow),
+        pytest.param(INSIDE, 7, id="some inside epochs"),
+        pytest.param(INSIDE, 3, id="inside epochs", marks=pytest.mark.slow),
+        pytest.param(GROWTH, 9, id="some of growth"),
+        pytest.param(GROWTH, 3, id="growth", marks=pytest.mark.slow),
         pytest.param(
             (
                 "trainer.max_epochs=-1",
@@ -53,13 +53,14 @@ def facts(folder: Path) -> dict[str, Any]:
                 "trainer.check_val_every_n_epoch=2",
                 "scheduler=onecycle",
             ),
+            3,
             id="max_steps",
             marks=pytest.mark.slow,
         ),
-        pytest.param(("data.num_workers=2", "budget=3000 samples"), id="workers", marks=pytest.mark.slow),
+        pytest.param(("data.num_workers=2", "budget=3000 samples"), 6, id="workers", marks=pytest.mark.slow),
     ],
 )
-def test_from_every_checkpoint(options: tuple[str, ...], commands: Commands) -> None:
+def test_from_every_checkpoint(options: tuple[str, ...], every: int, commands: Commands) -> None:
     """In the folder of the run, which holds all that was written after the checkpoint too."""
     replaced = {option.split("=")[0] for option in options} | (
         {"trainer.max_epochs"} if "budget" in str(options) else set()
@@ -70,7 +71,7 @@ def test_from_every_checkpoint(options: tuple[str, ...], commands: Commands) -> 
     whole = commands.folder / "whole"
     names = sorted(path.name for path in (whole / "checkpoints").glob("*-*.ckpt"))
     assert len(names) > 15
-    chosen = names[:: 6 if "data.num_workers=2" in options else 3]
+    chosen = names[::every]
     different = {}
     for name in chosen:
         shutil.copytree(whole, commands.folder / "again")

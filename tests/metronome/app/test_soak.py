@@ -1,24 +1,22 @@
 """Kills at random moments: every run that is started again ends with the weights of one that was never interrupted.
 
-Slow: `pytest -m slow -s tests/app/test_soak.py`; METRONOME_KILLS=100 (20 for two processes) is what a release is
-held to. Each run is forked from a process that has imported everything, so that its life is training, not importing.
+Slow: `pytest -m slow -s tests/metronome/app/test_soak.py`; METRONOME_KILLS=100 (20 for two processes) is what a release
+is held to. Each run is forked from a process that has imported everything, so that its life is training, not importing;
+the two processes of one on two devices start from nothing.
 """
 
 import json
-import multiprocessing
 import os
 import random
-import runpy
 import shutil
 import signal
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import PROJECT
+from forked import Forked
 
 KILLS = int(os.environ.get("METRONOME_KILLS", "10"))
 # 260 steps of 5 epochs, dropout, momentum, a schedule by steps, a growing batch, accumulation; checkpoints each 7 steps
@@ -31,22 +29,8 @@ JOB = (
 )  # fmt: skip
 
 
-def start(folder: str, arguments: tuple[str, ...]) -> None:
-    """The train script in a child of this process."""
-    os.setsid()  # so that the whole run can be killed
-    os.chdir(folder)
-    log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    script = PROJECT / "scripts/train.py"
-    sys.argv = [str(script), *arguments]
-    runpy.run_path(str(script), run_name="__main__")
-
-
-def launch(folder: Path, *arguments: str) -> Any:
-    process = multiprocessing.get_context("forkserver").Process(target=start, args=(str(folder), (*JOB, *arguments)))
-    process.start()
-    return process
+def launch(folder: Path, *arguments: str) -> Forked:
+    return Forked(folder, "train", *JOB, *arguments, cold_workers=True)
 
 
 def result(folder: Path) -> dict[str, Any]:
@@ -55,27 +39,25 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def run_to_the_end(folder: Path, *arguments: str) -> dict[str, Any]:
-    process = launch(folder, "resume=auto", *arguments)
-    process.join(300)
-    assert process.exitcode == 0, (folder / "log").read_text()[-3000:]
+    with launch(folder, "resume=auto", *arguments) as process:
+        done = process.done()
+    assert done.code == 0, done.err[-3000:]
     return result(folder)
 
 
-def kill(process: Any, chance: random.Random, begun: Path, seconds: float) -> bool:
+def kill(process: Forked, chance: random.Random, begun: Path, seconds: float) -> bool:
     """Kill a run, or one of its processes, at a random moment of its training; False if it had ended before."""
     end = time.monotonic() + 120
-    while not begun.exists() and process.is_alive() and time.monotonic() < end:
+    while not begun.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(chance.uniform(0, seconds))
-    if not process.is_alive():
+    if process.poll() is not None:
         return False
     strike(process, chance)
-    process.join(60)
-    assert process.exitcode is not None
-    return process.exitcode != 0
+    return process.wait(60) != 0
 
 
-def strike(process: Any, chance: random.Random) -> None:
+def strike(process: Forked, chance: random.Random) -> None:
     """Kill the whole run or, where it has several processes, now and then one of them."""
     ranks = ranks_of(process.pid)
     if ranks and chance.random() < 0.5:
@@ -104,7 +86,6 @@ def send(kill: Any, pid: int) -> None:
 
 def survive(folder: Path, runs: int, *arguments: str) -> None:
     """Kill each of so many runs at least once, and let it go on to its end."""
-    multiprocessing.set_forkserver_preload(["metronome.app.train", "metronome.insight", "metronome.models"])
     whole, chance, began = folder / "whole", random.Random(0), time.monotonic()
     whole.mkdir()
     expected = run_to_the_end(whole, *arguments)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import PROJECT, run_apart
+from forked import Forked
 
 from metronome.app.processes import start as processes
 
@@ -121,13 +122,13 @@ def test_stopped_before_training(tmp_path: Path) -> None:
 def test_a_process_that_comes_too_late_ends(tmp_path: Path) -> None:
     """The one that started it was killed while it was still importing: it must not train on its own."""
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    waits = (
-        "import time, metronome.app.worker as worker; worker.Run.load = lambda *_: time.sleep(600); "
+    (tmp_path / "waits.py").write_text(
+        "import time, metronome.app.worker as worker\nworker.Run.load = lambda *_: time.sleep(600)\n"
         "worker.main(worker.Path('.'), {})"
     )
-    environment = os.environ | {"METRONOME_PARENT": gone.stdout.strip(), "LOCAL_RANK": "0"}
-    done = subprocess.run([sys.executable, "-c", waits], env=environment, cwd=tmp_path, timeout=60)
-    assert done.returncode == 1
+    parent = gone.stdout.strip()
+    with Forked(tmp_path, tmp_path / "waits.py", METRONOME_PARENT=parent, LOCAL_RANK="0") as late:
+        assert late.wait(60) == 1
 
 
 @pytest.mark.parametrize("dead", [0, 1])

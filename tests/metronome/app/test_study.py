@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from metronome.app.sweeps import study
 
-STUDIES = sorted(path.stem for path in (PROJECT / "conf/study").glob("*.yaml") if path.stem not in ("base", "search"))
+STUDIES = ("accumulation", "batch_size", "epochs", "growth", "momentum", "regime")
 SMALL = ("+study=epochs", "trainer=cpu", "trainer.max_epochs=1", "data.num_train=64", "data.batch_size=32")
 
 

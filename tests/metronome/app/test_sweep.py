@@ -5,7 +5,8 @@ import os
 from typing import Any
 
 import pytest
-from commands import Commands, run_apart
+from commands import Commands
+from forked import run_forked
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 
@@ -59,7 +60,7 @@ def test_two_processes_in_a_sweep(tmp_path_factory: pytest.TempPathFactory) -> N
     """Lightning's way to start processes under Hydra would start the whole sweep in each of them, and hang."""
     folder = tmp_path_factory.mktemp("ddp")
     arguments = ("-m", "trainer=ddp_cpu", "seed=0,1", "trainer.max_epochs=1", "data.batch_size=100")
-    done = run_apart(folder, "train", "+experiment=linear", *arguments)
+    done = run_forked(folder, "train", "+experiment=linear", *arguments)
     assert done.code == 0, done.err
     assert [result["progress"]["steps"] for result in done.results] == [10, 10]
     assert [result["plan"]["devices"] for result in done.results] == [2, 2]

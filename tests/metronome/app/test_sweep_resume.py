@@ -1,18 +1,16 @@
 """A run or sweep that is started again with the same command: what is done stays, what was cut off goes on."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from commands import PROJECT, Commands, Done, a_process_in, wait_for
+from commands import Commands, Done, a_process_in, wait_for
+from forked import Forked
 
 BASE = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "logger=none")
 LINEAR = (*BASE, "data.batch_size=250")
+TWO = (*BASE, "resume=auto", "-m", "data.batch_size=250,500")
 THREE = (*BASE, "resume=auto", "-m", "data.batch_size=100,250,500")
 
 
@@ -39,16 +37,16 @@ def cut_off(run: Path) -> None:
 
 
 def test_a_second_start_of_a_whole_sweep_trains_nothing(commands: Commands) -> None:
-    first = commands("train", *THREE)
+    first = commands("train", *TWO)
     assert first.code == 0, first.err
     before = times(first)
-    again = commands("train", *THREE)
+    again = commands("train", *TWO)
     assert again.code == 0, again.err
     assert times(again) == before
     assert len(sweeps(commands.folder)) == 1
     lines = again.out.strip().splitlines()
-    assert len(lines) == 3
-    for number, line, theirs in zip(range(3), lines, first.out.strip().splitlines(), strict=True):
+    assert len(lines) == 2
+    for number, line, theirs in zip(range(2), lines, first.out.strip().splitlines(), strict=True):
         assert line.startswith(f"#{number} data.batch_size=")
         assert "  before  " in line
         assert line.split("  ")[:3] == theirs.split("  ")[:3]  # the same values
@@ -75,7 +73,7 @@ def test_what_is_missing_is_made_and_what_was_cut_off_goes_on(commands: Commands
 
 
 def test_a_job_that_failed_is_told_again_and_tried_again_with_retry(commands: Commands) -> None:
-    sweep = (*BASE, "-m", "data.batch_size=250,5000,500")
+    sweep = (*BASE, "-m", "data.batch_size=5000,500")
     first = commands("train", *sweep, "resume=auto")
     assert first.code == 1
     before = times(first)
@@ -83,14 +81,14 @@ def test_a_job_that_failed_is_told_again_and_tried_again_with_retry(commands: Co
     assert again.code == 1
     assert times(again) == before
     lines = again.out.strip().splitlines()
-    assert len(lines) == 3
-    assert "#1 data.batch_size=5000  failed before: data.batch_size=5000 is larger than the 1,000" in lines[1]
+    assert len(lines) == 2
+    assert "#0 data.batch_size=5000  failed before: data.batch_size=5000 is larger than the 1,000" in lines[0]
     retried = commands("train", *sweep, "resume=retry")
     assert retried.code == 1
     assert len(sweeps(commands.folder)) == 1
     lines = retried.out.strip().splitlines()
-    assert [" before " in line for line in lines] == [True, False, True]
-    assert "#1 data.batch_size=5000  failed: data.batch_size=5000 is larger" in lines[1]
+    assert [" before " in line for line in lines] == [False, True]
+    assert "#0 data.batch_size=5000  failed: data.batch_size=5000 is larger" in lines[0]
     assert {name: written for name, written in times(retried).items() if "5000" not in name} == {
         name: written for name, written in before.items() if "5000" not in name
     }
@@ -99,16 +97,16 @@ def test_a_job_that_failed_is_told_again_and_tried_again_with_retry(commands: Co
 
 def test_which_sweep_goes_on(commands: Commands) -> None:
     sweep = (*BASE, "data.batch_size=full")
-    first = commands("train", "-m", *sweep, "seed=0,1")
+    first = commands("train", "-m", *sweep, "seed=0")
     (folder,) = sweeps(commands.folder)
     # The same words in another order are the same sweep, however the first was started.
-    again = commands("train", "resume=auto", "seed=0,1", *reversed(sweep), "-m")
-    assert (again.code, again.out.count(" before "), digests(again)) == (0, 2, digests(first))
+    again = commands("train", "resume=auto", "seed=0", *reversed(sweep), "-m")
+    assert (again.code, again.out.count(" before "), digests(again)) == (0, 1, digests(first))
     assert sweeps(commands.folder) == [folder]
     # Without resume, or with other values, it is another one.
-    new = commands("train", "-m", *sweep, "seed=0,1")
+    new = commands("train", "-m", *sweep, "seed=0")
     assert (new.code, new.out.count(" before "), len(sweeps(commands.folder))) == (0, 0, 2)
-    other = commands("train", "-m", *sweep, "seed=0,1,2", "resume=auto")
+    other = commands("train", "-m", *sweep, "seed=0,1", "resume=auto")
     assert (other.code, other.out.count(" before "), len(sweeps(commands.folder))) == (0, 0, 3)
 
 
@@ -117,12 +115,12 @@ def test_a_sweep_whose_values_are_in_a_file(commands: Commands) -> None:
     study.parent.mkdir(parents=True)
     command = ("--config-dir", "conf", *LINEAR, "+study=mine", "resume=auto")
     before = []
-    for seeds in ("0,1", "0,1", "1,2"):
+    for seeds in ("0", "0", "1"):
         study.write_text(f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {{seed: '{seeds}'}}}}}}")
         done = commands("train", *command)
         assert done.code == 0, done.err
         before.append((done.out.count("val/loss"), done.out.count(" before "), len(sweeps(commands.folder))))
-    assert before == [(2, 0, 1), (2, 2, 1), (2, 0, 2)]
+    assert before == [(1, 0, 1), (1, 1, 1), (1, 0, 2)]
 
 
 def test_a_folder_of_ones_own(commands: Commands) -> None:
@@ -146,6 +144,7 @@ def test_a_folder_of_ones_own(commands: Commands) -> None:
     assert json.loads(cut.read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_job_in_the_folder_of_a_run_of_other_values(commands: Commands) -> None:
     """Folders may be called by number."""
     folders = ("hydra.sweep.dir=mine", "hydra.sweep.subdir=job_${hydra:job.num}")
@@ -163,33 +162,33 @@ def test_a_job_in_the_folder_of_a_run_of_other_values(commands: Commands) -> Non
 
 def test_a_finished_job_of_another_configuration(commands: Commands) -> None:
     """The overrides are the same, but a file of the configuration has changed since."""
-    first = commands("train", *THREE)
+    first = commands("train", *TWO)
     config = first.runs[1] / "config.yaml"
     config.write_text(config.read_text().replace("noise: 0.1", "noise: 0.2"))
-    done = commands("train", *THREE)
+    done = commands("train", *TWO)
     assert done.code == 1
     lines = done.out.strip().splitlines()
     assert "is finished, with data.noise=0.2, which is 0.1 now; begin anew with resume=null, or put it back" in lines[1]
-    assert done.out.count(" before ") == 2
+    assert done.out.count(" before ") == 1
 
 
 def test_a_job_that_another_process_works_at(commands: Commands) -> None:
-    first = commands("train", *THREE)
-    run = first.runs[1]
+    first = commands("train", *TWO)
+    run = first.runs[0]
     cut_off(run)
     with a_process_in(run):
-        done = commands("train", *THREE)
+        done = commands("train", *TWO)
     assert done.code == 1
     lines = done.out.strip().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 2
     assert (
-        f"#1 data.batch_size=250  failed: another process works in the folder runs/linear/{run.parent.name}" in lines[1]
+        f"#0 data.batch_size=250  failed: another process works in the folder runs/linear/{run.parent.name}" in lines[0]
     )
-    assert "wait for it, or stop it" in lines[1]
-    assert done.out.count(" before ") == 2
+    assert "wait for it, or stop it" in lines[0]
+    assert done.out.count(" before ") == 1
     assert "Traceback" not in done.out + done.err
-    done = commands("train", *THREE)  # it has ended, and left no trace
-    assert (done.code, done.out.count(" before ")) == (0, 2)
+    done = commands("train", *TWO)  # it has ended, and left no trace
+    assert (done.code, done.out.count(" before ")) == (0, 1)
 
 
 def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,21 +207,11 @@ def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest
 def test_a_sweep_that_was_killed(commands: Commands) -> None:
     """In the middle of its second job of three; the same command makes of it what an undisturbed one is."""
     sweep = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=10", "-m", "seed=0,1,2", "data.batch_size=50")
-    script = str(PROJECT / "scripts/train.py")
-    killed = subprocess.Popen(
-        [sys.executable, script, *sweep, "hydra.sweep.dir=killed", "resume=auto"],
-        cwd=commands.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
+    with Forked(commands.folder, "train", *sweep, "hydra.sweep.dir=killed", "resume=auto") as killed:
         wait_for(
             lambda: list(commands.folder.glob("killed/*seed=1*/checkpoints/last.ckpt")) or killed.poll() is not None
         )
-    finally:
-        os.killpg(killed.pid, signal.SIGKILL)
-        killed.wait()
+        killed.kill()
     results = sorted((commands.folder / "killed").glob("*/result.json"))
     assert len(results) == 1, "the kill came too late"
     again = commands("train", *sweep, "hydra.sweep.dir=killed", "resume=auto")
@@ -259,6 +248,19 @@ def test_a_run_goes_on_if_it_has_not_finished(commands: Commands) -> None:
     plain = commands("train", *LINEAR)
     assert plain.code == 0
     assert len(list(commands.folder.glob("runs/linear/*"))) == 3
+
+
+def test_a_run_with_a_budget_of_its_own_goes_on_and_is_then_finished(commands: Commands) -> None:
+    """A budget takes the place of the limits in the files; what is kept of the configuration is what was given."""
+    plain = [override for override in LINEAR if not override.startswith("trainer.max_epochs")]
+    command = ("train", *plain, "budget=5steps", "resume=auto")
+    run = commands(*command).run
+    configuration = (run / "config.yaml").read_text()
+    (run / "result.json").unlink()
+    assert commands(*command).code == 0
+    assert (run / "config.yaml").read_text() == configuration
+    third = commands(*command)
+    assert (third.code, third.out.strip()) == (0, f"finished before: {run.relative_to(commands.folder)}/result.json")
 
 
 def test_a_run_that_slurm_starts_again(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:

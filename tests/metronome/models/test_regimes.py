@@ -1,6 +1,7 @@
 """What the studies show, in small: each statement's direction comes out on real digits.
 
-320 digits to train a network of 64-32-10, two seeds. What is compared differs by several times what seeds do.
+320 digits to train a network of 64-32-10, two seeds. What is compared differs by several times what seeds do. Most
+take seconds, and run with `-m slow`.
 """
 
 from dataclasses import dataclass
@@ -119,11 +120,12 @@ def test_a_larger_batch_makes_fewer_steps_an_epoch(batch_size: int | str) -> Non
 
 
 def test_at_equal_epochs_smaller_batches_get_further() -> None:
-    losses = [train_losses(batch_size=size) for size in (8, 32, 128, "full")]
+    losses = [train_losses(batch_size=size, budget="5 epochs") for size in (8, 32, 128, "full")]
     for smaller, larger in pairwise(losses):
         assert all_below(smaller, larger)
 
 
+@pytest.mark.slow
 def test_at_equal_steps_larger_batches_get_further() -> None:
     """Each step is as long, and less of it is noise; above some size little is gained."""
     one, some, full = (train_losses(batch_size=size, budget="100 steps", lr=0.3) for size in (1, 16, "full"))
@@ -131,6 +133,7 @@ def test_at_equal_steps_larger_batches_get_further() -> None:
     assert all_below(full, one)
 
 
+@pytest.mark.slow
 def test_a_larger_batch_has_a_smoother_curve() -> None:
     rough = [
         [roughness(run.step_losses) for run in over_seeds(batch_size=size, budget="100 steps")]
@@ -140,6 +143,7 @@ def test_a_larger_batch_has_a_smoother_curve() -> None:
     assert all_below(rough[2], rough[1])
 
 
+@pytest.mark.slow
 def test_linear_scaling_makes_up_for_a_larger_batch() -> None:
     """Batch x 4, rate x 4: the loss of the small batch, which the larger one alone does not reach."""
     small, large = train_losses(batch_size=16), train_losses(batch_size=64)
@@ -151,18 +155,21 @@ def test_linear_scaling_makes_up_for_a_larger_batch() -> None:
 # ---- regimes ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_gradient_descent_mini_batches_and_single_samples_at_equal_epochs() -> None:
     gd, mini, sgd = (train_losses(batch_size=size, budget="2 epochs") for size in ("full", 32, 1))
     assert all_below(sgd, mini)
     assert all_below(mini, gd)
 
 
+@pytest.mark.slow
 def test_rprop_beats_gradient_descent_at_equal_epochs() -> None:
     rprop = train_losses(batch_size="full", optimizer="rprop", lr=0.01, budget="30 epochs")
     for lr in (0.1, 0.5, 1.0):
         assert all_below(rprop, train_losses(batch_size="full", lr=lr, budget="30 epochs"))
 
 
+@pytest.mark.slow
 def test_rprop_does_not_work_with_mini_batches() -> None:
     """More steps, and a higher loss: signs of single gradients do not average out."""
     full = train_losses(batch_size="full", optimizer="rprop", lr=0.01, budget="30 epochs")
@@ -173,6 +180,7 @@ def test_rprop_does_not_work_with_mini_batches() -> None:
 # ---- momentum -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_momentum_is_faster_at_the_same_rate() -> None:
     losses = [train_losses(lr=0.01, momentum=momentum) for momentum in (0.0, 0.5, 0.9)]
     assert all_below(losses[1], losses[0])
@@ -182,6 +190,7 @@ def test_momentum_is_faster_at_the_same_rate() -> None:
 # ---- the batch instead of the rate --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_growing_the_batch_does_what_decaying_the_rate_does() -> None:
     """Smith et al. (2018): the same loss, in fewer steps."""
     decay = over_seeds(decay=0.5, lr=0.3, batch_size=16)
@@ -198,6 +207,7 @@ def test_growing_the_batch_does_what_decaying_the_rate_does() -> None:
 # ---- epochs -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_from_under_fitting_to_over_fitting() -> None:
     """On 50 samples the training loss keeps falling, and the validation loss has its least before the end."""
     for run in over_seeds(num_train=50, batch_size=10, momentum=0.9, lr=0.1, budget="40 epochs"):

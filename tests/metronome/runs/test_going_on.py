@@ -19,7 +19,7 @@ class Found:
     name: str
     overrides: list[str] | None = field(default_factory=lambda: MINE)
     status: str | None = None
-    began: int = 0
+    started: int = 0
     files: dict[str, int] = field(default_factory=dict)  # checkpoints, and when each was written
 
     @property
@@ -45,18 +45,18 @@ def in_run(name: str) -> str:
         # nothing is asked for: a new one, whatever there is
         (asks(), [], "new"),
         (asks(), [Found("a", files={"last.ckpt": 1})], "new"),
-        # 1. ckpt_path=last: the checkpoint that was written last, whoever began last, however it ended
-        (asks("last"), [Found("a", began=9, files={"last.ckpt": 1}), Found("b", files={"last.ckpt": 2})], "b"),
+        # 1. ckpt_path=last: the checkpoint that was written last, whoever was started last, however it ended
+        (asks("last"), [Found("a", started=9, files={"last.ckpt": 1}), Found("b", files={"last.ckpt": 2})], "b"),
         (asks("last"), [Found("a", files={"a": 1, "b": 5}), Found("b", files={"a": 2, "b": 3})], "a"),
-        (asks("last"), [Found("a", OTHERS, "finished", files={"last.ckpt": 1}), Found("b", began=5)], "a"),
+        (asks("last"), [Found("a", OTHERS, "finished", files={"last.ckpt": 1}), Found("b", started=5)], "a"),
         # 3. resume: the newest of the same values, unfinished before finished
         (asks(resume=True), [], "new"),
         (asks(resume=True), [Found("a", OTHERS)], "new"),
         (asks(resume=True), [Found("a", None)], "new"),
-        (asks(resume=True), [Found("a", began=1), Found("b", began=2)], "b"),
-        (asks(resume=True), [Found("a", began=1), Found("b", status="finished", began=2)], "a"),
-        (asks(resume=True), [Found("a", status="stopped", began=1), Found("b", status="failed", began=2)], "b"),
-        (asks(resume=True), [Found("a", status="finished", began=1), Found("b", OTHERS, began=2)], "a"),
+        (asks(resume=True), [Found("a", started=1), Found("b", started=2)], "b"),
+        (asks(resume=True), [Found("a", started=1), Found("b", status="finished", started=2)], "a"),
+        (asks(resume=True), [Found("a", status="stopped", started=1), Found("b", status="failed", started=2)], "b"),
+        (asks(resume=True), [Found("a", status="finished", started=1), Found("b", OTHERS, started=2)], "a"),
     ],
 )
 def test_the_folder(asked: Asked, there: list[Found], chosen: str) -> None:

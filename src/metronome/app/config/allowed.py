@@ -6,6 +6,7 @@ and numeric metrics of torch and torchmetrics; and what is in the packages that 
 """
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,10 +69,14 @@ def own_packages() -> list[str]:
 
     Where `metronome` is installed there is none: beside it lies what anybody has written.
     """
-    source = Path(__file__).parents[3]
+    source = _source()
     if source.name != "src" or not (source.parent / "pyproject.toml").is_file():
         return []
     return sorted(file.parent.name for file in source.glob("*/__init__.py") if file.parent.name != "metronome")
+
+
+def _source() -> Path:
+    return Path(__file__).parents[3]
 
 
 def allowed_in_words() -> str:
@@ -87,9 +92,22 @@ def name_now(name: str) -> str:
     """The name of what a checkpoint from before a move asks for; any other name as it is."""
     package, _, last = name.rpartition(".")
     for room, names in _MOVED.get(package, {}).items():
-        if last in names and (own := own_packages()):
-            return f"{own[0]}.{room}.{last}"
+        for own in own_packages():
+            if last in names and (_source() / own / room).is_dir():
+                return f"{own}.{room}.{last}"
     return name
+
+
+def name_after_renaming(name: str) -> str | None:
+    """What a name in a package that is not here may be now, if the project's own package was renamed; None otherwise.
+
+    Nothing of what the file names is imported.
+    """
+    top, _, rest = name.partition(".")
+    own = own_packages()
+    if not top.isidentifier() or importlib.util.find_spec(top) is not None or len(own) != 1:
+        return None
+    return f"{own[0]}.{rest}"
 
 
 def package_to_allow(name: str) -> str:

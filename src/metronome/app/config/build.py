@@ -1,6 +1,7 @@
 """From the configuration to objects."""
 
 import os
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,13 +35,14 @@ def build_job(config: dict[str, Any], overrides: list[str], callbacks: list[Call
     """Data, model, trainer and plan of a run.
 
     Args:
-        config: resolved, in plain containers.
+        config: resolved, in plain containers; it stays as it is.
         overrides: what was typed.
         callbacks: beside those of the configuration.
 
     Raises:
         InputError, hydra.errors.InstantiationException: for a configuration that makes no sense.
     """
+    config = deepcopy(config)  # limits give way to a budget in it
     _check_groups(config)
     set_threads(config["num_threads"])
     if not isinstance(config["test"], bool):
@@ -129,7 +131,7 @@ def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:
 
 
 def plan_training(trainer: Trainer, data: L.LightningDataModule) -> Plan | None:
-    """The plan, before anything is trained. Loads the training data."""
+    """The plan, before anything is trained. Loads the training data, and downloads what of them is not there."""
     trainer.datamodule = data  # pyright: ignore
     data.trainer = trainer
     data.prepare_data()

@@ -14,6 +14,7 @@ from metronome.app.config.allowed import (
     Rule,
     allowed_in_words,
     member,
+    name_after_renaming,
     name_now,
     own_packages,
     package_to_allow,
@@ -83,6 +84,11 @@ class Builder:
             raise self._refusal(f"{asks(where, name)}, which is no name of a class or function in a module")
         rule = next((rule for rule in self._rules if rule.covers(name)), None)
         if rule is None:
+            if (now := name_after_renaming(name)) is not None:
+                raise self._refusal(
+                    f"{asks(where, name)}, and no package of that name is here; if it has another name now, test it "
+                    f"with scripts/evaluate.py and {short(where)}._target_={short(now)}"
+                )
             raise self._refusal(f"{asks(where, name)}; {allowed_in_words()}", package_to_allow(name))
         if any(part.startswith("_") for part in rule.rest(name)):
             raise self._refusal(f"{asks(where, name)}, which is private")

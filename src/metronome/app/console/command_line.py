@@ -23,7 +23,8 @@ _WHOLE_NUMBERS = (
 
 @contextmanager
 def command_line() -> Iterator[None]:
-    """Around a script's main: registers the resolvers, and tells errors in one line.
+    """Around a script's main: registers the resolvers, puts what was typed in the order and the words that Hydra takes,
+    keeps argparse, logging and Hydra from telling errors themselves, and tells them in one line.
 
     `HYDRA_FULL_ERROR=1` shows the whole traceback instead.
     """

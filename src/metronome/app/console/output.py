@@ -44,8 +44,8 @@ def quiet() -> None:
         warnings.filterwarnings("ignore", message=f".*{re.escape(start)}")
 
 
-def begin(run: Run) -> None:
-    """In a sweep keep everything but warnings off the terminal."""
+def quiet_for(run: Run) -> None:
+    """Let the first process of a run speak alone, and in a sweep say nothing but warnings and its own line."""
     quiet()
     if rank_zero_only.rank != 0:
         logging.getLogger().setLevel(logging.ERROR)  # the first process speaks for all

@@ -1,4 +1,4 @@
-"""Names of run folders. Imports nothing heavy: Hydra needs them before anything runs."""
+"""What the configuration works out: names of folders, what a sweep is, trials left. Imports nothing heavy."""
 
 import hashlib
 import json

@@ -23,8 +23,8 @@ _STATES = {"optimizer_states": list, "lr_schedulers": list, "loops": dict, "call
 
 
 class KeepConfig(Callback):
-    """Keeps in each checkpoint the run's configuration, so that a checkpoint is all one needs, and how far its logs had
-    come."""
+    """Keeps in each checkpoint the run's configuration, so that a checkpoint is all one needs, and how far the run's
+    logs had come by then, so that they can be taken back."""
 
     def __init__(self, folder: Path, experiment: str, config: dict[str, Any]) -> None:
         self.folder = folder

@@ -74,7 +74,7 @@ class Run:
             _check_unchanged(here.folder, settings)
         run = cls(folder, experiment, overrides, in_sweep(), settings, _with_file(start), lock)
         if is_first and not start.goes_on:
-            run.begin()
+            run.write_config()
         return run
 
     @classmethod
@@ -84,7 +84,7 @@ class Run:
         about = {name: config.pop(name) for name in _ABOUT}
         return cls(folder=folder, config=config, start=Start(**start), **about)
 
-    def begin(self) -> None:
+    def write_config(self) -> None:
         """Keep the configuration in the folder. Where a run goes on, that is when all of it has been made: until then
         the folder holds what it held.
 

@@ -74,7 +74,7 @@ class Result:
     def take_over(self) -> None:
         """All is made of a run that goes on: from here on the folder is this start's."""
         if not self._may_write and rank_zero_only.rank == 0:
-            self.run.begin()
+            self.run.write_config()
         self._may_write = True
 
     def take_plan(self, plan: Plan | None, rates: list[str]) -> None:

@@ -20,7 +20,7 @@ class BatchSizes(NamedTuple):
 
 
 class Shares:
-    """Counts and cuts what the training's loader gives to this device.
+    """Counts and cuts what a loader gives to this device: the share of a step, or a batch of an evaluation.
 
     A data module (or module) with `count_samples(batch)` and `cut_batch(batch, sizes)` has its own way.
     """

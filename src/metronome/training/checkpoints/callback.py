@@ -23,7 +23,7 @@ _BOOKS = ("best_k_models", "kth_best_model_path", "kth_value", "best_model_path"
 class Checkpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, made to be resumed from.
 
-    - It saves between two steps, when all that belongs to a step has been done.
+    - It saves when a step's values are logged, or a validation or epoch is over; what is left to do there is kept too.
     - The last step is saved after every validation (Lightning: only where the best ones have changed), and at the end.
     - Told to stop by a signal, a run saves its last step.
     - `save_last_every` saves the last step in between too, however long an epoch is.

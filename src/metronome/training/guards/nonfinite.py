@@ -35,7 +35,7 @@ class _Probe:
 
 
 class Watch:
-    """Looks at the loss and the gradient of every step, before the update.
+    """Looks at the loss and the gradient of every step: on a CPU, and where a step may be left out, before the update.
 
     On a GPU the two numbers are copied while it works on, and looked at when they have arrived, a step or two later; no
     checkpoint is written before they have. With `skip` the update depends on them, so there the device is waited for.
