@@ -21,7 +21,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Done:
 @pytest.fixture
 def checkpoint(trained: Done, commands: Commands) -> tuple[Path, dict]:
     """Of the run, in a folder of one's own; and its result."""
-    path = shutil.copy(trained.run / "checkpoints/best.ckpt", commands.folder / "best.ckpt")
+    path = commands.folder / "best.ckpt"
+    shutil.copy(trained.run / "checkpoints/best.ckpt", path)
     return path, trained.result
 
 
