@@ -107,6 +107,8 @@ class EpochLoop(TrainingEpochLoopBase):
         self._seed(state.epoch, batch_idx)
 
         batch, progress.is_last_batch = self._batches.next()
+        if self.step.ways.are_old():
+            self.prepare()
         batch = self.step.ways.to_device(batch)
         progress.increment_ready()
         self._results.begin_batch(self._connector, batch)
@@ -172,11 +174,13 @@ class EpochLoop(TrainingEpochLoopBase):
         self._takes_index = "batch_idx" in self._build_kwargs(OrderedDict(), None, 0)
         optimizer: Any = trainer.optimizers[0] if trainer.optimizers else None
         self.step.prepare(self._hooks, optimizer, self.automatic_optimization.optim_progress.optimizer)
-        self._schedules, self._may_validate = Schedules(trainer), trainer.enable_validation
+        self._schedules = Schedules(trainer, self._hooks)
 
     def _begins(self, batch: Any, batch_idx: int) -> bool:
         """The hooks before a step; whether it is made, and does not end the epoch."""
         response = self._hooks("on_train_batch_start", batch, batch_idx)
+        if self.step.ways.are_old():
+            self.prepare()
         if not self.step.ways.is_plain:
             call_strategy_hook(self.trainer, "on_train_batch_start", batch, batch_idx)
         return response != -1
@@ -188,7 +192,8 @@ class EpochLoop(TrainingEpochLoopBase):
         return self._step_or_manual(batch, batch_idx)
 
     def _step_or_manual(self, batch: Any, batch_idx: int) -> Any:
-        if self.trainer.lightning_module.automatic_optimization:
+        passes_back = not self.automatic_optimization._skip_backward  # in StochasticWeightAveraging's last epoch not
+        if self.trainer.lightning_module.automatic_optimization and passes_back:
             return self.step(batch, batch_idx, (batch_idx,) if self._takes_index else ())
         return self.manual_optimization.run(self._build_kwargs(OrderedDict(), batch, batch_idx))
 
@@ -217,6 +222,7 @@ class EpochLoop(TrainingEpochLoopBase):
         self.val_loop.batch_progress.reset()
 
     def on_run_start(self, data_fetcher: DataFetcher) -> None:
+        self._may_validate = self.trainer.enable_validation
         steps_taken = self.batch_progress.current.ready  # of this epoch; more than 0 only after a resume
         if steps_taken == 0:
             self.state.counters.epochs += 1
@@ -226,7 +232,7 @@ class EpochLoop(TrainingEpochLoopBase):
         sampler = batch_sampler(self.trainer)
         if sampler is None:
             super().on_run_start(data_fetcher)
-            if steps_taken and self.phase is not Phase.LOG:
+            if steps_taken and self.phase is not Phase.LOG and not self._num_ready_batches_reached():
                 log.warning("resumed in mid-epoch with a loader that cannot be told where to start")
             return
         position = self.epoch, steps_taken

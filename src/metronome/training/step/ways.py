@@ -20,12 +20,13 @@ from metronome.training.lightning_private import (
     without_gradient_sync,
 )
 from metronome.training.step.hooks import Hooks, is_written
+from metronome.units import InputError
 
 # Methods of a strategy and of a precision plugin that are passed by where they are those of these classes.
 _OF_STRATEGY = ("backward", "batch_to_device", "on_train_batch_start", "optimizer_step", "post_backward",
                 "post_training_step", "pre_backward", "training_step")  # fmt: skip
-_OF_PRECISION = ("_after_closure", "_clip_gradients", "_wrap_closure", "backward", "convert_input", "forward_context",
-                 "optimizer_step", "post_backward", "pre_backward", "train_step_context")  # fmt: skip
+_OF_PRECISION = ("backward", "convert_input", "forward_context", "optimizer_step", "post_backward", "pre_backward",
+                 "train_step_context")  # fmt: skip
 
 
 class Ways:
@@ -51,6 +52,17 @@ class Ways:
         # On the CPU a batch of tensors is where it must be, unless somebody has written how to move one.
         self._stays = self.is_plain and self.strategy.root_device.type == "cpu" and not transfers_batches(trainer)
         self._has_before_transfer = before_batch_transfer(trainer) is not None
+        *parts, attributes = self._placed()
+        self._seen = *map(list, parts), attributes
+
+    def _placed(self) -> tuple[Any, ...]:
+        """What a hook may put others in the place of; a hook put on the module is one attribute more."""
+        strategy = self.strategy
+        return self.trainer.callbacks, strategy.optimizers, strategy.lr_scheduler_configs, len(self._books)  # pyright: ignore
+
+    def are_old(self) -> bool:
+        """Whether callbacks, optimizers or schedulers have been replaced: some do it in the middle of a fit."""
+        return self._placed() != self._seen
 
     # ---- forward and backward ------------------------------------------------------------------------------
 
@@ -101,14 +113,15 @@ class Ways:
             optimizer.zero_grad()
 
     def update(self, epoch: int, batch_idx: int, optimizer: Optimizer, closure: Callable[[], Tensor | None]) -> None:
-        """The optimizer's step; it calls the closure, which evaluates the batch."""
-        if not self.is_plain or self._has_step:
-            wrapped = lightning_optimizer(self.trainer)
-            call_module_hook(self.trainer, "optimizer_step", epoch, batch_idx, wrapped, closure)
-            return
+        """The optimizer's step; it calls the closure, which evaluates the batch. Raises InputError if it does not."""
+        is_plain, was_called = self.is_plain and not self._has_step, False
 
         def evaluate() -> Tensor | None:
+            nonlocal was_called
+            was_called = True
             loss = closure()
+            if not is_plain:
+                return loss  # what follows is part of Lightning's way
             self.hooks("on_before_optimizer_step", optimizer)
             value = self.trainer.gradient_clip_val
             if value or self._has_clipping:
@@ -117,10 +130,19 @@ class Ways:
                 call_module_hook(self.trainer, "configure_gradient_clipping", optimizer, **names)
             return loss
 
-        books = self._books
-        before, books["_current_fx_name"] = books["_current_fx_name"], "optimizer_step"
-        optimizer.step(closure=evaluate)  # pyright: ignore
-        books["_current_fx_name"] = before
+        if is_plain:
+            books = self._books
+            before, books["_current_fx_name"] = books["_current_fx_name"], "optimizer_step"
+            optimizer.step(closure=evaluate)  # pyright: ignore
+            books["_current_fx_name"] = before
+        else:
+            wrapped = lightning_optimizer(self.trainer)
+            call_module_hook(self.trainer, "optimizer_step", epoch, batch_idx, wrapped, evaluate)
+        if not was_called:
+            raise InputError(
+                f"the closure was not called, in which gradients are made: {type(optimizer).__name__}.step(closure), "
+                "or the module's optimizer_step, must call it"
+            )
 
 
 def _is_plain(trainer: L.Trainer, hooks: Hooks) -> bool:
