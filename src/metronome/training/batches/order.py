@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from metronome.training.batches.seeds import epoch_order
-from metronome.units import BatchSchedule, InputError, even_split, share_size
+from metronome.training.batches.seeds import Order, order_at
+from metronome.units import BatchSchedule, InputError, share_size
+
+_AT_ONCE = 4096  # samples of this device worked out together, in small batches: what numpy takes a call is shared
 
 
 class Share(NamedTuple):
@@ -78,10 +80,10 @@ class BatchSampler(Sampler[Share]):
     def samples(self, step: int) -> np.ndarray:
         """The samples of the batch of this step of the epoch, over all devices: int64, shape (samples,)."""
         size = self.schedule.at(self.epoch)
-        return self._epoch_order()[step * size : (step + 1) * size]
+        return self._order()(np.arange(step * size, min((step + 1) * size, self.num_samples)))
 
-    def _epoch_order(self) -> np.ndarray:
-        return epoch_order(self.seed, self.epoch, self.num_samples) if self.shuffle else np.arange(self.num_samples)
+    def _order(self) -> Order:
+        return order_at(self.seed, self.epoch, self.num_samples) if self.shuffle else lambda places: places
 
     def __len__(self) -> int:
         """Steps in this epoch, wherever the iterator starts."""
@@ -98,14 +100,20 @@ class BatchSampler(Sampler[Share]):
         return share_size(self.batch_size(step), self.devices, self.rank)
 
     def __iter__(self) -> Iterator[Share]:
-        epoch, size, order = self.epoch, self.schedule.at(self.epoch), self._epoch_order()
-        for step in range(self.first_step, len(self)):
-            batch = order[step * size : (step + 1) * size]
-            if self.devices == 1:
-                yield Share(epoch, batch)
-                continue
-            share = np.array_split(batch, self.devices)[self.rank]
-            yield Share(epoch, share if len(share) else batch[:1])
+        epoch, size, order = self.epoch, self.schedule.at(self.epoch), self._order()
+        whole, own = self.num_samples // size, self._own_places(size)
+        ahead = max(1, _AT_ONCE // len(own))
+        for first in range(self.first_step, whole, ahead):
+            starts = np.arange(first, min(first + ahead, whole)) * size
+            for indices in order(starts[:, None] + own):
+                yield Share(epoch, indices)
+        for step in range(max(self.first_step, whole), len(self)):  # the last batch, if it is smaller
+            yield Share(epoch, order(step * size + self._own_places(self.batch_size(step))))
+
+    def _own_places(self, batch_size: int) -> np.ndarray:
+        """Where in a batch this device's share is: int64, shape (samples,); the first place if the share is empty."""
+        start, end = _piece(batch_size, self.devices, self.rank)
+        return np.arange(start, end) if end > start else np.zeros(1, dtype=np.int64)
 
 
 class EvaluationSampler(Sampler[Share]):
@@ -123,18 +131,28 @@ class EvaluationSampler(Sampler[Share]):
     """
 
     def __init__(self, num_samples: int, batch_size: int, *, devices: int = 1, rank: int = 0) -> None:
-        sizes = even_split(num_samples, -(-num_samples // batch_size) * devices)
-        ends = np.cumsum(sizes)
-        self.pieces = [(int(ends[i] - sizes[i]), int(ends[i])) for i in range(rank, len(sizes), devices)]
+        self.num_samples, self.devices, self.rank = num_samples, devices, rank
+        self.batches = -(-num_samples // batch_size)
 
     def __len__(self) -> int:
-        return len(self.pieces)
+        return self.batches
 
     def share_size(self, batch: int) -> int:
         """Samples of this batch that count on this device."""
-        start, end = self.pieces[batch]
+        start, end = self._piece(batch)
         return end - start
 
     def __iter__(self) -> Iterator[Share]:
-        for start, end in self.pieces:
+        for batch in range(self.batches):
+            start, end = self._piece(batch)
             yield Share(0, np.arange(start, end) if end > start else np.zeros(1, dtype=np.int64))
+
+    def _piece(self, batch: int) -> tuple[int, int]:
+        return _piece(self.num_samples, self.batches * self.devices, batch * self.devices + self.rank)
+
+
+def _piece(count: int, parts: int, index: int) -> tuple[int, int]:
+    """Where piece `index` of `even_split(count, parts)` starts and ends, without making the list."""
+    size, longer = divmod(count, parts)
+    start = index * size + min(index, longer)
+    return start, start + share_size(count, parts, index)

@@ -23,13 +23,20 @@ def stream_words(seed: int, epoch: int, stream: int, keys: np.ndarray, *rest: in
     Returns:
         uint32, shape (keys, 4).
     """
-    if len(keys) and int(keys.max()) > _WORD:  # a key of two words
-        sequences = [np.random.SeedSequence((seed, epoch), spawn_key=(stream, int(key), *rest)) for key in keys]
-        return np.array([sequence.generate_state(4) for sequence in sequences], dtype=np.uint32)
-    fixed = [seed, epoch, 0, 0, stream]  # numpy fills the pool up before a spawn key
-    words = [np.full(len(keys), word, dtype=np.uint32) for word in fixed]
-    words += [keys.astype(np.uint32), *(np.full(len(keys), word, dtype=np.uint32) for word in rest)]
-    return _state(_pool(words))
+    low, high = keys.astype(np.uint32), (keys >> np.uint64(32)).astype(np.uint32)
+    if not high.any():
+        return _state(_pool(_words(seed, epoch, stream, low, *rest)))
+    state = np.empty((len(keys), 4), dtype=np.uint32)
+    two = high > 0  # numpy takes these for two words, the lower first
+    state[two] = _state(_pool(_words(seed, epoch, stream, low[two], high[two], *rest)))
+    if not two.all():
+        state[~two] = _state(_pool(_words(seed, epoch, stream, low[~two], *rest)))
+    return state
+
+
+def _words(seed: int, epoch: int, stream: int, low: np.ndarray, *more: np.ndarray | int) -> list[np.ndarray]:
+    words = (seed, epoch, 0, 0, stream, low, *more)  # numpy fills the pool up before a spawn key
+    return [np.full(len(low), word, dtype=np.uint32) if isinstance(word, int) else word for word in words]
 
 
 def _pool(words: list[np.ndarray]) -> list[np.ndarray]:
