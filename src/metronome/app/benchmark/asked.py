@@ -46,7 +46,7 @@ class Asked:
     """
 
     cases: Sequence[str] = DEFAULT
-    steps: int = 300
+    steps: int = 250
     rounds: int = 7
     processes: int = 2
     clock: str = "wall"

@@ -62,24 +62,25 @@ def labelled(num_samples: int, *shape: int) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def images_of_bytes(num_samples: int) -> tuple[Tensor, Tensor]:
-    """uint8 of shape (samples, 28, 28), and one of 10 classes."""
+def images_of_bytes(num_samples: int, *shape: int) -> tuple[Tensor, Tensor]:
+    """uint8 of shape (samples, *shape), and one of 10 classes."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randint(256, (num_samples, 28, 28), generator=generator, dtype=torch.uint8)
+    x = torch.randint(256, (num_samples, *shape), generator=generator, dtype=torch.uint8)
     return x, torch.randint(10, (num_samples,), generator=generator)
 
 
 class Augmented(Dataset):
-    """Images of 3x32x32, each mirrored by chance, and cut out anywhere of a frame of 4 more pixels."""
+    """Images of 3x32x32 bytes, each normalized, mirrored by chance, and cut out anywhere of a frame of 4 more pixels."""
 
     def __init__(self, num_samples: int) -> None:
-        self.images, self.labels = labelled(num_samples, 3, 32, 32)
+        self.images, self.labels = images_of_bytes(num_samples, 3, 32, 32)
+        self.mean, self.deviation = torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.25)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image = self.images[index]
+        image = self.images[index].float().div_(255).sub_(self.mean).div_(self.deviation)
         if torch.rand(()) < 0.5:
             image = image.flip(2)
         top, left = torch.randint(9, (2,)).tolist()
@@ -167,12 +168,12 @@ TASKS = {
     "mlp": Task(64, partial(labelled, 10_000, 784), perceptron, cross_entropy, sgd),
     "uint8": Task(
         128,
-        partial(images_of_bytes, 55_000),
+        partial(images_of_bytes, 55_000, 28, 28),
         normalized_perceptron,
         cross_entropy_of_bytes,
         partial(torch.optim.Adam, lr=0.001),
     ),
     "many": Task(64, partial(labelled, 10_000, 8), partial(tower, 400, 8, True), power, sgd, 1 / 10, False),
     "large": Task(64, partial(labelled, 10_000, 2_500), partial(tower, 4, 2_500, False), power, sgd, 1 / 30, False),
-    "images": Task(16, partial(labelled, 1_000, 3, 32, 32), resnet18, cross_entropy, sgd, 1 / 100, False),
+    "images": Task(16, partial(labelled, 1_000, 3, 32, 32), resnet18, cross_entropy, sgd, 1 / 80, False),
 }
