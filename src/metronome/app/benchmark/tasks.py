@@ -70,7 +70,7 @@ def images_of_bytes(num_samples: int, *shape: int) -> tuple[Tensor, Tensor]:
 
 
 class Augmented(Dataset):
-    """Images of 3x32x32 bytes, each normalized, mirrored by chance, and cut out anywhere of a frame of 4 more pixels."""
+    """Images of 3x32x32 bytes, each normalized, mirrored by chance, and cut out anywhere of a larger frame."""
 
     def __init__(self, num_samples: int) -> None:
         self.images, self.labels = images_of_bytes(num_samples, 3, 32, 32)
