@@ -4,7 +4,7 @@ from functools import partial
 
 from metronome.app.benchmark.asked import CASES, Asked
 from metronome.app.benchmark.measuring import Case, Stopwatch, Way, clock_of
-from metronome.app.benchmark.tasks import Augmented, Task, cross_entropy, of_means, sgd
+from metronome.app.benchmark.tasks import Augmented, OfOnePixel, Task, cross_entropy, sgd
 from metronome.app.benchmark.ways import Training, lightning, loader_of, metronome, textbook
 
 _BATCH, _PART, _WARMUP = 64, 1 / 5, 5
@@ -16,7 +16,7 @@ def samples_case(asked: Asked) -> Case:
     steps, clock = max(1, round(asked.steps * _PART)), clock_of(asked.clock)
     # One epoch and a bit, so that no loader begins anew.
     dataset = Augmented(_BATCH * (steps + _WARMUP + 2))
-    task = Task(_BATCH, lambda: dataset, of_means, cross_entropy, sgd)
+    task = Task(_BATCH, lambda: dataset, OfOnePixel, cross_entropy, sgd)
 
     def read(workers: int) -> float:
         stopwatch = Stopwatch(clock, steps, _WARMUP)
@@ -32,16 +32,16 @@ def samples_case(asked: Asked) -> Case:
 
     ways = []
     for workers in _WORKERS:
-        bare = f"bare DataLoader, {_in_words(workers)}"
-        ways.append(Way(bare, partial(read, workers), (bare,)))
+        bare, loop = f"bare DataLoader, {_in_words(workers)}", f"textbook loop, {_in_words(workers)}"
+        ways.append(Way(bare, partial(read, workers), (bare, loop)))
         trainings = {"textbook loop": textbook, "Lightning": lightning, "Metronome": metronome}
         ways += [
-            Way(f"{name}, {_in_words(workers)}", partial(train, training, workers), (bare,))
+            Way(f"{name}, {_in_words(workers)}", partial(train, training, workers), (bare, loop))
             for name, training in trainings.items()
         ]
-    notes = "the bare DataLoader only reads; the others make a step of a small network with each batch"
+    notes = "the bare DataLoader only reads; the others make a small step with each batch"
     unit = "samples a second" if asked.clock == "wall" else "samples a second computed"
-    return Case("samples", CASES["samples"], unit, ways, ("bare",), notes=lambda _: [notes])
+    return Case("samples", CASES["samples"], unit, ways, ("bare", "textbook"), notes=lambda _: [notes])
 
 
 def _in_words(workers: int) -> str:

@@ -136,9 +136,14 @@ def resnet18() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
 
 
-def of_means() -> nn.Module:
-    """10 classes from the means of the colours, of shape (samples, 3, 32, 32)."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+class OfOnePixel(nn.Linear):
+    """10 classes from the first pixel of images, of shape (samples, 3, 32, 32): next to nothing to compute."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 10)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input[:, :, 0, 0])
 
 
 def squared_error(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
