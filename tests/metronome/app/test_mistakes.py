@@ -205,7 +205,7 @@ MORE_FLAGS = [
     (["+callbacks.checkpoint.save_top_k=-5"], "save_top_k=-5"),
     (["+logger.mine={_target_: torch.nn.Identity}"], "logger.mine must make a Logger"),
     (["data.data_seed=x"], "data.data_seed='x' is not a whole number"),
-    (["model.network.num_inputs=-1"], "cannot make project.models.linear for network"),
+    (["model.network.num_inputs=-1"], "cannot make project.models.perceptron.linear for network"),
     (["model.compile=5"], "model.compile=5 is neither true nor false"),
     (["model=mlp", "model.num_classes=0"], "model.num_classes=0 is not a number of classes"),
     (["model=mlp", "model.label_smoothing=x"], "model.label_smoothing=x is not a part from 0 to 1"),
