@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from commands import Commands, Done, a_process_in, run_apart
+from commands import PROJECT, Commands, Done, a_process_in, run_apart
 from forked import run_forked
 
 DIGITS, LINEAR = "+experiment=digits", "+experiment=linear"
@@ -58,9 +58,15 @@ def named(rows: list[tuple], more: list[tuple] | None = None) -> list[Any]:
 
 # ---- the configuration ------------------------------------------------------------------------------------
 
+
+def files_of(group: str) -> str:
+    """What there is to choose in a group, a user's own too."""
+    return ", ".join(sorted(path.stem for path in (PROJECT / "conf" / group).glob("*.yaml") if path.stem != "base"))
+
+
 CONFIG = [
     # composing
-    ("train", ["+experiment=nope"], "no experiment 'nope'; there are: decay, digits, "),
+    ("train", ["+experiment=nope"], f"no experiment 'nope'; there are: {files_of('experiment')}"),
     ("train", ["experiment=digits"], "write +experiment="),
     ("train", ["+experiment=null"], "a group takes the name of one of its files, not null"),
     ("train", [DIGITS, "nope=1"], "no key 'nope' in the configuration"),
@@ -172,7 +178,7 @@ FLAGS = [
 MORE_FLAGS = [
     (["optimizer.lr=${"], "cannot read the override 'optimizer.lr=${'"),
     (["data.batch_growth={factor: 2, every: 5 epochs"], "with quotes around a value of many words"),
-    (["logger=nope"], "no logger 'nope'; there are: csv, mlflow, none, tensorboard, wandb"),
+    (["logger=nope"], f"no logger 'nope'; there are: {files_of('logger')}"),
     (["ckpt_path=5"], "checkpoint 5 is not there"),
     (["callbacks.checkpoint.save_last_every=10%"], "save_last_every=10% must be"),
     (["+callbacks.checkpoint.save_top_k=all"], "save_top_k='all' is not a whole number"),
@@ -205,7 +211,7 @@ MORE_FLAGS = [
     (["+callbacks.checkpoint.save_top_k=-5"], "save_top_k=-5"),
     (["+logger.mine={_target_: torch.nn.Identity}"], "logger.mine must make a Logger"),
     (["data.data_seed=x"], "data.data_seed='x' is not a whole number"),
-    (["model.network.num_inputs=-1"], "cannot make project.models.linear for network"),
+    (["model.network.num_inputs=-1"], "cannot make project.models.perceptron.linear for network"),
     (["model.compile=5"], "model.compile=5 is neither true nor false"),
     (["model=mlp", "model.num_classes=0"], "model.num_classes=0 is not a number of classes"),
     (["model=mlp", "model.label_smoothing=x"], "model.label_smoothing=x is not a part from 0 to 1"),

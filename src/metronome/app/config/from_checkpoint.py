@@ -84,12 +84,11 @@ class Builder:
             raise self._refusal(f"{asks(where, name)}, which is no name of a class or function in a module")
         rule = next((rule for rule in self._rules if rule.covers(name)), None)
         if rule is None:
-            if (now := name_after_renaming(name)) is not None:
-                raise self._refusal(
-                    f"{asks(where, name)}, and no package of that name is here; if it has another name now, test it "
-                    f"with scripts/evaluate.py and {short(where)}._target_={short(now)}"
-                )
-            raise self._refusal(f"{asks(where, name)}; {allowed_in_words()}", package_to_allow(name))
+            refusal = self._refusal(f"{asks(where, name)}; {allowed_in_words()}", package_to_allow(name))
+            if (now := name_after_renaming(name)) is None:
+                raise refusal
+            change = f"{short(where)}._target_={short(now)}"
+            raise InputError(f"{refusal}, or if that package has another name now, {change} in scripts/evaluate.py")
         if any(part.startswith("_") for part in rule.rest(name)):
             raise self._refusal(f"{asks(where, name)}, which is private")
         return rule

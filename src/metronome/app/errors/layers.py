@@ -9,6 +9,7 @@ from types import FrameType
 
 # Errors of one's own code are of these types too, but are not raised within a layer of PyTorch.
 _KINDS = (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError, AttributeError)
+_CAST = ", and weights are float32: x.float(), or x.astype('float32') of an array"
 # These are about the machine, not about what was given.
 _OTHERWISE = re.compile(r"CUDA|CUDNN|cuDNN|CUBLAS|memory|device")
 
@@ -26,7 +27,7 @@ def layer_error(error: BaseException) -> str | None:
     inputs = [f"{key} {_described(given.get(key))}" for key in code.co_varnames[: code.co_argcount] if key != "self"]
     return (
         f"{name} does not take {', '.join(inputs[:2])}: {' '.join(str(error).split())[:200]}; "
-        "model and data must fit; HYDRA_FULL_ERROR=1 shows where"
+        f"model and data must fit{_CAST if 'same dtype' in str(error) else ''}; HYDRA_FULL_ERROR=1 shows where"
     )
 
 

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from metronome.app.run.logs import log_positions
 from metronome.runs.deciding import flat
-from metronome.units import InputError
+from metronome.training import Trainer
+from metronome.units import InputError, Plan
 from metronome.version import __version__
 
 log = logging.getLogger("metronome")
@@ -145,6 +146,29 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
             f"{key}={ours}, and the checkpoint has {theirs}: with optimizer.scale_lr={rule} that changes the learning "
             "rate, which a run that goes on keeps; leave it as it was, or begin anew"
         )
+
+
+def check_end(checkpoint: dict[str, Any], trainer: Trainer, plan: Plan | None) -> None:
+    """Raises InputError if a checkpoint lies beyond the end of the run that is to go on from it.
+
+    Lightning finds it out in the middle of its restoring, when the record of the run before is gone.
+    """
+    flags: Any = trainer
+    if flags.fast_dev_run:
+        return
+    try:
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+    except (KeyError, TypeError):
+        epochs = 0  # of another program, or damaged: restoring it says so
+    last_step = trainer.max_steps
+    if last_step == -1 and trainer.max_epochs in (None, -1) and plan is not None and plan.total_steps is not None:
+        last_step = plan.total_steps  # of a budget in samples
+    for unit, done, end in (("epoch", epochs, trainer.max_epochs), ("step", checkpoint["global_step"], last_step)):
+        if end not in (None, -1) and isinstance(done, int) and done > end:
+            raise InputError(
+                f"the checkpoint is of {unit} {done:,}, and this run ends with {unit} {end:,}; let it end later, with "
+                "a larger budget, trainer.max_epochs or trainer.max_steps, or give the settings that it was begun with"
+            )
 
 
 def check_fits(checkpoint: dict[str, Any], model: L.LightningModule, path: str | Path) -> None:

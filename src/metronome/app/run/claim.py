@@ -14,6 +14,7 @@ from metronome.app.config.asked import asked, in_search, in_sweep, typed
 from metronome.app.config.build import Job, build_job
 from metronome.app.run.checkpoints import (
     KeepConfig,
+    check_end,
     check_fits,
     check_goes_on,
     check_same,
@@ -111,6 +112,7 @@ class Run:
             checkpoint = read_checkpoint(self.checkpoint)
             check_fits(checkpoint, job.model, self.checkpoint)
             check_same(checkpoint, self.config)
+            check_end(checkpoint, job.trainer, job.plan)
         return job
 
     def __enter__(self) -> "Run":
