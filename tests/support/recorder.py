@@ -161,25 +161,3 @@ def difference(stock: Iterable[Entry], ours: Iterable[Entry]) -> str:
 
 def _told(entry: Entry) -> str:
     return "\n         ".join(map(str, entry))
-
-
-_ZEROING, _PASS = {"on_before_zero_grad", "optimizer_zero_grad"}, {"training_step", "post_training_step"}
-
-
-def apart_from_zeroing(journal: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
-    """What is called to zero gradients, and all else; of what is called in `training_step` without the state of the
-    gradients, and of logged values without those known while they are zeroed.
-
-    The step zeroes them before the first forward pass, Lightning between it and the backward pass. Once they agree,
-    journals can be compared as they are.
-    """
-    zeroing, others = [], []
-    for entry in journal:
-        hooks = {*entry[0].split(" > "), entry[1].split(" ")[0].split(".")[-1]}
-        if len(entry) > 5:
-            hooks.add(entry[5].removeprefix("in ").split(",")[0])
-        if hooks & _ZEROING:
-            zeroing.append(entry[:2] if entry[1].startswith("values.") else entry)
-        else:
-            others.append(entry[:-2] if hooks & _PASS and len(entry) > 3 else entry)
-    return zeroing, others

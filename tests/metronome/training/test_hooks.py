@@ -332,11 +332,6 @@ def test_a_closure_that_is_not_called(kind_of_module: type[Module]) -> None:
     assert outcome(run, Trainer)[1].startswith("InputError: the closure was not called")
 
 
-# As soon as it passes, journals can be compared as they are: see `recorder.apart_from_zeroing`.
-ZEROES_FIRST = pytest.mark.xfail(strict=True, reason="gradients are zeroed before the first forward pass")
-
-
-@ZEROES_FIRST
 def test_gradients_are_zeroed_between_the_passes() -> None:
     """Lightning: "called after training_step() and before optimizer.zero_grad()". Averages of weights are made there,
     for the forward pass of the next step."""
@@ -348,8 +343,8 @@ def test_gradients_are_zeroed_between_the_passes() -> None:
 
 @pytest.mark.parametrize(
     "hook",
-    ["setup", "on_train_start", "on_train_batch_start", pytest.param("training_step", marks=ZEROES_FIRST),
-     "on_before_zero_grad", "backward", "optimizer_step", "on_train_batch_end", "validation_step", "on_validation_end",
+    ["setup", "on_train_start", "on_train_batch_start", "training_step", "on_before_zero_grad",
+     "backward", "optimizer_step", "on_train_batch_end", "validation_step", "on_validation_end",
      "on_train_epoch_end", "on_fit_end"],
 )  # fmt: skip
 def test_an_error(hook: str) -> None:

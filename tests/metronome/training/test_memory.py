@@ -79,6 +79,9 @@ class Short:
         self.failures, self.part = 0, 0
 
     def on_before_zero_grad(self, optimizer: Any) -> None:
+        self.part = 1  # gradients are zeroed between the first forward pass and its backward pass
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
         self.part = 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -358,12 +361,16 @@ def test_lbfgs(since: int, evaluation: int) -> None:
 
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
             self.evaluations = 0
+            self.decide()
 
-        def on_before_zero_grad(self, optimizer: Any) -> None:
-            super().on_before_zero_grad(optimizer)
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            super().on_before_optimizer_step(optimizer)
+            self.evaluations += 1
+            self.decide()
+
+        def decide(self) -> None:
             is_short = self.trainer.global_step > since or self.evaluations >= evaluation
             self.limit = 40 if is_short else 10**9
-            self.evaluations += 1
 
     model, run = fit(
         model=Evaluates(since=since, where="after", optimizer="lbfgs"), data=Data(batch_size="full"), **AUTO

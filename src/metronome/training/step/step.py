@@ -38,6 +38,7 @@ class CutBatch:
         share: as the loader gave it.
         share_samples: samples in it that count; 0 where the one sample in it only keeps other devices company.
         batch_samples: samples in the whole batch, over all devices.
+        index: of the batch in its epoch.
         sizes, micro_batches: the pieces, and the samples in each.
         arguments: what `training_step` takes besides the batch.
     """
@@ -45,6 +46,7 @@ class CutBatch:
     share: Any
     share_samples: int
     batch_samples: int
+    index: int
     arguments: Sequence[Any] = ()
     sizes: list[int] = field(default_factory=list)
     micro_batches: Sequence[Any] = ()
@@ -102,7 +104,7 @@ class Step:
     def __call__(self, share: Any, batch_idx: int, arguments: Sequence[Any]) -> dict[str, Any]:
         """Make the step. Returns what `training_step` did, for the whole batch; nothing where it gave no loss."""
         samples = self.shares.sizes(share)
-        batch = CutBatch(share, samples.share, samples.batch, arguments)
+        batch = CutBatch(share, samples.share, samples.batch, batch_idx, arguments)
         self.cut(batch)
         self.state.counters.samples += batch.batch_samples
         outputs: dict[str, Any] = {}
@@ -111,7 +113,6 @@ class Step:
         def evaluate() -> Tensor | None:
             """Loss and gradient of the batch. An optimizer may ask several times, at weights that it tries (L-BFGS)."""
             nonlocal evaluations
-            self._zero_grad(batch_idx)
             around = self.points.around_passes
             with torch.enable_grad():  # some optimizers call this without
                 passes = self.passes(batch) if around is None else around(self, batch)
@@ -150,6 +151,8 @@ class Step:
             with ways.gradients_meet(i == last and not self.state.auto_accumulate):
                 with nullcontext() if batch.counts else metrics_as_before(ways.module):
                     output = ways.training_step(micro_batch, *batch.arguments)
+                if i == 0:  # Lightning's order: `on_before_zero_grad` comes after `training_step`
+                    self._zero_grad(batch.index)
                 loss, extra = _parts(output)
                 if loss is None:
                     self._check_may_leave_out()
