@@ -6,22 +6,16 @@ as `reduce_fx` says), over all devices. Epoch values weigh every sample the same
 and in evaluation.
 """
 
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from metronome.training.lightning_private import ResultCollectionBase, ResultMetricBase
-from metronome.units import InputError
-
-# Room for this many values in the one collective that reduces them. It has the same size on every device also where
-# the devices have logged different values, so that they can find that out.
-_ROOM = 64
+from metronome.training.logged.reducing import Part, Reducer, Sent
 
 
 class Logged(ResultMetricBase):
@@ -53,8 +47,8 @@ class Results(ResultCollectionBase):
         self._counted = True
         # per key: what the micro-batches of this step logged, as (reduced value, weight)
         self._step_values: dict[str, tuple[Tensor, int | Tensor]] = {}
-        self._agreed: int | None = None
-        self._travelling: _Travelling | None = None
+        self._reducer = Reducer(trainer)
+        self._sent: Sent | None = None  # the step's values, on their way between the devices
         self._options: dict[str, dict[str, Any]] = {}  # with which each key was logged last
 
     # ---- a step, micro-batch by micro-batch ------------------------------------------------------
@@ -101,20 +95,21 @@ class Results(ResultCollectionBase):
             self._counted = True
         if over_devices and self.trainer.world_size > 1:
             # They travel while the update is made, and are waited for where somebody asks; else until the next step.
-            shared = {k: v for k, v in self._step_values.items() if not self[k].meta.sync.rank_zero_only}
-            self._travelling = self._send(shared) if shared else None
+            parts = {key: self._part(key, *part) for key, part in self._step_values.items()}
+            shared = {key: part for key, part in parts.items() if not self[key].meta.sync.rank_zero_only}
+            self._sent = self._reducer.send(shared) if shared else None
         elif self._parts == 1:
             return  # Lightning has kept the values of the one micro-batch as they are
         for key, (value, weight) in self._step_values.items():
             self[key]._forward_cache = value / weight if self[key].meta.is_mean_reduction else value
 
     def arrive(self) -> None:
-        """Make the values that are on their way between the devices those of the step. Raises as `_over_devices`."""
-        if self._travelling is None:
+        """Make the values that are on their way between the devices those of the step. Raises as `Reducer.received`."""
+        if self._sent is None:
             return
-        reduced, self._travelling = self._received(self._travelling), None
-        for key, (value, weight) in reduced.items():
-            self[key]._forward_cache = value / weight if self[key].meta.is_mean_reduction else value
+        sent, self._sent = self._sent, None
+        for key, value in self._reducer.received(sent).items():
+            self[key]._forward_cache = value
 
     @contextmanager
     def nothing_counted(self) -> Iterator[None]:
@@ -166,7 +161,7 @@ class Results(ResultCollectionBase):
             if metric is not None and metric.is_tensor and metric.meta.on_step and self.training:
                 cache = metric._forward_cache
                 assert cache is not None
-                metric._forward_cache = self._reduce(cache.clone(), metric.meta.reduce_fx.__name__)
+                metric._forward_cache = self._reducer.reduce(cache.clone(), metric.meta.reduce_fx.__name__)
 
     def update_metrics(self, key: str, value: Any, batch_size: int) -> None:
         metric = self[key]
@@ -219,92 +214,18 @@ class Results(ResultCollectionBase):
     # ---- over devices -----------------------------------------------------------------------------------
 
     def _share_epoch_values(self) -> None:
-        due: dict[str, tuple[Tensor, int | Tensor]] = {}
+        due: dict[str, Part] = {}
         for key, metric in self.valid_items():
             mine = metric.meta.on_epoch and metric._computed is None and metric.is_tensor
             if mine and not metric.meta.sync.rank_zero_only:
                 weight = metric.cumulated_batch_size if metric.meta.is_mean_reduction else 0
-                due[key] = torch.as_tensor(metric.value), weight
-        for key, (value, weight) in self._over_devices(due).items() if due else ():
-            self[key]._computed = value / weight if self[key].meta.is_mean_reduction else value
+                due[key] = self._part(key, torch.as_tensor(metric.value), weight)
+        if due:
+            for key, value in self._reducer.received(self._reducer.send(due)).items():
+                self[key]._computed = value
 
-    def _over_devices(self, mine: dict[str, tuple[Tensor, int | Tensor]]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Reduce (value, weight) by key: one collective for all sums and means, one for each largest or smallest.
-
-        Raises:
-            InputError: if the devices have logged different keys.
-        """
-        return self._received(self._send(mine))
-
-    def _send(self, mine: dict[str, tuple[Tensor, int | Tensor]]) -> "_Travelling":
-        """The same, begun; all devices must call it together."""
-        device = self.trainer.strategy.root_device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no more
-        keys = sorted(mine)
-        sums = [k for k in keys if self[k].meta.is_mean_reduction or self[k].meta.is_sum_reduction]
-        digest = zlib.crc32("\n".join(keys).encode()) & 0xFFFFF  # 20 bits: its square is exact in float64
-        table = torch.zeros(2, 1 + max(_ROOM, len(sums)), dtype=dtype)
-        table[0, 0], table[1, 0] = digest, digest**2
-        weights = [mine[key][1] for key in sums]
-        for i, weight in enumerate(weights):
-            if not isinstance(weight, Tensor):
-                table[1, 1 + i] = weight
-        table = table.to(device, non_blocking=True)
-        for i, key in enumerate(sums):
-            table[0, 1 + i] = mine[key][0]
-            if isinstance(weights[i], Tensor):
-                table[1, 1 + i] = weights[i]
-        works = [self._begin(table, "sum")]
-        others: dict[str, Tensor] = {}
-        for key in keys:
-            if key not in sums:
-                others[key] = mine[key][0].to(device, dtype).clone()
-                works.append(self._begin(others[key], self[key].meta.reduce_fx.__name__))
-        return _Travelling(digest, sums, table, others, works)
-
-    def _received(self, sent: "_Travelling") -> dict[str, tuple[Tensor, Tensor]]:
-        for work in sent.works:
-            work.wait()
-        table = sent.table
-        if sent.digest != self._agreed:
-            # Looking costs a wait for the device, so it is done where this device's keys are new; where one
-            # device's keys differ from the others', they are new to it.
-            total, squares = table[:, 0].tolist()
-            if total**2 != squares * self.trainer.world_size:
-                keys = ", ".join(sorted([*sent.sums, *sent.others]))
-                raise InputError(
-                    f"the devices log different values in one step or epoch (here: {keys}); log the same on "
-                    "all, or use self.log(..., rank_zero_only=True)"
-                )
-            self._agreed = sent.digest
-        reduced = {key: (table[0, 1 + i], table[1, 1 + i]) for i, key in enumerate(sent.sums)}
-        return reduced | {key: (value, torch.ones_like(value)) for key, value in sent.others.items()}
-
-    def _begin(self, value: Tensor, operation: str) -> Any:
-        """Reduce a tensor over devices in place; the work to wait for. All devices must call it together."""
-        work = distributed.all_reduce(value, _OPERATIONS[operation], async_op=True)
-        assert work is not None
-        return work
-
-    def _reduce(self, value: Tensor, operation: str) -> Tensor:
-        """Over devices, in place; `operation` is sum, mean, max or min. All devices must call it together."""
-        reduced = self.trainer.strategy.reduce(value.to(self.trainer.strategy.root_device), reduce_op=operation)
-        assert isinstance(reduced, Tensor)
-        return reduced
-
-
-@dataclass(frozen=True)
-class _Travelling:
-    """Values on their way between the devices: sums and means in one table, each of the others alone."""
-
-    digest: int
-    sums: list[str]
-    table: Tensor
-    others: dict[str, Tensor]
-    works: list[Any]
-
-
-_OPERATIONS = {"sum": distributed.ReduceOp.SUM, "max": distributed.ReduceOp.MAX, "min": distributed.ReduceOp.MIN}
+    def _part(self, key: str, value: Tensor, weight: int | Tensor) -> Part:
+        return Part(value, weight, self[key].meta.reduce_fx.__name__)
 
 
 def _neutral(metric: ResultMetricBase) -> float:

@@ -25,8 +25,8 @@ from metronome.training.logged.metrics import metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks
-from metronome.training.step.over_devices import looks_at_its_loss, mean_over_devices
 from metronome.training.step.ways import Ways
+from metronome.training.step.whole_loss import looks_at_its_loss, mean_over_devices
 from metronome.units import InputError, RunFailed
 
 
