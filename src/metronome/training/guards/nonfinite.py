@@ -140,14 +140,16 @@ class Watch:
     def settle(self) -> None:
         """Wait for all that is on its way. Raises RunFailed if a step was not finite, each time it is called.
 
-        The update has been made by then, and what gets over a save that fails must not get over that.
+        The update has been made by then, and what gets over a save that fails must not get over that. All devices must
+        call it together, and fail together.
         """
         while self._on_the_way and self._found is None:
             self._on_the_way[0].arrived.synchronize()
             self._arrive()
         if self._found is not None:
             self._on_the_way.clear()
-            raise RunFailed(self._found)
+        if self.agreement.any(self._found is not None):
+            raise RunFailed(self._found or "a step was not finite on another device")
 
     def _arrive(self) -> None:
         probe = self._on_the_way.popleft()
