@@ -103,10 +103,10 @@ class EpochLoop(TrainingEpochLoopBase):
         self.val_loop.is_judged = False
         batch_idx = progress.current.ready
         state.epoch, state.step = self.epoch, batch_idx
-        # Before the batch is fetched, so that what is drawn while it is moved to the device is covered too.
-        self._seed(state.epoch, batch_idx)
-
+        if self._seed_fetch is not None:
+            self._seed_fetch(state.epoch, batch_idx)
         batch, progress.is_last_batch = self._batches.next()
+        self._seed(state.epoch, batch_idx)
         if self.step.ways.are_old():
             self.prepare()
         batch = self.step.ways.to_device(batch)
@@ -169,7 +169,10 @@ class EpochLoop(TrainingEpochLoopBase):
         """Look up, once a fit, what each step would have to look up."""
         trainer = self.trainer
         self._connector, self._hooks = logger_connector(trainer), Hooks(trainer)
-        self._seed = StepSeeds(self.state.seed, trainer.global_rank, trainer.strategy.root_device)
+        seed, device = self.state.seed, trainer.strategy.root_device
+        self._seed = StepSeeds(seed, device, trainer.global_rank)
+        # Our own loaders draw nothing; other samplers may rely on equal generators in all processes.
+        self._seed_fetch = StepSeeds(seed, device, None) if batch_sampler(trainer) is None else None
         remember_signature(trainer.lightning_module.training_step)
         self._takes_index = "batch_idx" in self._build_kwargs(OrderedDict(), None, 0)
         optimizer: Any = trainer.optimizers[0] if trainer.optimizers else None
