@@ -6,7 +6,7 @@ its words well: with `seed + epoch`, the second epoch of seed 42 would be the fi
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np

@@ -54,12 +54,7 @@ class EpochLoop(TrainingEpochLoopBase):
         self.step, self.manual_optimization = step, manual
         self._results, self.val_loop = step.results, validation
         self.phase = Phase.MAKE
-        self._do = {
-            Phase.MAKE: self._make,
-            Phase.LOG: self._log,
-            Phase.VALIDATE: self._validate,
-            Phase.CLOSE: self._close,
-        }
+        self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
         self._metrics_before: dict[str, Any] | None = None  # torchmetrics as they were before a validation
         self._order_before: dict[str, Any] | None = None  # that of the checkpoint, if it was written in mid-epoch
 
@@ -89,9 +84,9 @@ class EpochLoop(TrainingEpochLoopBase):
 
     def _go_through(self, first: Phase) -> None:
         """The phases of a step from this one on."""
-        for phase in OF_A_STEP[OF_A_STEP.index(first) :]:
+        for phase, do in self._phases[OF_A_STEP.index(first) :]:
             self.phase = phase
-            self._do[phase]()
+            do()
         self.phase = Phase.MAKE
 
     # ---- a step ---------------------------------------------------------------------------------------------
@@ -182,7 +177,7 @@ class EpochLoop(TrainingEpochLoopBase):
     def _begins(self, batch: Any, batch_idx: int) -> bool:
         """The hooks before a step; whether it is made, and does not end the epoch."""
         response = self._hooks("on_train_batch_start", batch, batch_idx)
-        if self.step.ways.are_old():
+        if self._hooks.has("on_train_batch_start") and self.step.ways.are_old():
             self.prepare()
         if not self.step.ways.is_plain:
             call_strategy_hook(self.trainer, "on_train_batch_start", batch, batch_idx)
