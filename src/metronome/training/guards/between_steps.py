@@ -44,13 +44,19 @@ class BetweenSteps:
             if due or save.is_due(trainer):
                 save.save_last_if_due(trainer)
 
-    def stop_if_asked(self, may_save: Callable[[], bool] = lambda: True) -> None:
+    def stop_if_asked(self, may_save: Callable[[], bool]) -> None:
         """Between the batches of a validation too, which may be long; unless the model must not be saved there."""
         if self.trainer.state.fn == TrainerFn.FITTING:
-            on_its_way = (self.agreement.receive() or [0])[0]
-            (request,) = self.agreement.largest(max(self.signals.request, on_its_way))
+            request, *_ = self.agreement.exchange(self.signals.request, 0, 0)
             if request and may_save():
                 self._stop(Request(request))
+
+    def stop_if_asked_by_now(self) -> None:
+        """At the end of a fit, where nothing comes after it: what is on its way counts, and all are waited for."""
+        on_its_way, *_ = self.agreement.receive() or [0]
+        (request,) = self.agreement.largest(max(self.signals.request, on_its_way))
+        if request:
+            self._stop(Request(request))
 
     def after_step(self) -> None:
         """Save what is to be saved after a step."""
