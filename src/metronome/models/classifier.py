@@ -1,5 +1,7 @@
 """Classification: one label a sample."""
 
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,25 +17,39 @@ class Classifier(Supervised):
     """Cross-entropy and accuracy over batches `(inputs, labels)`, labels int64 of shape (samples,).
 
     Logs `train/loss` each step, and `train/loss_epoch`, `train/acc`, `val/loss`, `val/acc`, `test/loss`, `test/acc`
-    over all samples of an epoch.
+    over all samples of an epoch that have a label. With class weights losses are weighted means, accuracies are not.
 
     Args:
         num_classes: classes; the network's outputs have shape (samples, num_classes).
         label_smoothing: part of the probability spread over all classes in training, from 0 to 1.
+        class_weights: how much a sample of each class counts in the loss; None: all the same.
+        ignore_index: the label of samples that count nothing.
         options: those of `Supervised`.
 
     Raises:
-        InputError: at a label out of range.
+        InputError: for class weights that are none; at a label out of range.
     """
 
-    def __init__(self, num_classes: int, label_smoothing: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         check_number("model.num_classes", num_classes, "classes")
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing <= 1:
             raise InputError(f"model.label_smoothing={label_smoothing} is not a part from 0 to 1")
-        self.num_classes, self.label_smoothing = num_classes, label_smoothing
+        if ignore_index is not None and (isinstance(ignore_index, bool) or not isinstance(ignore_index, int)):
+            raise InputError(f"model.ignore_index={ignore_index!r} is not a label, a whole number; -100 is usual")
+        self.num_classes, self.label_smoothing, self.ignore_index = num_classes, label_smoothing, ignore_index
+        self.class_weights = None if class_weights is None else _checked(class_weights, num_classes)
+        self._weights_made: Tensor | None = None
         self.train_acc, self.val_acc, self.test_acc = (
-            MulticlassAccuracy(num_classes, average="micro", validate_args=False) for _ in range(3)
+            MulticlassAccuracy(num_classes, average="micro", ignore_index=ignore_index, validate_args=False)
+            for _ in range(3)
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -49,7 +65,8 @@ class Classifier(Supervised):
                 "bring them to it with .long(), .flatten() or .argmax(dim=1)"
             )
         if labels.device.type == "cpu" and len(labels):
-            low, high = torch.aminmax(labels)
+            labels = labels if self.ignore_index is None else labels[labels != self.ignore_index]
+            low, high = torch.aminmax(labels) if len(labels) else (0, 0)
             if low < 0 or high >= self.num_classes:
                 wrong = int(low) if low < 0 else int(high)
                 raise InputError(
@@ -66,8 +83,31 @@ class Classifier(Supervised):
                 f"the network has {logits.shape[-1]} outputs and the model {self.num_classes} classes; "
                 "set model.network.num_outputs to model.num_classes"
             )
+        options = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
         smoothing = self.label_smoothing if self.training else 0.0
-        return cross_entropy(logits, labels, label_smoothing=smoothing), logits
+        return cross_entropy(logits, labels, self._weights(logits), label_smoothing=smoothing, **options), logits
+
+    @property
+    def loss_weight(self) -> Callable[[Any], Tensor] | None:
+        """What the mean in the loss divides by: the sum of the class weights of the samples that have a label, or
+        their number. None where that is the number of samples."""
+        return None if self.class_weights is None and self.ignore_index is None else self._loss_weight
+
+    def _loss_weight(self, batch: Any) -> Tensor:
+        labels = batch[1].long()
+        has_label = labels != self.ignore_index if self.ignore_index is not None else torch.ones_like(labels)
+        if self.class_weights is None:
+            return has_label.sum()
+        weights = self._weights(next(self.parameters()))
+        assert weights is not None
+        return (weights[labels.clamp(0, self.num_classes - 1)] * has_label).sum()
+
+    def _weights(self, like: Tensor) -> Tensor | None:
+        """The class weights, of a kind with a tensor."""
+        made = self._weights_made
+        if self.class_weights is not None and (made is None or (made.dtype, made.device) != (like.dtype, like.device)):
+            self._weights_made = torch.tensor(self.class_weights, dtype=like.dtype, device=like.device)
+        return self._weights_made
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss, logits = self.loss_and_outputs(batch)
@@ -88,3 +128,12 @@ class Classifier(Supervised):
         accuracy.update(logits, batch[1])
         self.log(f"{stage}/loss", loss, prog_bar=True)
         self.log(f"{stage}/acc", accuracy, prog_bar=True)
+
+
+def _checked(given: Any, num_classes: int) -> list[float]:
+    is_list = isinstance(given, Sequence) and not isinstance(given, str) and len(given) == num_classes
+    if not is_list or not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in given):
+        raise InputError(
+            f"model.class_weights={given} must be {num_classes} numbers from 0 up, one for each class, or null"
+        )
+    return list(given)

@@ -63,11 +63,16 @@ def micro_batch_sizes(samples: int, parts: int) -> list[int]:
     return even_split(samples, min(parts, samples))
 
 
-def join_outputs(outputs: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dict[str, Any]:
+def join_outputs(
+    outputs: Sequence[dict[str, Any]], sizes: Sequence[int], weights: Sequence[int | float | Tensor] | None = None
+) -> dict[str, Any]:
     """What `training_step` returned besides the loss, for the whole share.
 
-    Tensors with one row a sample are put end to end, scalars averaged with the samples as weights; of anything else
-    the last micro-batch's is kept.
+    Tensors with one row a sample are put end to end, scalars averaged; of anything else the last micro-batch's is kept.
+
+    Args:
+        outputs, sizes: of each micro-batch, and the samples in it.
+        weights: of the scalars; None: the samples.
     """
     if len(outputs) == 1:
         return outputs[0]
@@ -79,7 +84,9 @@ def join_outputs(outputs: Sequence[dict[str, Any]], sizes: Sequence[int]) -> dic
         if all(value.ndim and len(value) == size for value, size in zip(values, sizes, strict=True)):
             joined[name] = torch.cat(values)
         elif all(value.ndim == 0 and value.is_floating_point() for value in values):
-            joined[name] = sum(v * n for v, n in zip(values, sizes, strict=True)) / sum(sizes)
+            # Of an empty micro-batch a value may be no number, and counts nothing.
+            pairs = [(v, n) for v, n in zip(values, weights or sizes, strict=True) if isinstance(n, Tensor) or n]
+            joined[name] = sum(v * n for v, n in pairs) / sum(n for _, n in pairs) if pairs else values[-1]
     return joined
 
 

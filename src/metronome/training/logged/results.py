@@ -74,23 +74,23 @@ class Results(ResultCollectionBase):
         self.arrive()
         self._in_step, self._parts, self._step_values = True, 0, {}
 
-    def begin_micro_batch(self, micro_batch: Any, samples: int, counted: bool) -> None:
+    def begin_micro_batch(self, micro_batch: Any, weight: Any, counted: bool) -> None:
         """`counted` is false for a sample that only keeps other devices company: what it logs does not count."""
-        self.batch, self.batch_size, self._counted = micro_batch, samples, counted
+        self.batch, self.batch_size, self._counted = micro_batch, weight, counted
         self._parts += 1
 
     @property
     def is_counting(self) -> bool:
         return self._counted
 
-    def end_step(self, share: Any, samples: int, over_devices: bool = True) -> None:
+    def end_step(self, share: Any, weight: Any, over_devices: bool = True) -> None:
         """Make the step's values those of the whole batch (of this device's share, if not `over_devices`, for which all
         devices must call it together).
 
-        What hooks log from here on is of this device's whole share, and weighs its samples.
+        What hooks log from here on is of this device's whole share, and weighs as much.
         """
         self._in_step = False
-        self.batch, self.batch_size = share, samples
+        self.batch, self.batch_size = share, weight
         if over_devices:
             self._counted = True
         if over_devices and self.trainer.world_size > 1:
@@ -165,7 +165,9 @@ class Results(ResultCollectionBase):
 
     def update_metrics(self, key: str, value: Any, batch_size: int) -> None:
         metric = self[key]
-        if self._counted:
+        # The mean over nothing is no number; it counts nothing.
+        is_empty = metric.is_tensor and not isinstance(batch_size, Tensor) and batch_size == 0
+        if self._counted and not is_empty:
             if torch.compiler.is_compiling():
                 super().update_metrics(key, value, batch_size)  # pyright: ignore
             else:  # the same, without a way around the compiler

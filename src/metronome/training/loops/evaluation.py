@@ -19,6 +19,7 @@ from metronome.training.lightning_private import EvaluationLoopBase
 from metronome.training.logged.metrics import metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
+from metronome.training.step.weights import Weights
 from metronome.units import InputError, RunFailed
 
 log = logging.getLogger("metronome.training")
@@ -56,7 +57,7 @@ class EvaluationLoop(EvaluationLoopBase):
         self._may_agree = False  # whether all devices have the same number of batches
 
     def reset(self) -> None:
-        self.is_judged = False
+        self.is_judged, self._weights = False, Weights(self.trainer)
         super().reset()
 
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
@@ -121,15 +122,18 @@ class EvaluationLoop(EvaluationLoopBase):
             self._halve(batch, reason or "on another device")
 
     def _step_in_pieces(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
+        results, weights = self._results, self._weights
         if self.pieces == 1:
+            if weights.are_own:
+                results.batch_size = weights.divisor(batch, None)
             return step(batch, *arguments)
-        results, samples = self._results, self.shares.count(batch)
+        samples = self.shares.count(batch)
         sizes, outputs = micro_batch_sizes(samples, self.pieces), []
         results.begin_step()
         for piece, size in zip(self.shares.cut(batch, sizes), sizes, strict=True):
-            results.begin_micro_batch(piece, size, results.is_counting)
+            results.begin_micro_batch(piece, weights.divisor(piece, size), results.is_counting)
             outputs.append(step(piece, *arguments))
-        results.end_step(batch, samples, over_devices=False)
+        results.end_step(batch, weights.divisor(batch, samples), over_devices=False)
         if all(isinstance(output, dict) for output in outputs):
             return join_outputs(outputs, sizes)
         return join_outputs([{"output": output} for output in outputs], sizes)["output"]

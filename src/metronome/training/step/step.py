@@ -5,7 +5,8 @@ The loader yields this device's whole share of a batch. It is cut into micro-bat
     weight = (samples in the micro-batch) * devices / (samples in the whole batch),
 
 so that the gradient, which the strategy averages over devices, is that of the mean loss over the batch: the last,
-smaller batch included, and shares of different sizes too.
+smaller batch included, and shares of different sizes too. A module whose loss is a mean over something else than
+samples says so (`weights.py`).
 """
 
 import warnings
@@ -26,6 +27,7 @@ from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks
 from metronome.training.step.ways import Ways
+from metronome.training.step.weights import Number, Weight, Weights
 from metronome.training.step.whole_loss import looks_at_its_loss, mean_over_devices
 from metronome.units import InputError, RunFailed
 
@@ -41,7 +43,7 @@ class CutBatch:
         share_samples: samples in it that count; 0 where the one sample in it only keeps other devices company.
         batch_samples: samples in the whole batch, over all devices.
         index: of the batch in its epoch.
-        sizes, micro_batches: the pieces, and the samples in each.
+        sizes, micro_batches, weights: the pieces, the samples in each, and what it weighs.
         arguments: what `training_step` takes besides the batch.
     """
 
@@ -52,6 +54,7 @@ class CutBatch:
     arguments: Sequence[Any] = ()
     sizes: list[int] = field(default_factory=list)
     micro_batches: Sequence[Any] = ()
+    weights: list[Weight] = field(default_factory=list)
 
     @property
     def counts(self) -> bool:
@@ -65,6 +68,7 @@ class Passes:
     loss: Tensor | None = None
     extras: list[dict[str, Any]] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    divisors: list[Number] = field(default_factory=list)
 
 
 @dataclass
@@ -99,7 +103,7 @@ class Step:
     def prepare(self, hooks: Hooks, optimizer: Optimizer, progress: Any) -> None:
         """Look up, once a fit, what each step would have to look up."""
         self.hooks, self.ways, self.optimizer = hooks, Ways(self.trainer, hooks), optimizer
-        self.devices, self.progress = self.trainer.world_size, progress
+        self.devices, self.progress, self.weights = self.trainer.world_size, progress, Weights(self.trainer)
         self._loss_is_read = self.devices > 1 and (looks_at_its_loss(optimizer) or hooks.is_read("on_train_batch_end"))
         self.scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
 
@@ -123,7 +127,7 @@ class Step:
             outputs.clear()
             if loss is None:
                 return None
-            outputs.update(loss=loss, **(join_outputs(passes.extras, passes.sizes) if passes.extras[-1] else {}))
+            outputs.update(loss=loss, **_joined_extras(passes))
             evaluations += 1
             if evaluations == 1 and self.points.before_update is not None and not self.points.before_update(loss):
                 for parameter in self.ways.module.parameters():
@@ -142,14 +146,16 @@ class Step:
         batch.sizes = [samples] if parts == 1 else micro_batch_sizes(samples, parts)
         # A share that is not cut need not have a countable structure.
         batch.micro_batches = self.shares.cut(batch.share, batch.sizes) if len(batch.sizes) > 1 else [batch.share]
+        counted = batch.sizes if batch.counts else [0]
+        batch.weights = self.weights(batch.micro_batches, counted, batch.batch_samples)
 
     def passes(self, batch: CutBatch) -> Passes:
         """Every micro-batch forward and backward, once."""
         ways, results, passes, last = self.ways, self.results, Passes(), len(batch.sizes) - 1
         results.begin_step()
-        for i, (micro_batch, samples) in enumerate(zip(batch.micro_batches, batch.sizes, strict=True)):
-            results.begin_micro_batch(micro_batch, samples, batch.counts)
-            weight = samples * self.devices / batch.batch_samples if batch.counts else 0.0
+        pieces = zip(batch.micro_batches, batch.sizes, batch.weights, strict=True)
+        for i, (micro_batch, samples, weight) in enumerate(pieces):
+            results.begin_micro_batch(micro_batch, weight.divisor, batch.counts)
             # Gradients need to meet the other devices' only once, in the last backward pass.
             with ways.gradients_meet(i == last and not self.state.auto_accumulate):
                 with _NOTHING if batch.counts else metrics_as_before(ways.module):
@@ -160,12 +166,13 @@ class Step:
                 if loss is None:
                     self._check_may_leave_out()
                     continue
-                weighed = loss if weight == 1 else loss * weight
+                weighed = self.weights.weighed(loss, weight)
                 ways.backward(weighed, self.optimizer)
             share_loss = weighed.detach()
             passes.loss = share_loss if passes.loss is None else passes.loss + share_loss
             passes.extras.append(extra)
             passes.sizes.append(samples)
+            passes.divisors.append(weight.divisor)
             self.state.counters.iterations += 1
         return passes
 
@@ -179,7 +186,7 @@ class Step:
 
     def _joined(self, batch: CutBatch, passes: Passes) -> Tensor | None:
         """The loss of the whole batch, and its logged values."""
-        self.results.end_step(batch.share, batch.share_samples)
+        self.results.end_step(batch.share, sum(weight.divisor for weight in batch.weights))
         if passes.loss is not None and self._loss_is_read:
             # The mean over the batch, not over this device's share: an optimizer that looks at the loss (L-BFGS) must
             # see the same number on every device, or they part; and so must a hook.
@@ -192,6 +199,10 @@ class Step:
                 "training_step returned None: on several devices no step can be left out; return a loss of 0"
             )
         warnings.warn("`training_step` returned `None`: the step has no gradient", stacklevel=2)
+
+
+def _joined_extras(passes: Passes) -> dict[str, Any]:
+    return join_outputs(passes.extras, passes.sizes, passes.divisors) if passes.extras[-1] else {}
 
 
 def _parts(output: Any) -> tuple[Tensor | None, dict[str, Any]]:
