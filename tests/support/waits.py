@@ -1,8 +1,8 @@
 """Where a training would wait for a far device: found on a CPU, by what waits on a GPU whatever it is called by.
 
 A program waits where a number or a tensor comes from the device (`item`, `float(t)`, `if t`, `cpu`, `tolist`, `numpy`,
-`print`), where the shape of a result depends on values (`nonzero`, a mask as an index, `unique`), and where a number goes
-there (`torch.tensor(x, device=...)`). Not seen: `to(device)` of a tensor in ordinary memory, since here it does nothing.
+`print`), where the shape of a result depends on values (`nonzero`, a mask as an index, `unique`), and where a number
+goes there (`torch.tensor(x, device=...)`). Not seen is `to(device)` of a tensor in ordinary memory: here it does nothing.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """A training waits for its device where values are logged, and nowhere in between: counted, on a CPU that plays it.
 
-What a GPU would be waited for is known by what is called (tests/support/waits.py), so what only a GPU shows, a copy from
-ordinary memory say, is not seen here.
+What a GPU would be waited for is known by what is called (tests/support/waits.py); what only a GPU shows, a copy from
+ordinary memory say, is not seen here but in test_gpu.py.
 """
 
 from collections.abc import Callable
