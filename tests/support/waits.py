@@ -2,7 +2,8 @@
 
 A program waits where a number or a tensor comes from the device (`item`, `float(t)`, `if t`, `cpu`, `tolist`, `numpy`,
 `print`), where the shape of a result depends on values (`nonzero`, a mask as an index, `unique`), and where a number
-goes there (`torch.tensor(x, device=...)`). Not seen is `to(device)` of a tensor in ordinary memory: here it does nothing.
+goes there (`torch.tensor(x, device=...)`). Not seen is `to(device)` of a tensor in ordinary memory: here it does
+nothing.
 """
 
 import sys
