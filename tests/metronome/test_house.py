@@ -158,7 +158,7 @@ def test_a_folder_can_be_looked_over(folder: Path) -> None:
 def test_each_readme_has_a_line_for_each_file(room: str) -> None:
     named, folder = set(), ""
     for line in (HOUSE / room / "README.md").read_text().splitlines():
-        if row := re.match(r"\| \*\*`(\w+/)`\*\*", line):  # the files below are in this folder
+        if row := re.match(r"\| \*\*`([\w/]+/)`\*\*", line):  # the files below are in this folder
             folder = row.group(1)
         elif row := re.match(r"\| (`\w+\.py`(?:, `\w+\.py`)*) \|", line):
             named |= {folder + name for name in re.findall(r"\w+\.py", row.group(1))}

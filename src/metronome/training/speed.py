@@ -1,7 +1,7 @@
 """Flags that trade exactness for speed: what each changes of the numbers, and how it is put to work."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -69,18 +69,8 @@ class Speed:
             _lay_out_states(optimizer)
             if self.fused:
                 _fuse(optimizer)
-        if self.allow_tf32 is None:
+        with nullcontext() if self.allow_tf32 is None else tf32(self.allow_tf32):
             yield
-            return
-        backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
-        before = [backend.allow_tf32 for backend in backends]
-        try:
-            for backend in backends:
-                backend.allow_tf32 = self.allow_tf32
-            yield
-        finally:
-            for backend, value in zip(backends, before, strict=True):
-                backend.allow_tf32 = value
 
     def _backend(self, device: torch.device) -> str:
         name = self.compile if isinstance(self.compile, str) else "inductor"
@@ -89,6 +79,20 @@ class Speed:
         if name == "inductor" and (missing := _missing_compiler(device)):
             raise InputError(f"trainer.compile={self.compile} needs {missing}, which is not there; use false")
         return name
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """While it lasts, a GPU may, or may not, round the factors of float32 products and convolutions."""
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = allowed
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 def _missing_compiler(device: torch.device) -> str | None:

@@ -6,6 +6,7 @@ import pytest
 from commands import PROJECT, Commands
 from hydra import compose, initialize_config_dir
 
+from metronome.app.benchmark.gpu import steps
 from metronome.training.speed import Speed
 
 FOR_SPEED = ("precision", "compile", "channels_last", "fused", "allow_tf32", "deterministic", "benchmark")
@@ -36,6 +37,12 @@ def test_only_speed_differs() -> None:
     plain, fast = flags("gpu"), flags("gpu_fast")
     different = {name for name in plain | fast if plain.get(name) != fast.get(name)}
     assert different == set(FOR_SPEED)
+
+
+def test_the_benchmark_measures_this_preset() -> None:
+    rig, fast = steps.Rig(), flags("gpu_fast")
+    assert {name: fast[name] for name in steps.FLAGS} == steps.FLAGS
+    assert (fast["precision"], fast["compile"], rig.backend) == (rig.precision, True, "inductor")
 
 
 def test_typed_one_by_one_on_a_cpu(commands: Commands) -> None:
