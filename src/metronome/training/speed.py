@@ -22,7 +22,7 @@ class Speed:
 
     Attributes:
         compile: compile each network of the module with `torch.compile`, in place: true, or the name of a backend. It
-            makes other kernels: the numbers are the same to rounding only, also after a resume; and it takes a minute.
+            makes other kernels: the numbers are the same to rounding only, also after a resume; and it takes its time.
         channels_last: lay the weights of 2-d convolutions out with their channels last, which convolutions on images
             follow: the same to rounding.
         fused: let SGD, Adam and AdamW make their update in one kernel: the same to rounding. False: as each optimizer

@@ -2,6 +2,7 @@
 
 import importlib
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,25 @@ def test_channels_last() -> None:
     are_close(model, plain)
     for parameter, state in run.optimizers[0].state.items():
         assert state["momentum_buffer"].stride() == parameter.stride()
+
+
+def test_on_two_devices(tmp_path: Path) -> None:
+    """All together; the layout is there before DDP makes its buffers, or it would warn."""
+
+    class Recorded(Images):
+        def on_train_end(self) -> None:
+            torch.save((jobs.weights(self), layouts(self)), tmp_path / f"{self.global_rank}.pt")
+
+    plain, _ = trained()
+    flags: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "max_epochs": 2, "limit_val_batches": 0}
+    run = jobs.trainer(compile="eager", channels_last=True, fused=True, **flags)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Grad strides do not match")
+        run.fit(Recorded(), datamodule=Data(batch_size=16))
+    for rank in (0, 1):
+        weights, are_laid_out = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(weights, jobs.weights(plain), rtol=1e-10, atol=1e-13)
+        assert are_laid_out == [True, True]
 
 
 def test_channels_last_without_images() -> None:
