@@ -236,12 +236,16 @@ def test_bytes_stay_bytes(far: dict[str, int]) -> None:
 
 
 def test_labels_are_looked_at_before_they_are_far(far: dict[str, int]) -> None:
-    """And for each module anew, also where they are there already."""
+    """All at once, and for each module anew, also where they are there already."""
     far["free"] = 10**6
-    data = Bytes(batch_size=8)
-    jobs.fit(model=classifier(3), data=data, max_epochs=1)
+    data, model = Bytes(batch_size=8), classifier(3)
+    looked_at: list[int] = []
+    model.check_batch = lambda batch: looked_at.append(len(batch[1]))
+    jobs.fit(model=model, data=data, max_epochs=1)
+    assert looked_at[:2] == [40, 9]
+    assert len(looked_at) == 2 + 5 + 2  # and each batch, of which on a GPU only the shape and type are
     with pytest.raises(InputError, match=r"^label 2 is out of range: the model has 2 classes"):
-        jobs.fit(model=classifier(2), data=data, max_epochs=1)
+        loaders(data, classifier(2))
 
 
 def test_a_plan_needs_no_device(monkeypatch: pytest.MonkeyPatch) -> None:

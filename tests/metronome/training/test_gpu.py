@@ -177,6 +177,7 @@ def test_data_that_do_not_fit_stay_in_main_memory() -> None:
             attached(Bytes(600, batch_size=8, on_device=True)).train_dataloader()
     finally:
         del filling
+        torch.cuda.empty_cache()
 
 
 # ---- nothing waits for it ----------------------------------------------------------------------------------------
