@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from metronome.training.batches.order import Share
-from metronome.training.batches.seeds import generators_as_before, sample_words, seed_sample
+from metronome.training.batches.sample_seeds import SeededSamples
+from metronome.training.batches.seeds import generators_as_before
 from metronome.units import InputError
 
 
@@ -53,24 +54,26 @@ class BatchReader(Dataset):
     """
 
     def __init__(self, dataset: Any, seed: int, collate: Any = default_collate) -> None:
-        self.dataset, self.seed, self.collate = dataset, seed, collate
+        self.dataset, self.seeded, self.collate = dataset, SeededSamples(seed), collate
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, share: Share) -> Any:
-        if type(self.dataset).__getitem__ is Rows.__getitem__:
-            return self.dataset[torch.from_numpy(share.indices)]
-        if get_worker_info() is None:
-            with generators_as_before():
-                return self._read(share)
-        return self._read(share)
+        if self._is_indexed or get_worker_info() is not None:
+            return self.read(share)
+        with generators_as_before():
+            return self.read(share)
 
-    def _read(self, share: Share) -> Any:
-        samples, words = [], sample_words(self.seed, share.epoch, share.indices)
-        for index, seeds in zip(share.indices.tolist(), words, strict=True):
-            seed_sample(seeds)
-            samples.append(self._sample(index))
+    @property
+    def _is_indexed(self) -> bool:
+        return type(self.dataset).__getitem__ is Rows.__getitem__
+
+    def read(self, share: Share) -> Any:
+        """The same, for who seeds the generators of this process anew before drawing from them: it takes less time."""
+        if self._is_indexed:
+            return self.dataset[torch.from_numpy(share.indices)]
+        samples = self.seeded(self._sample, share.epoch, share.indices)
         try:
             return self.collate(samples)
         except Exception as error:

@@ -222,6 +222,7 @@ class Trainer(L.Trainer):
 
     def _run_stage(self) -> Any:
         self._watch.forget()
+        self._watch.agreement.forget()
         if self.state_of_training.auto_accumulate:
             take_buffers_over(self.strategy.model)
         with self.speed.at_work(self):

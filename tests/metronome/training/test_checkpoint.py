@@ -106,18 +106,20 @@ def test_nothing_is_overwritten_before_the_new_is_whole(tmp_path: Path, monkeypa
     ("every", "steps"),
     [("3 steps", [3, 5, 8, 10, 13]), ("64 samples", [2, 4, 5, 7, 9, 10, 12, 13]), ("2 epochs", [5, 10, 13])],
 )
-def test_save_last_every(every: str, steps: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [{}, {"devices": 2, "strategy": "ddp_fork"}])
+def test_save_last_every(every: str, steps: list[int], options: dict[str, Any], tmp_path: Path) -> None:
     """2 epochs and a half of 5 steps, each of which is saved at its end, without validation."""
-    saved: list[int] = []
 
     class Counts(Checkpoint):
         def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
             super()._save_checkpoint(trainer, filepath)
-            saved.append(step_of(Path(filepath)))
+            if trainer.is_global_zero:
+                with (tmp_path / "saved.txt").open("a") as saved:
+                    saved.write(f"{step_of(Path(filepath))} ")
 
     save = Counts(tmp_path, save_last=True, save_top_k=0, save_last_every=every, enable_version_counter=False)
-    fit(callbacks=[save], enable_checkpointing=True, limit_val_batches=0, max_epochs=-1, max_steps=13)
-    assert saved == steps
+    fit(callbacks=[save], enable_checkpointing=True, limit_val_batches=0, max_epochs=-1, max_steps=13, **options)
+    assert [int(step) for step in (tmp_path / "saved.txt").read_text().split()] == steps
 
 
 @pytest.mark.parametrize("every", ["0 steps", "10%", "soon"])

@@ -11,6 +11,8 @@ from jobs import Data, fit, network
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, distributed, nn
 
+from metronome.training.guards import agreement
+
 STEPS = 8
 
 
@@ -63,18 +65,28 @@ class Quiet(L.LightningModule):
 
 # The gradients' own all-reduce is made by DistributedDataParallel in C++, and is not among these.
 @pytest.mark.parametrize("accumulation", [1, 4])
+@pytest.mark.parametrize(("seconds", "exchanges"), [(0.0, 1), (1e9, 0)])  # between stops, saves, what is not finite
 @pytest.mark.parametrize(
     ("does_log", "optimizer", "sent", "waited_for"),
     [
-        (False, "sgd", 1, 0),  # stops, saves, and what is not finite
-        (True, "sgd", 2, 0),  # and the logged value
-        (False, "lbfgs", 1, 1),  # and the loss, which L-BFGS looks at
+        (False, "sgd", 0, 0),
+        (True, "sgd", 1, 0),  # the logged value
+        (False, "lbfgs", 0, 1),  # the loss, which L-BFGS looks at
     ],
 )
 def test_what_a_step_sends(
-    does_log: bool, optimizer: str, sent: int, waited_for: int, accumulation: int, tmp_path: Path
+    does_log: bool,
+    optimizer: str,
+    sent: int,
+    waited_for: int,
+    seconds: float,
+    exchanges: int,
+    accumulation: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    record = tmp_path / "calls.json"
+    monkeypatch.setattr(agreement, "_SECONDS", seconds)
+    record, sent = tmp_path / "calls.json", sent + exchanges
     fit(
         model=Quiet(does_log, optimizer), data=Data(batch_size=32), callbacks=[Counts(record)], devices=2,
         strategy="ddp_fork", accumulate_grad_batches=accumulation, max_epochs=-1, max_steps=STEPS,

@@ -15,6 +15,7 @@ from torchmetrics import MeanMetric
 
 from metronome.training import Checkpoint
 from metronome.training.batches.seeds import epoch_order
+from metronome.training.guards import agreement
 from metronome.training.guards.nonfinite import Watch
 from metronome.units import InputError, RunFailed
 
@@ -529,8 +530,13 @@ def test_the_same_trainer_again(behind: int) -> None:
 
 
 @pytest.mark.parametrize("behind", [3], indirect=True)
-def test_two_devices_that_are_behind(behind: int, tmp_path: Path) -> None:
-    """The second one more than the first: it is waited for. What the first has found goes round in one more step."""
+@pytest.mark.parametrize(("seconds", "steps"), [(0.0, 8), (0.05, None)])
+def test_two_devices_that_are_behind(
+    behind: int, seconds: float, steps: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one more than the first: it is waited for. What the first has found goes round in one more step, or
+    where steps are short in some more; and all stop after the same one."""
+    monkeypatch.setattr(agreement, "_SECONDS", seconds)
 
     class Further(Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
@@ -540,4 +546,5 @@ def test_two_devices_that_are_behind(behind: int, tmp_path: Path) -> None:
 
     with pytest.raises(Exception, match=r"RunFailed: the loss is not finite in step 4 \(epoch 1\)"):
         fit(model=Before(), data=Bad(BAD), callbacks=[Further()], limit_val_batches=0, **TWO)
-    assert [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)] == [8, 8]
+    ends = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
+    assert ends == [steps or ends[0]] * 2

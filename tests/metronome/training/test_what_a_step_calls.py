@@ -38,7 +38,7 @@ ONE = {
     "Module._call_impl": 1,  # its one layer
     "Tensor.backward": 1,
     "SGD.step": 1,
-    "BatchReader.__getitems__": 1,  # a batch is read at once, not sample by sample
+    "BatchReader.read": 1,  # a batch is read at once, not sample by sample
 }
 # Is the step finite? The loss, and the norms of the two gradients (of a layer's weight and bias), each read alone:
 # on the CPU nobody waits for them. Nothing else reads a number.
@@ -80,7 +80,7 @@ def test_numbers_are_read_in_no_other_way() -> None:
 
 def test_a_loader_of_the_users() -> None:
     """It is asked for each batch, and Lightning's fetcher and joiner of loaders, which stand before it, are not."""
-    expected = {name: n for name, n in (NONE | ONE | READS).items() if name != "BatchReader.__getitems__"}
+    expected = {name: n for name, n in (NONE | ONE | READS).items() if name != "BatchReader.read"}
     expected |= {"_BaseDataLoaderIter.__next__": 1, "_DataFetcher.__next__": 0, "CombinedLoader.__next__": 0}
     expected |= {"apply_func.apply_to_collection": 3}  # a batch of two tensors: how many samples are in it?
     assert fit(FunctionCalls(), train_dataloaders=loader()).in_a_step(*expected) == expected

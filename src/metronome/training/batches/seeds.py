@@ -6,7 +6,7 @@ its words well: with `seed + epoch`, the second epoch of seed 42 would be the fi
 """
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,7 +17,7 @@ from metronome.training.batches.streams import stream_words
 from metronome.units import InputError
 
 # Spawn keys keep the streams apart: without them (seed, epoch) and (seed, epoch, 0, 0) give the same numbers.
-_STEP, _SAMPLE, _ORDER = 0, 1, 2
+_STEP, _SAMPLE, _ORDER, _FETCH = 0, 1, 2, 3
 _AT_ONCE = 256  # steps whose seeds are worked out together
 
 
@@ -57,10 +57,17 @@ def order_at(seed: int, epoch: int, num_samples: int) -> Order:
 
 
 class StepSeeds:
-    """Seeds torch's, numpy's and Python's generators for each step of one process (dropout, mixing, noise)."""
+    """Seeds torch's, numpy's and Python's generators for each step of one process (dropout, mixing, noise).
 
-    def __init__(self, seed: int, rank: int, device: torch.device) -> None:
-        self.seed, self.rank, self.device = seed, rank, device
+    Args:
+        seed: of the run.
+        device: whose generator is seeded too.
+        rank: of the process; None for what is drawn while a batch is fetched, which must be alike in all of them.
+    """
+
+    def __init__(self, seed: int, device: torch.device, rank: int | None) -> None:
+        self.seed, self.device = seed, device
+        self._stream, self._rest = (_FETCH, ()) if rank is None else (_STEP, (rank,))
         self._words: list[list[int]] = []
         self._epoch = self._first = -1
 
@@ -69,21 +76,12 @@ class StepSeeds:
         if epoch != self._epoch or not 0 <= at < len(self._words):
             self._epoch, self._first, at = epoch, step, 0
             steps = np.arange(step, step + _AT_ONCE, dtype=np.uint64)
-            self._words = stream_words(self.seed, epoch, _STEP, steps, self.rank).tolist()
+            self._words = stream_words(self.seed, epoch, self._stream, steps, *self._rest).tolist()
         value = _seed_generators(*self._words[at])
         if self.device.type == "cuda":
             torch.cuda.manual_seed(value)
         elif self.device.type != "cpu":
             torch.manual_seed(value)
-
-
-def seed_sample(words: Sequence[int]) -> None:
-    """Seed the same generators, on the CPU, for reading one sample (augmentation), whichever process reads it.
-
-    Args:
-        words: a row of `sample_words`.
-    """
-    _seed_generators(*words)
 
 
 def sample_words(seed: int, epoch: int, indices: np.ndarray) -> list[list[int]]:

@@ -6,6 +6,8 @@ the same, bit for bit, which a test compares.
 Source: M. O'Neill (2015), "Developing a seed_seq Alternative", as in numpy's _bit_generator.pyx.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 _POOL = 4
@@ -23,52 +25,64 @@ def stream_words(seed: int, epoch: int, stream: int, keys: np.ndarray, *rest: in
     Returns:
         uint32, shape (keys, 4).
     """
+    pool = _begun(seed, epoch, stream)
     low, high = keys.astype(np.uint32), (keys >> np.uint64(32)).astype(np.uint32)
     if not high.any():
-        return _state(_pool(_words(seed, epoch, stream, low, *rest)))
+        return pool.with_words(low, *rest).state(len(keys))
     state = np.empty((len(keys), 4), dtype=np.uint32)
     two = high > 0  # numpy takes these for two words, the lower first
-    state[two] = _state(_pool(_words(seed, epoch, stream, low[two], high[two], *rest)))
-    if not two.all():
-        state[~two] = _state(_pool(_words(seed, epoch, stream, low[~two], *rest)))
+    for some, words in ((two, (low[two], high[two])), (~two, (low[~two],))):
+        state[some] = pool.with_words(*words, *rest).state(np.count_nonzero(some))
     return state
 
 
-def _words(seed: int, epoch: int, stream: int, low: np.ndarray, *more: np.ndarray | int) -> list[np.ndarray]:
-    words = (seed, epoch, 0, 0, stream, low, *more)  # numpy fills the pool up before a spawn key
-    return [np.full(len(low), word, dtype=np.uint32) if isinstance(word, int) else word for word in words]
+@lru_cache(maxsize=16)
+def _begun(seed: int, epoch: int, stream: int) -> "_Pool":
+    """What all keys have in common; numpy fills the pool up before a spawn key."""
+    return _Pool([], _INIT_A).with_words(seed, epoch, 0, 0, stream)
 
 
-def _pool(words: list[np.ndarray]) -> list[np.ndarray]:
-    constant = _INIT_A
+class _Pool:
+    """Four numbers into which words are mixed, one after the other; each an array over keys, or one for all."""
 
-    def hashed(value: np.ndarray) -> np.ndarray:
-        nonlocal constant
-        value = value ^ np.uint32(constant)
-        constant = constant * _MULT_A & _WORD
-        value = value * np.uint32(constant)
+    def __init__(self, pool: list[np.ndarray], constant: int) -> None:
+        self.pool, self.constant = pool, constant
+
+    def with_words(self, *words: np.ndarray | int) -> "_Pool":
+        """Another pool, with these mixed in."""
+        mixed = _Pool(list(self.pool), self.constant)
+        for word in words:
+            mixed._take(np.full(1, word, dtype=np.uint32) if isinstance(word, int) else word)
+        return mixed
+
+    def _take(self, word: np.ndarray) -> None:
+        if len(self.pool) == _POOL:
+            self.pool = [_mixed(value, self._hashed(word)) for value in self.pool]
+            return
+        self.pool.append(self._hashed(word))
+        if len(self.pool) == _POOL:
+            for source in range(_POOL):
+                for target in range(_POOL):
+                    if source != target:
+                        self.pool[target] = _mixed(self.pool[target], self._hashed(self.pool[source]))
+
+    def _hashed(self, value: np.ndarray) -> np.ndarray:
+        value = value ^ np.uint32(self.constant)
+        self.constant = self.constant * _MULT_A & _WORD
+        value = value * np.uint32(self.constant)
         return value ^ (value >> _SHIFT)
 
-    def mixed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        value = a * _MIX_L - b * _MIX_R
-        return value ^ (value >> _SHIFT)
-
-    pool = [hashed(word) for word in words[:_POOL]]
-    for source in range(_POOL):
-        for target in range(_POOL):
-            if source != target:
-                pool[target] = mixed(pool[target], hashed(pool[source]))
-    for word in words[_POOL:]:
-        for target in range(_POOL):
-            pool[target] = mixed(pool[target], hashed(word))
-    return pool
+    def state(self, keys: int) -> np.ndarray:
+        """Four words for each key: uint32, shape (keys, 4)."""
+        constant, state = _INIT_B, np.empty((keys, _POOL), dtype=np.uint32)
+        for i, word in enumerate(self.pool):
+            value = word ^ np.uint32(constant)
+            constant = constant * _MULT_B & _WORD
+            value = value * np.uint32(constant)
+            state[:, i] = value ^ (value >> _SHIFT)
+        return state
 
 
-def _state(pool: list[np.ndarray]) -> np.ndarray:
-    constant, state = _INIT_B, []
-    for word in pool:
-        value = word ^ np.uint32(constant)
-        constant = constant * _MULT_B & _WORD
-        value = value * np.uint32(constant)
-        state.append(value ^ (value >> _SHIFT))
-    return np.stack(state, axis=1)
+def _mixed(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    value = a * _MIX_L - b * _MIX_R
+    return value ^ (value >> _SHIFT)

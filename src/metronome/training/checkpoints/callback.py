@@ -105,14 +105,17 @@ class Checkpoint(ModelCheckpoint):
         if not self._should_skip_saving_checkpoint(trainer) and self._saved_at[1] != trainer.global_step:
             self.save_last_now(trainer)
 
+    def is_time(self, trainer: L.Trainer) -> bool:
+        """Whether as much time as `save_last_every` says has gone by; each device's clock is its own."""
+        is_by_time = self.every is not None and self.every.unit == "seconds" and self._has_news(trainer)
+        return is_by_time and time.monotonic() - self._saved_at[0] >= self.every.value
+
     def is_due(self, trainer: L.Trainer) -> bool:
-        """Whether it is time for `save_last_every`."""
-        if self.every is None or trainer.fast_dev_run or trainer.global_step == self._last_global_step_saved:  # pyright: ignore
-            return False
-        seconds, steps = self._saved_at
-        if self.every.unit == "seconds":
-            return time.monotonic() - seconds >= self.every.value
-        return trainer.global_step - steps >= self._every_steps
+        """Whether as many steps have been made; the same on all devices."""
+        return 0 < self._every_steps <= trainer.global_step - self._saved_at[1] and self._has_news(trainer)
+
+    def _has_news(self, trainer: L.Trainer) -> bool:
+        return not trainer.fast_dev_run and trainer.global_step != self._last_global_step_saved  # pyright: ignore
 
     def save_last_if_due(self, trainer: L.Trainer) -> None:
         self._or_as_before(lambda: self.save_last_now(trainer))

@@ -1,10 +1,14 @@
 """What several devices find out together, so that all do the same after the same step."""
 
+import time
 from typing import Any
 
 import lightning as L
 import torch
 from torch import distributed
+
+# Seconds between two exchanges where steps are shorter: on two cores one takes half as long as the smallest step.
+_SECONDS, _MOST_STEPS = 0.05, 1_000
 
 
 class Agreement:
@@ -13,7 +17,12 @@ class Agreement:
     def __init__(self, trainer: L.Trainer) -> None:
         self.trainer = trainer
         self._cpu_group: Any = None
+        self.forget()
+
+    def forget(self) -> None:
+        """What is on its way belongs to another run."""
         self._sent: tuple[Any, torch.Tensor] | None = None
+        self._sent_at, self._calls, self._every = time.monotonic(), 0, 1
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on any device. Waits for all of them."""
@@ -30,14 +39,21 @@ class Agreement:
     def exchange(self, *numbers: int) -> list[int]:
         """The largest of each number that was given the time before; these travel until the next time.
 
-        A step lies between, so that nobody waits. One device alone need not wait either, and answers at once.
+        A step lies between, so that nobody waits. Where steps are short, so many of them as make up a twentieth of a
+        second, and in all but the last of these calls nothing is sent and zeros are returned. One device alone need
+        not wait, and answers at once.
         """
         if self.trainer.world_size == 1:
             return list(numbers)
+        self._calls += 1
+        if self._calls < self._every:
+            return [0] * len(numbers)
         received = self.receive() or [0] * len(numbers)
-        table = torch.tensor(numbers)
+        seconds = (time.monotonic() - self._sent_at) / self._calls
+        fewest = -max(1, min(_MOST_STEPS, int(_SECONDS / seconds)))  # the largest of these is of the slowest device
+        table = torch.tensor([*numbers, fewest])
         work = distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._group(), async_op=True)
-        self._sent = work, table
+        self._sent, self._sent_at, self._calls = (work, table), time.monotonic(), 0
         return received
 
     def receive(self) -> list[int] | None:
@@ -46,7 +62,9 @@ class Agreement:
             return None
         (work, table), self._sent = self._sent, None
         work.wait()
-        return table.tolist()
+        *numbers, fewest = table.tolist()
+        self._every = -fewest
+        return numbers
 
     def _group(self) -> Any:
         if self._cpu_group is None and self.trainer.strategy.root_device.type != "cpu":

@@ -12,7 +12,6 @@ from metronome.training.checkpoints.callback import Checkpoint
 from metronome.training.guards.agreement import Agreement
 from metronome.training.guards.nonfinite import Watch
 from metronome.training.guards.signals import Request, SignalConnector, requeue
-from metronome.units import RunFailed
 
 log = logging.getLogger("metronome.training")
 
@@ -34,25 +33,30 @@ class BetweenSteps:
         """Stop, or save, if any device has been told to, or fail, if one has found a step that was not finite."""
         trainer, saves = self.trainer, self.checkpoints
         self.watch.look_back()
-        due = trainer.is_global_zero and any(save.is_due(trainer) for save in saves)
-        # Several devices hear of it one step later, all after the same one: so none waits for another here.
+        due = trainer.is_global_zero and any(save.is_time(trainer) for save in saves)
+        # Several devices hear of it a step or a few later, all after the same one: so none waits for another here.
         request, due, nonfinite = self.agreement.exchange(self.signals.request, int(due), int(self.watch.has_found))
         if nonfinite:
             self.watch.settle()
-            raise RunFailed("a step was not finite on another device")  # where each has a part of the gradient only
         if request:
             self._stop(Request(request))
-        if due:
-            for save in saves:
+        for save in saves:
+            if due or save.is_due(trainer):
                 save.save_last_if_due(trainer)
 
-    def stop_if_asked(self, may_save: Callable[[], bool] = lambda: True) -> None:
+    def stop_if_asked(self, may_save: Callable[[], bool]) -> None:
         """Between the batches of a validation too, which may be long; unless the model must not be saved there."""
         if self.trainer.state.fn == TrainerFn.FITTING:
-            on_its_way = (self.agreement.receive() or [0])[0]
-            (request,) = self.agreement.largest(max(self.signals.request, on_its_way))
+            request, *_ = self.agreement.exchange(self.signals.request, 0, 0)
             if request and may_save():
                 self._stop(Request(request))
+
+    def stop_if_asked_by_now(self) -> None:
+        """At the end of a fit, where nothing comes after it: what is on its way counts, and all are waited for."""
+        on_its_way, *_ = self.agreement.receive() or [0]
+        (request,) = self.agreement.largest(max(self.signals.request, on_its_way))
+        if request:
+            self._stop(Request(request))
 
     def after_step(self) -> None:
         """Save what is to be saved after a step."""

@@ -21,8 +21,6 @@ log = logging.getLogger("metronome.training")
 _SAMPLES_LISTED, _STEPS_LOGGED, _STEPS_KEPT = 8, 10, 1_000
 # A GPU may be so many steps behind; then it is waited for.
 _STEPS_AHEAD = 64
-# More numbers than these are faster brought together first.
-_READ_ONE_BY_ONE = 16
 
 
 @dataclass
@@ -69,7 +67,6 @@ class Watch:
         self._on_the_way.clear()
         self._found = None
 
-    @torch.no_grad()
     def allows(self, loss: Tensor) -> bool:
         """Look at the step whose gradients are ready: whether its update is to be made.
 
@@ -104,19 +101,20 @@ class Watch:
         return True
 
     def _are_finite_here(self, loss: Tensor) -> bool:
-        """Whether loss and gradient are finite, read one by one where that is the fastest way."""
+        """Whether loss and gradient are finite. Numbers are read one by one, which is the fastest way on a CPU."""
         if not math.isfinite(loss.item()):
             return False
         gradients = self._gradients()
-        if len(gradients) > _READ_ONE_BY_ONE or any(gradient.is_sparse for gradient in gradients):
+        if any(gradient.is_sparse for gradient in gradients):
             norm = self._gradient_norm()
             return norm is None or math.isfinite(norm.item())
-        return not gradients or math.isfinite(sum(norm.item() ** 2 for norm in torch._foreach_norm(gradients)))  # pyright: ignore
+        norms = torch._foreach_norm(gradients) if gradients else []  # pyright: ignore
+        return math.isfinite(sum([norm.item() for norm in norms]))
 
     @staticmethod
     def _is_far(values: Tensor) -> bool:
         """Whether to read them means to wait for a device."""
-        return values.device.type == "cuda"
+        return values.is_cuda
 
     @staticmethod
     def _send(values: Tensor) -> tuple[Tensor, Any]:
@@ -140,14 +138,16 @@ class Watch:
     def settle(self) -> None:
         """Wait for all that is on its way. Raises RunFailed if a step was not finite, each time it is called.
 
-        The update has been made by then, and what gets over a save that fails must not get over that.
+        The update has been made by then, and what gets over a save that fails must not get over that. All devices must
+        call it together, and fail together.
         """
         while self._on_the_way and self._found is None:
             self._on_the_way[0].arrived.synchronize()
             self._arrive()
         if self._found is not None:
             self._on_the_way.clear()
-            raise RunFailed(self._found)
+        if self.agreement.any(self._found is not None):
+            raise RunFailed(self._found or "a step was not finite on another device")
 
     def _arrive(self) -> None:
         probe = self._on_the_way.popleft()
@@ -164,6 +164,7 @@ class Watch:
 
     # ---- what there is to say ------------------------------------------------------------------------------
 
+    @torch.no_grad()
     def _gradient_norm(self) -> Tensor | None:
         gradients = self._gradients()
         if not gradients:

@@ -54,12 +54,7 @@ class EpochLoop(TrainingEpochLoopBase):
         self.step, self.manual_optimization = step, manual
         self._results, self.val_loop = step.results, validation
         self.phase = Phase.MAKE
-        self._do = {
-            Phase.MAKE: self._make,
-            Phase.LOG: self._log,
-            Phase.VALIDATE: self._validate,
-            Phase.CLOSE: self._close,
-        }
+        self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
         self._metrics_before: dict[str, Any] | None = None  # torchmetrics as they were before a validation
         self._order_before: dict[str, Any] | None = None  # that of the checkpoint, if it was written in mid-epoch
 
@@ -89,9 +84,9 @@ class EpochLoop(TrainingEpochLoopBase):
 
     def _go_through(self, first: Phase) -> None:
         """The phases of a step from this one on."""
-        for phase in OF_A_STEP[OF_A_STEP.index(first) :]:
+        for phase, do in self._phases[OF_A_STEP.index(first) :]:
             self.phase = phase
-            self._do[phase]()
+            do()
         self.phase = Phase.MAKE
 
     # ---- a step ---------------------------------------------------------------------------------------------
@@ -103,10 +98,10 @@ class EpochLoop(TrainingEpochLoopBase):
         self.val_loop.is_judged = False
         batch_idx = progress.current.ready
         state.epoch, state.step = self.epoch, batch_idx
-        # Before the batch is fetched, so that what is drawn while it is moved to the device is covered too.
-        self._seed(state.epoch, batch_idx)
-
+        if self._seed_fetch is not None:
+            self._seed_fetch(state.epoch, batch_idx)
         batch, progress.is_last_batch = self._batches.next()
+        self._seed(state.epoch, batch_idx)
         if self.step.ways.are_old():
             self.prepare()
         batch = self.step.ways.to_device(batch)
@@ -169,7 +164,10 @@ class EpochLoop(TrainingEpochLoopBase):
         """Look up, once a fit, what each step would have to look up."""
         trainer = self.trainer
         self._connector, self._hooks = logger_connector(trainer), Hooks(trainer)
-        self._seed = StepSeeds(self.state.seed, trainer.global_rank, trainer.strategy.root_device)
+        seed, device = self.state.seed, trainer.strategy.root_device
+        self._seed = StepSeeds(seed, device, trainer.global_rank)
+        # Our own loaders draw nothing; other samplers may rely on equal generators in all processes.
+        self._seed_fetch = StepSeeds(seed, device, None) if batch_sampler(trainer) is None else None
         remember_signature(trainer.lightning_module.training_step)
         self._takes_index = "batch_idx" in self._build_kwargs(OrderedDict(), None, 0)
         optimizer: Any = trainer.optimizers[0] if trainer.optimizers else None
@@ -179,7 +177,7 @@ class EpochLoop(TrainingEpochLoopBase):
     def _begins(self, batch: Any, batch_idx: int) -> bool:
         """The hooks before a step; whether it is made, and does not end the epoch."""
         response = self._hooks("on_train_batch_start", batch, batch_idx)
-        if self.step.ways.are_old():
+        if self._hooks.has("on_train_batch_start") and self.step.ways.are_old():
             self.prepare()
         if not self.step.ways.is_plain:
             call_strategy_hook(self.trainer, "on_train_batch_start", batch, batch_idx)

@@ -19,7 +19,8 @@ class Batches:
             sampler, is_here = loader.batch_sampler, loader.num_workers == 0 and not loader.pin_memory
             reads_whole = is_here and isinstance(sampler, BatchSampler) and hasattr(loader.dataset, "__getitems__")
             if reads_whole:
-                self.iterator = (loader.collate_fn(loader.dataset.__getitems__(share)) for share in sampler)
+                read = getattr(loader.dataset, "read", loader.dataset.__getitems__)
+                self.iterator = (loader.collate_fn(read(share)) for share in sampler)
             else:
                 self.iterator = iterator_of(fetcher)
 

@@ -45,7 +45,7 @@ class FitLoop(FitLoopBase):
         with between_steps.signals.waiting_for_the_step():
             super().run()
             between_steps.watch.settle()
-            between_steps.stop_if_asked()
+            between_steps.stop_if_asked_by_now()
 
     def _check_end(self) -> None:
         """Raises InputError if a checkpoint lies beyond the end of this run."""

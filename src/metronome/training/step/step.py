@@ -29,6 +29,8 @@ from metronome.training.step.ways import Ways
 from metronome.training.step.whole_loss import looks_at_its_loss, mean_over_devices
 from metronome.units import InputError, RunFailed
 
+_NOTHING = nullcontext()
+
 
 @dataclass(slots=True)
 class CutBatch:
@@ -114,7 +116,8 @@ class Step:
             """Loss and gradient of the batch. An optimizer may ask several times, at weights that it tries (L-BFGS)."""
             nonlocal evaluations
             around = self.points.around_passes
-            with torch.enable_grad():  # some optimizers call this without
+            # Some optimizers call this without gradients.
+            with _NOTHING if torch.is_grad_enabled() else torch.enable_grad():
                 passes = self.passes(batch) if around is None else around(self, batch)
             loss = self._joined(batch, passes)
             outputs.clear()
@@ -135,9 +138,9 @@ class Step:
 
     def cut(self, batch: CutBatch) -> None:
         """Cut the share as finely as this epoch's steps are."""
-        parts = self.shares.accumulation if batch.counts else 1
+        samples, parts = max(batch.share_samples, 1), self.shares.accumulation if batch.counts else 1
+        batch.sizes = [samples] if parts == 1 else micro_batch_sizes(samples, parts)
         # A share that is not cut need not have a countable structure.
-        batch.sizes = micro_batch_sizes(max(batch.share_samples, 1), parts)
         batch.micro_batches = self.shares.cut(batch.share, batch.sizes) if len(batch.sizes) > 1 else [batch.share]
 
     def passes(self, batch: CutBatch) -> Passes:
@@ -149,7 +152,7 @@ class Step:
             weight = samples * self.devices / batch.batch_samples if batch.counts else 0.0
             # Gradients need to meet the other devices' only once, in the last backward pass.
             with ways.gradients_meet(i == last and not self.state.auto_accumulate):
-                with nullcontext() if batch.counts else metrics_as_before(ways.module):
+                with _NOTHING if batch.counts else metrics_as_before(ways.module):
                     output = ways.training_step(micro_batch, *batch.arguments)
                 if i == 0:  # Lightning's order: `on_before_zero_grad` comes after `training_step`
                     self._zero_grad(batch.index)

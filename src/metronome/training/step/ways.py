@@ -29,6 +29,9 @@ _OF_PRECISION = ("backward", "convert_input", "forward_context", "optimizer_step
                  "train_step_context")  # fmt: skip
 
 
+_NOTHING = nullcontext()
+
+
 class Ways:
     """The ways to do each part of a step on this hardware, chosen once a fit.
 
@@ -102,7 +105,7 @@ class Ways:
 
     def gradients_meet(self, wanted: bool) -> AbstractContextManager[Any]:
         """Around a backward pass: whether the devices' gradients are averaged in it."""
-        return nullcontext() if wanted or not self._is_wrapped else without_gradient_sync(self.strategy, block=True)
+        return _NOTHING if wanted or not self._is_wrapped else without_gradient_sync(self.strategy, block=True)
 
     # ---- the update ----------------------------------------------------------------------------------------
 
