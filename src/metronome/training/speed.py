@@ -9,11 +9,9 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from metronome.units import InputError
-
-_HAVE_FUSED = (SGD, Adam, AdamW)
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,6 @@ class Speed:
             makes other kernels: the numbers are the same to rounding only, also after a resume; and it takes its time.
         channels_last: lay the weights of 2-d convolutions out with their channels last, which convolutions on images
             follow: the same to rounding.
-        fused: let SGD, Adam and AdamW make their update in one kernel: the same to rounding. False: as each optimizer
-            was made, or a checkpoint was written.
         allow_tf32: whether a GPU may round the factors of float32 products to 10 bits of mantissa (3 decimal digits, of
             7). None: as PyTorch has it, which is false for matrices and true for convolutions.
 
@@ -36,15 +32,13 @@ class Speed:
 
     compile: bool | str = False
     channels_last: bool = False
-    fused: bool = False
     allow_tf32: bool | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.compile, bool | str):
             raise InputError(f"trainer.compile={self.compile!r} is neither true nor false, nor the name of a backend")
-        for name in ("channels_last", "fused"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"trainer.{name}={getattr(self, name)!r} is neither true nor false")
+        if not isinstance(self.channels_last, bool):
+            raise InputError(f"trainer.channels_last={self.channels_last!r} is neither true nor false")
         if self.allow_tf32 is not None and not isinstance(self.allow_tf32, bool):
             raise InputError(f"trainer.allow_tf32={self.allow_tf32!r} is neither true, false nor null")
 
@@ -67,8 +61,6 @@ class Speed:
             _compile(trainer.lightning_module, self._backend(trainer.strategy.root_device))
         for optimizer in trainer.optimizers:
             _lay_out_states(optimizer)
-            if self.fused:
-                _fuse(optimizer)
         with nullcontext() if self.allow_tf32 is None else tf32(self.allow_tf32):
             yield
 
@@ -137,17 +129,3 @@ def _lay_out_states(optimizer: Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
-def _fuse(optimizer: Optimizer) -> None:
-    groups = optimizer.param_groups
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    fits = all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps", "xpu") for p in parameters)
-    if type(optimizer) not in _HAVE_FUSED or not fits or any(group.get("differentiable") for group in groups):
-        return
-    for group in groups:
-        group["fused"], group["foreach"] = True, False
-    for parameter in parameters:
-        state = optimizer.state.get(parameter, {})
-        if isinstance(step := state.get("step"), Tensor):  # of a checkpoint; only a fused kernel has it on the device
-            state["step"] = step.to(parameter.device)

@@ -53,7 +53,7 @@ class Trainer(L.Trainer):
         seed: from it, the epoch and the step come the order of the samples and every random number of a step.
         on_nonfinite: what to do about a step whose loss or gradient is not finite: `stop` the run with one line, or
             `skip` the update (on a GPU this waits for the device in each step; to stop does not).
-        compile, channels_last, fused, allow_tf32: for speed; what each changes of the numbers stands at `Speed`.
+        compile, channels_last, allow_tf32: for speed; what each changes of the numbers stands at `Speed`.
         flags: Lightning's own, with their names and meaning.
 
     Raises:
@@ -71,12 +71,11 @@ class Trainer(L.Trainer):
         on_nonfinite: str = "stop",
         compile: bool | str = False,
         channels_last: bool = False,
-        fused: bool = False,
         allow_tf32: bool | None = None,
         **flags: Any,
     ) -> None:
         check_flags(accumulate_grad_batches, budget, flags)
-        self.speed = Speed(compile, channels_last, fused, allow_tf32)
+        self.speed = Speed(compile, channels_last, allow_tf32)
         auto = accumulate_grad_batches == "auto"
         accumulate = 1 if isinstance(accumulate_grad_batches, str) else accumulate_grad_batches
         self.state_of_training = TrainingState(check_seed(seed), accumulate, auto)

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from metronome.app.benchmark.gpu import steps
 from metronome.training.speed import Speed
 
-FOR_SPEED = ("precision", "compile", "channels_last", "fused", "allow_tf32", "deterministic", "benchmark")
+FOR_SPEED = ("precision", "compile", "channels_last", "allow_tf32", "deterministic", "benchmark")
 
 
 def flags(trainer: str) -> dict[str, Any]:
@@ -20,17 +20,17 @@ def flags(trainer: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("trainer", "values"),
     [
-        ("cpu", ("32-true", False, False, False, False, None, None)),
-        ("gpu", ("32-true", False, False, False, False, "warn", None)),
-        ("ddp", ("32-true", False, False, False, False, "warn", None)),
-        ("gpu_fast", ("bf16-mixed", True, True, True, True, False, True)),
+        ("cpu", ("32-true", False, False, False, None, None)),
+        ("gpu", ("32-true", False, False, False, "warn", None)),
+        ("ddp", ("32-true", False, False, False, "warn", None)),
+        ("gpu_fast", ("bf16-mixed", True, True, True, False, True)),
     ],
 )
 def test_what_they_set(trainer: str, values: tuple[Any, ...]) -> None:
     found = flags(trainer)
     assert tuple(found[name] for name in FOR_SPEED) == values
     assert found["accelerator"] == ("cpu" if trainer == "cpu" else "gpu")
-    assert Speed(**{name: found[name] for name in ("compile", "channels_last", "fused", "allow_tf32")})
+    assert Speed(**{name: found[name] for name in ("compile", "channels_last", "allow_tf32")})
 
 
 def test_only_speed_differs() -> None:
@@ -51,7 +51,6 @@ def test_typed_one_by_one_on_a_cpu(commands: Commands) -> None:
         "trainer=cpu",
         "trainer.compile=eager",
         "trainer.channels_last=true",
-        "trainer.fused=true",
         "budget=3steps",
     )
     done = commands("train", "+experiment=digits", *names, "trainer.allow_tf32=true", "data.on_device=true")

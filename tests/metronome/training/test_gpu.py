@@ -204,8 +204,8 @@ class Quiet(Net):
 
 @pytest.mark.parametrize(
     "flags",
-    [{}, {"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.1}, {"fused": True}],
-    ids=["plain", "accumulation", "clipped", "fused"],
+    [{}, {"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.1}],
+    ids=["plain", "accumulation", "clipped"],
 )
 @pytest.mark.parametrize("options", [{"on_device": True}, {"on_device": False}], ids=["there", "pinned"])
 def test_nothing_waits(flags: dict[str, Any], options: dict[str, Any]) -> None:

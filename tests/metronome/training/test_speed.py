@@ -1,6 +1,5 @@
 """Flags for speed: what each puts to work, and that the training stays the same to rounding."""
 
-import importlib
 import shutil
 import warnings
 from pathlib import Path
@@ -128,7 +127,7 @@ def test_a_missing_compiler_is_found_out(monkeypatch: pytest.MonkeyPatch) -> Non
         assert speed._missing_compiler(torch.device("cpu")) is None
 
 
-# ---- laid out, fused ---------------------------------------------------------------------------------------------
+# ---- laid out ----------------------------------------------------------------------------------------------------
 
 
 def layouts(model: nn.Module) -> list[bool]:
@@ -155,7 +154,7 @@ def test_on_two_devices(tmp_path: Path) -> None:
 
     plain, _ = trained()
     flags: dict[str, Any] = {"devices": 2, "strategy": "ddp_fork", "max_epochs": 2, "limit_val_batches": 0}
-    run = jobs.trainer(compile="eager", channels_last=True, fused=True, **flags)
+    run = jobs.trainer(compile="eager", channels_last=True, **flags)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Grad strides do not match")
         run.fit(Recorded(), datamodule=Data(batch_size=16))
@@ -182,22 +181,15 @@ def test_channels_last_without_images() -> None:
 @pytest.mark.parametrize("before", ["plain", "fast"])
 @pytest.mark.parametrize("after", ["plain", "fast"])
 def test_fused(optimizer: Any, options: dict[str, Any], before: str, after: str, tmp_path: Path) -> None:
-    """And a checkpoint of either kind is gone on with in either, layouts and states included."""
-    kinds: dict[str, Any] = {"plain": {}, "fast": {"fused": True, "channels_last": True}}
+    """A checkpoint with fused updates and channels last is gone on with without them, and the other way round."""
+    kinds: dict[str, Any] = {"plain": {}, "fast": {"channels_last": True}}
+    made = {"plain": options, "fast": options | {"fused": True}}
     plain, _ = trained(optimizer, options, max_epochs=3)
     save = Checkpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-    trained(optimizer, options, callbacks=[save], enable_checkpointing=True, **kinds[before])
+    trained(optimizer, made[before], callbacks=[save], enable_checkpointing=True, **kinds[before])
     path = str(tmp_path / "step=4.ckpt")
-    model, run = trained(optimizer, options, checkpoint=path, max_epochs=3, **kinds[after])
+    model, _ = trained(optimizer, made[after], checkpoint=path, max_epochs=3, **kinds[after])
     are_close(model, plain)
-    groups = run.optimizers[0].param_groups
-    assert all(group["fused"] is True for group in groups) or "fast" not in (before, after)
-
-
-@pytest.mark.parametrize(("optimizer", "options"), [(torch.optim.Rprop, {}), (torch.optim.RMSprop, {})])
-def test_optimizers_that_have_no_fused_form_stay_as_they_are(optimizer: Any, options: Any) -> None:
-    found = [jobs.weights(trained(optimizer, options, fused=on)[0]) for on in (False, True)]
-    assert torch.equal(*found)
 
 
 def test_another_layout_would_be_taken_for_the_same() -> None:
@@ -210,18 +202,6 @@ def test_another_layout_would_be_taken_for_the_same() -> None:
     weight.grad = torch.zeros_like(weight)
     optimizer.step()
     assert torch.equal(weight.detach(), -momentum)
-
-
-def test_the_fused_form_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    sgd = importlib.import_module("torch.optim.sgd")
-
-    calls: list[int] = []
-    fused = sgd._fused_sgd
-    monkeypatch.setattr(sgd, "_fused_sgd", lambda *args, **kwargs: (calls.append(1), fused(*args, **kwargs)))
-    trained(fused=False)
-    assert calls == []
-    _, run = trained(fused=True)
-    assert len(calls) == run.global_step == 6
 
 
 # ---- TF32 --------------------------------------------------------------------------------------------------------
@@ -263,7 +243,7 @@ def test_tf32(allowed: bool | None) -> None:
 # ---- what is refused ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["compile", "channels_last", "fused", "allow_tf32"])
+@pytest.mark.parametrize("name", ["compile", "channels_last", "allow_tf32"])
 def test_what_is_no_answer(name: str) -> None:
     with pytest.raises(InputError, match=rf"^trainer\.{name}=1\.5 is neither true"):
         Trainer(**{name: 1.5})  # pyright: ignore

@@ -98,7 +98,7 @@ def waits_of(model: L.LightningModule, data: Any = None, **flags: Any) -> Waits:
         (partial(Small, scheduler=partial(OneCycleLR, max_lr=0.1, total_steps=100)), {}),
         (partial(Small, optimizer=partial(SGD, momentum=0.9, weight_decay=0.1)), {}),
         (partial(Small, optimizer=Adam), {}),
-        (partial(Small, optimizer=Adam), {"fused": True, "channels_last": True}),
+        (partial(Small, optimizer=partial(Adam, fused=True)), {"channels_last": True}),
         (partial(Small, logs=True), {}),
         (partial(Small, logs=True), {"accumulate_grad_batches": 3}),
         (partial(Small, logs=True), {"enable_progress_bar": True, "callbacks": [Progress()]}),

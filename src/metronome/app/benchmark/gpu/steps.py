@@ -35,7 +35,7 @@ TITLES = {
     "gpt2": "GPT-2 small, 1,024 words, batch 16, AdamW",
 }
 TUNED, METRONOME = "loop tuned by hand", "Metronome, as gpu_fast"
-FLAGS = {"channels_last": True, "fused": True, "allow_tf32": True, "benchmark": True}
+FLAGS = {"channels_last": True, "allow_tf32": True, "benchmark": True}
 _WARMUP, _CHECKED = 20, 5
 
 
