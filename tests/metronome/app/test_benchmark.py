@@ -21,6 +21,7 @@ from metronome.app.benchmark.measuring import Case, Measured, Row, Stopwatch, Wa
 from metronome.app.benchmark.page import write_page
 from metronome.app.benchmark.table import as_markdown, as_text, number
 from metronome.app.benchmark.tasks import TASKS, Augmented, Task, images_of_bytes
+from metronome.app.benchmark.ways import bare
 from metronome.units import InputError
 
 FEW = ("--steps", "4", "--rounds", "2")
@@ -130,7 +131,7 @@ def test_all_ways_make_the_same_training(name: str) -> None:
 
 def test_another_training_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def other(task: Task, stopwatch: Stopwatch, *, shuffle: bool = True) -> torch.nn.Module:
-        return steps.bare(task, Stopwatch(float, stopwatch.steps + 1, 1), shuffle=shuffle)
+        return bare(task, Stopwatch(float, stopwatch.steps + 1, 1), shuffle=shuffle)
 
     monkeypatch.setitem(steps._WHOLE, steps.METRONOME, other)
     assert "NOT ALL" in steps._checked(TASKS["linear"])
