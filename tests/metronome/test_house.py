@@ -22,8 +22,8 @@ APART = {("runs", "insight"), ("runs", "models"), ("runs", "data"), ("runs", "tr
 # The same for the rooms inside rooms; what lies in the room itself is above them, but for what stands at the end.
 INNER = {
     "app": ("processes", "console", "run", "sweeps", "config", "errors"),
-    "training": ("trainer", "loops", "step", "guards", "planning", "flags", "logged", "checkpoints", "batches", "state",
-                 "lightning_private"),
+    "training": ("trainer", "loops", "step", "guards", "planning", "flags", "speed", "logged", "checkpoints", "batches",
+                 "state", "lightning_private"),
 }  # fmt: skip
 FRAMEWORKS = {"torch", "lightning", "hydra", "omegaconf", "optuna"}
 MOST_LINES, MOST_FILES = 300, 12
@@ -158,7 +158,7 @@ def test_a_folder_can_be_looked_over(folder: Path) -> None:
 def test_each_readme_has_a_line_for_each_file(room: str) -> None:
     named, folder = set(), ""
     for line in (HOUSE / room / "README.md").read_text().splitlines():
-        if row := re.match(r"\| \*\*`(\w+/)`\*\*", line):  # the files below are in this folder
+        if row := re.match(r"\| \*\*`([\w/]+/)`\*\*", line):  # the files below are in this folder
             folder = row.group(1)
         elif row := re.match(r"\| (`\w+\.py`(?:, `\w+\.py`)*) \|", line):
             named |= {folder + name for name in re.findall(r"\w+\.py", row.group(1))}

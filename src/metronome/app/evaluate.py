@@ -22,7 +22,7 @@ from metronome.units import InputError
 # run that made the checkpoint; an object that is named there, such as a profiler, is not made.
 _FLAGS = (
     "accelerator", "precision", "accumulate_grad_batches", "limit_test_batches", "deterministic", "benchmark",
-    "detect_anomaly", "inference_mode", "seed",
+    "detect_anomaly", "inference_mode", "seed", "allow_tf32",
 )  # fmt: skip
 _TEST_FLAGS: dict[str, Any] = {
     "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False,

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader, default_collate
 
+from metronome.data.on_device import OnDevice, is_rows
 from metronome.data.rows import BatchReader, as_dataset, whole_batch
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
 from metronome.units import BatchSchedule, InputError, check_number
@@ -38,6 +39,11 @@ class DataModule(L.LightningDataModule):
         eval_batch_size: samples in a batch of validation and test, over all devices. None: as many as a
             micro-batch of training, since what fits there fits here.
         pin_memory: whether to copy batches to page-locked memory; None: where a GPU trains.
+        on_device: whether tensors and arrays are kept on the GPU that trains, as they are (uint8 stays uint8), and
+            batches gathered there, by no worker and past any pinned memory; the result is the same. `auto`: where all
+            splits together take at most a quarter of its free memory, and nobody has written a hook for batches on
+            their way to it. A module's `check_batch(columns)`, if it has one, is then asked once about each whole
+            split, still in main memory. Each process keeps the whole data set. On a CPU it means nothing.
 
     Raises:
         InputError: for a value that is not allowed, on construction or once the data are loaded.
@@ -53,6 +59,7 @@ class DataModule(L.LightningDataModule):
         shuffle: bool = True,
         eval_batch_size: int | None = None,
         pin_memory: bool | None = None,
+        on_device: bool | str = "auto",
     ) -> None:
         super().__init__()
         check_number("data.num_workers", num_workers, "processes", least=0)
@@ -61,6 +68,14 @@ class DataModule(L.LightningDataModule):
         for name, value in (("drop_last", drop_last), ("shuffle", shuffle), ("pin_memory", pin_memory or False)):
             if not isinstance(value, bool):
                 raise InputError(f"data.{name}={value!r} is neither true nor false")
+        if not isinstance(on_device, bool) and on_device != "auto":
+            raise InputError(f"data.on_device={on_device!r} is neither true, false nor auto")
+        if on_device is True and (num_workers or pin_memory):
+            given = f"num_workers={num_workers}" if num_workers else "pin_memory=true"
+            raise InputError(
+                f"data.on_device=true gathers batches on the device, where data.{given} has nothing to do; leave one "
+                "of them out"
+            )
         if batch_growth is not None and not isinstance(batch_growth, Mapping):
             raise InputError(
                 f"data.batch_growth={batch_growth!r} is not a mapping such as {{factor: 2, every: 5 epochs}}"
@@ -68,6 +83,7 @@ class DataModule(L.LightningDataModule):
         self.batch_size, self.batch_growth = batch_size, batch_growth
         self.drop_last, self.shuffle = drop_last, shuffle
         self.num_workers, self.eval_batch_size, self.pin_memory = num_workers, eval_batch_size, pin_memory
+        self._on_device = OnDevice(on_device)
         self._splits: Splits | None = None
         # What a batch is made of, from a list of samples; Rows need none.
         self.collate = default_collate
@@ -91,6 +107,11 @@ class DataModule(L.LightningDataModule):
         for name, split in (("training", train), ("validation", val), ("test", test)):
             if split is not None and len(split) == 0:
                 raise InputError(f"the {name} data set of {type(self).__name__} is empty")
+            if split is not None and self._on_device.wanted is True and not is_rows(split):
+                raise InputError(
+                    f"data.on_device=true keeps tensors and arrays, and the {name} data set of {type(self).__name__} "
+                    f"is a {type(split).__name__}, which is read sample by sample; use data.on_device=auto"
+                )
         self._splits = Splits(train, val, test)
 
     @property
@@ -161,6 +182,9 @@ class DataModule(L.LightningDataModule):
         return int(self.batch_size) if str(self.batch_size).isdigit() else 256
 
     def _loader(self, dataset: Any, sampler: Any, trainer: L.Trainer) -> DataLoader:
+        there = self._on_device.reader(dataset, self.splits._asdict(), trainer)
+        if there is not None:
+            return DataLoader(there, batch_sampler=sampler, collate_fn=whole_batch)
         seed = trainer.seed if isinstance(trainer, Trainer) else 0
         on_gpu = trainer.strategy.root_device.type == "cuda"
         return DataLoader(

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
+from metronome.insight.live_values import LiveValues
 from metronome.training import Trainer
 from metronome.units import InputError, Plan
 
@@ -53,6 +54,7 @@ class Progress(ProgressBar):
         self._seconds, self._since = 0.0, 0.0
         # (seconds, samples) when each of the last epochs began
         self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT_EPOCHS)
+        self._live_values = LiveValues()
         # which of the metrics are the validation's, and whether they are of this epoch
         self._names_before: set[str] = set()
         self._validation_names: set[str] = set()
@@ -92,6 +94,7 @@ class Progress(ProgressBar):
         self._is_live = sys.stdout.isatty()
         self._drawn_at, self._logged_at, self._line_due = monotonic(), None, False
         self._recent.clear()
+        self._live_values = LiveValues()
         self._begin_epoch(trainer)  # one that is resumed has no start of its own
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: L.LightningModule) -> None:
@@ -154,7 +157,7 @@ class Progress(ProgressBar):
         self._logged_at = monotonic()
 
     def _draw(self, trainer: Trainer) -> None:
-        metrics = trainer.step_metrics
+        metrics = self._live_values.of(trainer.step_metrics)
         parts = [
             *self._counters(trainer),
             *self._metrics(metrics),

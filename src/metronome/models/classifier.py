@@ -53,7 +53,13 @@ class Classifier(Supervised):
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        # Here labels are still in main memory; on a GPU looking at them would halt it at every step.
+        # Here labels are still in main memory; on a GPU looking at them would halt it at every step. Those of a data
+        # set that is kept there have been looked at before.
+        self.check_batch(batch)
+        return batch
+
+    def check_batch(self, batch: Any) -> None:
+        """Raises InputError for labels that the loss does not take; their values are looked at in main memory only."""
         _, labels = self.parts(batch)
         if labels.is_floating_point():
             raise InputError(
@@ -73,7 +79,6 @@ class Classifier(Supervised):
                     f"label {wrong} is out of range: the model has {self.num_classes} classes, 0 to "
                     f"{self.num_classes - 1}; set model.num_classes to the number of classes in the data"
                 )
-        return batch
 
     def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
         inputs, labels = batch

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from metronome.models.fused import choose_for_step, make_fused
 from metronome.models.optimizers import check_options
 from metronome.models.schedulers import Plateau
 from metronome.units import InputError
@@ -50,6 +51,7 @@ class Supervised(L.LightningModule):
         self.network = network
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.compile_with = compile
+        self._chooses_fused = False
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
@@ -77,6 +79,9 @@ class Supervised(L.LightningModule):
         optimizer = _made("optimizer", self.make_optimizer, self.parameters())
         if isinstance(optimizer, Optimizer):
             check_options(type(optimizer), optimizer.defaults)
+            # The strategy has put the parameters on their device; a Trainer calls the hook that looks at each update.
+            looks = type(self).on_before_optimizer_step is Supervised.on_before_optimizer_step
+            self._chooses_fused = looks and self._trainer is not None and make_fused(optimizer)
         if self.make_scheduler is None:
             return optimizer
         arguments = self._schedule_arguments(self.make_scheduler)
@@ -87,6 +92,10 @@ class Supervised(L.LightningModule):
                 "scheduler=plateau, where it is a duration"
             )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self._chooses_fused:
+            choose_for_step(optimizer)
 
     def _schedule_arguments(self, make_scheduler: Callable[..., LRScheduler]) -> dict[str, Any]:
         wanted = inspect.signature(make_scheduler).parameters

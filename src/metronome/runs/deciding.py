@@ -4,6 +4,8 @@ from typing import Any
 
 DECIDING = ("data", "model", "optimizer", "scheduler", "budget", "seed")
 LIMITS = "trainer.max_"  # what these names begin with ends a run too
+# Options that runs from before there were any did not name, with the values that mean what those did.
+_SAID_LATER = {"data.on_device": "auto"}
 _COPIED = ("optimizer", "scheduler")
 
 
@@ -16,6 +18,7 @@ def deciding(config: dict[str, Any]) -> dict[str, Any]:
     groups = {group: config.get(group) for group in DECIDING}
     groups["model"] = _without_copies(config)
     found = {key: value for group, content in groups.items() for key, value in flat(group, content).items()}
+    found = {key: value for key, value in found.items() if key not in _SAID_LATER or value != _SAID_LATER[key]}
     trainer = flat("trainer", config.get("trainer"))
     return found | {key: value for key, value in trainer.items() if key.startswith(LIMITS)}
 

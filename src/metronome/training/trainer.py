@@ -31,6 +31,7 @@ from metronome.training.loops.epoch import EpochLoop
 from metronome.training.loops.evaluation import EvaluationLoop
 from metronome.training.loops.fit import FitLoop
 from metronome.training.planning import Planner
+from metronome.training.speed import Speed
 from metronome.training.state import Counters, TrainingState
 from metronome.training.step.manual import ManualStep
 from metronome.training.step.step import Step, StepPoints
@@ -52,6 +53,7 @@ class Trainer(L.Trainer):
         seed: from it, the epoch and the step come the order of the samples and every random number of a step.
         on_nonfinite: what to do about a step whose loss or gradient is not finite: `stop` the run with one line, or
             `skip` the update (on a GPU this waits for the device in each step; to stop does not).
+        compile, channels_last, allow_tf32: for speed; what each changes of the numbers stands at `Speed`.
         flags: Lightning's own, with their names and meaning.
 
     Raises:
@@ -67,9 +69,13 @@ class Trainer(L.Trainer):
         budget: str | Duration | None = None,
         seed: int = 0,
         on_nonfinite: str = "stop",
+        compile: bool | str = False,
+        channels_last: bool = False,
+        allow_tf32: bool | None = None,
         **flags: Any,
     ) -> None:
         check_flags(accumulate_grad_batches, budget, flags)
+        self.speed = Speed(compile, channels_last, allow_tf32)
         auto = accumulate_grad_batches == "auto"
         accumulate = 1 if isinstance(accumulate_grad_batches, str) else accumulate_grad_batches
         self.state_of_training = TrainingState(check_seed(seed), accumulate, auto)
@@ -209,12 +215,17 @@ class Trainer(L.Trainer):
         if failure:
             raise NotWritten(f"{failure}; what was there before is whole")
 
+    def _run(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> Any:
+        self.speed.lay_out(model)
+        return super()._run(model, *args, **kwargs)
+
     def _run_stage(self) -> Any:
         self._watch.forget()
         self._watch.agreement.forget()
         if self.state_of_training.auto_accumulate:
             take_buffers_over(self.strategy.model)
-        return super()._run_stage()
+        with self.speed.at_work(self):
+            return super()._run_stage()
 
     def _run_sanity_check(self) -> None:
         # It would forget what was logged, and a run that goes on has shown that its validation works.

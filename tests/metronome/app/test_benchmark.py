@@ -4,6 +4,8 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from commands import PROJECT, Commands, wait_for
 
 from metronome.app.benchmark import apart, steps
 from metronome.app.benchmark.asked import CASES, DEFAULT, Asked, cases_of
+from metronome.app.benchmark.gpu import networks
+from metronome.app.benchmark.gpu import steps as gpu
 from metronome.app.benchmark.measuring import Case, Measured, Row, Stopwatch, Way, clock_of, measure
 from metronome.app.benchmark.page import write_page
 from metronome.app.benchmark.table import as_markdown, as_text, number
-from metronome.app.benchmark.tasks import TASKS, Augmented, Task
+from metronome.app.benchmark.tasks import TASKS, Augmented, Task, images_of_bytes
+from metronome.app.benchmark.ways import bare
 from metronome.units import InputError
 
 FEW = ("--steps", "4", "--rounds", "2")
@@ -126,7 +131,7 @@ def test_all_ways_make_the_same_training(name: str) -> None:
 
 def test_another_training_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def other(task: Task, stopwatch: Stopwatch, *, shuffle: bool = True) -> torch.nn.Module:
-        return steps.bare(task, Stopwatch(float, stopwatch.steps + 1, 1), shuffle=shuffle)
+        return bare(task, Stopwatch(float, stopwatch.steps + 1, 1), shuffle=shuffle)
 
     monkeypatch.setitem(steps._WHOLE, steps.METRONOME, other)
     assert "NOT ALL" in steps._checked(TASKS["linear"])
@@ -228,3 +233,63 @@ def test_page(tmp_path: Path) -> None:
     asked.page_file.write_text("nothing")
     with pytest.raises(InputError, match="no place"):
         write_page(asked, {}, [example()])
+
+
+# ---- on a GPU ----------------------------------------------------------------------------------------------------
+
+SMALL_RIG = gpu.Rig("cpu", "eager", "32-true", lambda: None)
+SMALL = {
+    "resnet18": replace(gpu.TASKS["resnet18"], batch_size=2, data=partial(images_of_bytes, 4, 3, 16, 16)),
+    "resnet50": replace(gpu.TASKS["resnet50"], batch_size=2, data=partial(images_of_bytes, 4, 3, 32, 32)),
+    "gpt2": replace(
+        gpu.TASKS["gpt2"], data=partial(networks.tokens, 32, 8, 50), network=partial(networks.GPT2, 64, 8, 2, 2, 16)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "gpt2"])
+def test_both_ways_on_a_gpu_make_the_same_training(name: str) -> None:
+    """A small one, on a CPU: the same to rounding."""
+    assert gpu.apart(SMALL[name], SMALL_RIG) < 1e-3
+
+
+def test_another_training_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = replace(SMALL["gpt2"], optimizer=partial(torch.optim.SGD, lr=1.0))
+    training = gpu.ours
+    monkeypatch.setattr(gpu, "ours", lambda task, *rest, **options: training(other, *rest, **options))
+    assert gpu.apart(SMALL["gpt2"], SMALL_RIG) > 0.1
+
+
+def test_a_case_on_a_gpu() -> None:
+    case = gpu.gpu_case("gpt2", Asked(steps=10), SMALL_RIG, SMALL["gpt2"])
+    measured = measure(case, 1)
+    assert [row.way for row in measured.rows] == ["loop tuned by hand", "Metronome, as gpu_fast"]
+    assert all(len(row.values) == 1 and row.values[0] > 0 for row in measured.rows)
+    assert measured.lines[0].startswith("after 5 steps in the same order the weights are 0.0% of their way apart")
+    assert as_text(measured).startswith("gpt2 on a GPU: ")
+
+
+def test_networks_of_a_gpu() -> None:
+    """The known numbers of weights: ResNet-50, and GPT-2 with 47 words more."""
+    network = gpu.TASKS["resnet50"].network()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 25_557_032
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in networks.GPT2().parameters()) == 124_439_808 + 47 * 768
+        assert networks.GPT2()(torch.zeros(1, 3, dtype=torch.int64)).shape == (1, 3, 50_304)
+    small = networks.GPT2(64, 8, 2, 2, 16)
+    text = torch.arange(8)[None]
+    changed = small(torch.cat([text[:, :5], text[:, 5:] + 9], 1)) - small(text)
+    assert changed[:, :5].abs().max() < 1e-6 < changed[:, 5:].abs().max()  # a word sees those before it alone
+    x, y = networks.tokens(3, 8, 50)
+    assert torch.equal(x[:, 1:], y[:, :-1])
+    for task in gpu.TASKS.values():
+        assert set(gpu.TITLES) == set(gpu.TASKS)
+        assert task.data.args[0] % task.batch_size == 0  # pyright: ignore
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line_says_so(commands: Commands) -> None:
+    done = commands("benchmark", "--cases", "gpu", *FEW, "--json", "out.json")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == "gpu: left out, since PyTorch finds no CUDA device here"
+    assert json.loads((done.folder / "out.json").read_text())["cases"] == {}

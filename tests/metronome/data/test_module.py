@@ -316,7 +316,7 @@ def test_the_same_weights_from_any_number_of_workers() -> None:
     ],
 )
 def test_loader_options(num_workers: int, pin_memory: Any, device: str, pinned: bool) -> None:
-    data = Indices(30, 5, 5, batch_size=8, num_workers=num_workers, pin_memory=pin_memory)
+    data = Indices(30, 5, 5, batch_size=8, num_workers=num_workers, pin_memory=pin_memory, on_device=False)
     data.trainer = jobs.trainer()
     data.trainer.strategy._root_device = torch.device(device)  # pyright: ignore
     for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):

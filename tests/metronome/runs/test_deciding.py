@@ -59,3 +59,9 @@ def test_groups_that_are_no_tables(odd: Any) -> None:
 
 def test_flat() -> None:
     assert flat("a", {"b": {"c": 1, "d": [2]}, "e": {}}) == {"a.b.c": 1, "a.b.d": [2]}
+
+
+def test_an_option_that_came_later_changes_no_run_from_before() -> None:
+    before, now = {"data": {"batch_size": 8}}, {"data": {"batch_size": 8, "on_device": "auto"}}
+    assert deciding(before) == deciding(now)
+    assert deciding(now) != deciding({"data": {"batch_size": 8, "on_device": False}})

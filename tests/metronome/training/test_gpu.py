@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import Data, Net, fit, plain_loop, weights
+from jobs import Data, Net, fit, plain_loop, trainer, weights
+from lightning.pytorch.callbacks import Callback
 
-from metronome.units import RunFailed
+from metronome.data import DataModule, Splits
+from metronome.data.on_device import DeviceReader
+from metronome.units import InputError, RunFailed
 
 pytestmark = [
     pytest.mark.gpu,
@@ -64,13 +67,19 @@ class Widest(Net):
         ).double()
 
 
-@pytest.fixture
-def small_memory() -> Iterator[None]:
-    """A GPU that gives 2 GB and no more."""
+@pytest.fixture(params=["PyTorch", "the GPU"])
+def small_memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    """2 GB and no more: PyTorch gives no more of it, or the GPU has no more, since something else fills it."""
     torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(2e9 / total)
+    filling = None
+    if request.param == "PyTorch":
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(2e9 / total)
+    else:
+        free, _ = torch.cuda.mem_get_info()
+        filling = torch.empty(int(free - 2e9), dtype=torch.uint8, device="cuda")
     yield
+    del filling
     torch.cuda.set_per_process_memory_fraction(1.0)
     torch.cuda.empty_cache()
 
@@ -109,3 +118,129 @@ def test_a_step_that_is_not_finite(action: str) -> None:
     with pytest.raises(RunFailed, match=r"in step 7 \(epoch 2\)"):
         fit(model=model, **GPU)
     assert len(model.step_losses) < 7 + 64
+
+
+# ---- data on the device ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_data_on_the_device_give_the_same_weights(accumulation: int) -> None:
+    """As batches from main memory, pinned or not, with workers or without: bit for bit."""
+    options: list[dict[str, Any]] = [
+        {"on_device": True},
+        {"on_device": "auto"},
+        {"on_device": False},
+        {"on_device": False, "num_workers": 2},
+        {"on_device": False, "pin_memory": False},
+    ]
+    flags = {"accumulate_grad_batches": accumulation, **GPU}
+    found = [weights(fit(model=Net(dropout=0.3), data=Data(batch_size=32, **o), **flags)[0]) for o in options]
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+class Bytes(DataModule):
+    def __init__(self, num_samples: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_rows = num_samples
+
+    def load(self) -> Splits:
+        x = torch.zeros(self.num_rows, 1_000_000, dtype=torch.uint8)
+        return Splits(train=(x, torch.arange(self.num_rows)), val=(x[:3], torch.arange(3)))
+
+
+def attached(data: DataModule) -> DataModule:
+    data.trainer = trainer(**GPU)
+    data.trainer.strategy.connect(Net())
+    return data
+
+
+def test_bytes_stay_bytes_and_are_gathered_there() -> None:
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    loader = attached(Bytes(50, batch_size=8)).train_dataloader()
+    assert isinstance(loader.dataset, DeviceReader)
+    assert 50e6 <= torch.cuda.memory_allocated() - before < 51e6
+    batches = list(loader)
+    assert {x.dtype for x, _ in batches} == {torch.uint8}
+    assert {x.device.type for x, _ in batches} == {"cuda"}
+    assert sorted(torch.cat([y for _, y in batches]).tolist()) == list(range(50))
+
+
+def test_data_that_do_not_fit_stay_in_main_memory() -> None:
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info()
+    filling = torch.empty(int(free - 0.4e9), dtype=torch.uint8, device="cuda")  # 100 MB is a quarter of what is left
+    try:
+        assert not isinstance(attached(Bytes(200, batch_size=8)).train_dataloader().dataset, DeviceReader)
+        assert isinstance(attached(Bytes(50, batch_size=8)).train_dataloader().dataset, DeviceReader)
+        with pytest.raises(InputError, match=r"^data\.on_device=true, and the data take 0\.603 GB"):
+            attached(Bytes(600, batch_size=8, on_device=True)).train_dataloader()
+    finally:
+        del filling
+        torch.cuda.empty_cache()
+
+
+# ---- nothing waits for it ----------------------------------------------------------------------------------------
+
+
+class Strict(Callback):
+    """From the fourth step to the last, PyTorch raises where anything waits for the device."""
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 3:
+            torch.cuda.set_sync_debug_mode("error")
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 17:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+class Quiet(Net):
+    """Net, whose hooks look at numbers in each step, without them."""
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{}, {"accumulate_grad_batches": 2}, {"gradient_clip_val": 0.1}],
+    ids=["plain", "accumulation", "clipped"],
+)
+@pytest.mark.parametrize("options", [{"on_device": True}, {"on_device": False}], ids=["there", "pinned"])
+def test_nothing_waits(flags: dict[str, Any], options: dict[str, Any]) -> None:
+    """In the middle of an epoch of 20 steps; without `deterministic`, in which some kernels look at their indices."""
+    try:
+        fit(
+            model=Quiet(), data=Data(batch_size=8, **options), callbacks=[Strict()], max_epochs=1, limit_val_batches=0,
+            accelerator="gpu", **flags,
+        )  # fmt: skip
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# ---- TF32 --------------------------------------------------------------------------------------------------------
+
+
+class Rounds(Net):
+    """How far a product and a convolution in float32 are from those in float64."""
+
+    def on_train_start(self) -> None:
+        generator = torch.Generator("cuda").manual_seed(0)
+        a, b = torch.randn(2, 512, 512, generator=generator, device="cuda", dtype=torch.float64)
+        x = torch.randn(8, 64, 32, 32, generator=generator, device="cuda", dtype=torch.float64)
+        kernel = torch.randn(64, 64, 3, 3, generator=generator, device="cuda", dtype=torch.float64)
+        product, convolved = a.float() @ b.float(), torch.conv2d(x.float(), kernel.float())
+        self.errors = [
+            float((found - exact).norm() / exact.norm())
+            for found, exact in ((product, a @ b), (convolved, torch.conv2d(x, kernel)))
+        ]
+
+
+def test_tf32_is_off_unless_it_is_allowed() -> None:
+    model, _ = fit(model=Rounds(), max_epochs=1, accelerator="gpu", allow_tf32=False)
+    assert max(model.errors) < 5e-6
+    if torch.cuda.get_device_capability()[0] < 8:
+        return  # it has none
+    model, _ = fit(model=Rounds(), max_epochs=1, accelerator="gpu", allow_tf32=True)
+    assert model.errors[0] > 5e-5

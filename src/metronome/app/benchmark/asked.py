@@ -21,6 +21,7 @@ CASES = {
     "order": "the first batch of an epoch, shuffled, by the number of samples",
     "startup": "from the command to the end of the first step",
     "processes": "linear and mlp on several processes (gloo)",
+    "gpu": "ResNet-18, ResNet-50 and a small GPT-2 on one GPU, beside a loop tuned by hand",
 }
 DEFAULT = ("linear", "mlp", "uint8")
 CLOCKS = ("wall", "cpu")

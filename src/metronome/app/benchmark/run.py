@@ -13,6 +13,7 @@ import torch
 from metronome.app.benchmark.apart import order_case, startup_case
 from metronome.app.benchmark.asked import Asked
 from metronome.app.benchmark.epochs import epochs_case
+from metronome.app.benchmark.gpu import steps as gpu
 from metronome.app.benchmark.measuring import Case, Measured, measure
 from metronome.app.benchmark.page import write_page
 from metronome.app.benchmark.processes import processes_case
@@ -31,6 +32,8 @@ def benchmark(asked: Asked, show: Callable[[str], None]) -> list[Measured]:
     torch.set_num_threads(1)
     around, found = circumstances(asked), []
     show("\n".join(f"{name:10} {value}" for name, value in around.items()))
+    if "gpu" in asked.cases and not torch.cuda.is_available():
+        show("\ngpu: left out, since PyTorch finds no CUDA device here")
     for case in _cases(asked):
         found.append(measure(case, asked.rounds))
         show(f"\n{as_text(found[-1])}")
@@ -48,6 +51,7 @@ def _cases(asked: Asked) -> Iterator[Case]:
     makers |= {"samples": [partial(samples_case, asked)], "order": [partial(order_case, asked)]}
     makers |= {"startup": [partial(startup_case, asked)]}
     makers |= {"processes": [partial(processes_case, task, asked) for task in ("linear", "mlp")]}
+    makers |= {"gpu": [partial(gpu.gpu_case, task, asked) for task in gpu.TASKS] if torch.cuda.is_available() else []}
     for name in asked.in_order:
         for make in makers[name]:
             yield make()
@@ -60,6 +64,7 @@ def circumstances(asked: Asked) -> dict[str, str]:
     versions = {"Python": platform.python_version(), "torch": torch.__version__, "lightning": L.__version__}
     return {
         "hardware": f"{_processor()}, {os.cpu_count()} cores, one thread used; {load}",
+        **({"GPU": f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"} if torch.cuda.is_available() else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in (versions | {"metronome": __version__}).items()),
         "system": platform.platform(terse=True),
         "date": date.today().isoformat(),

@@ -6,6 +6,7 @@ from typing import Any
 from metronome.units import scaled_rate
 
 _KEYS = ("scale_lr", "base_batch_size")  # ours, beside the arguments of an optimizer
+_IF_SET = ("fused",)  # an argument of some optimizers: given to one only where something is said
 
 
 def scaled(model: dict[str, Any], batch_size: Callable[[], int]) -> tuple[dict[str, Any], list[str]]:
@@ -34,9 +35,7 @@ def scaled(model: dict[str, Any], batch_size: Callable[[], int]) -> tuple[dict[s
         if rule not in (None, "none"):
             ratio = f"{size:,} / {base:,}"
             notes.append(f"{lr:g} x {ratio if rule == 'linear' else f'sqrt({ratio})'} = {rate:.4g}")
-        return {key: copy(value) for key, value in part.items() if key not in _KEYS} | (
-            {} if lr is None else {"lr": rate}
-        )
+        return {key: copy(value) for key, value in _arguments(part)} | ({} if lr is None else {"lr": rate})
 
     return copy(model), notes
 
@@ -44,5 +43,12 @@ def scaled(model: dict[str, Any], batch_size: Callable[[], int]) -> tuple[dict[s
 def unscaled(model: dict[str, Any]) -> dict[str, Any]:
     """The same for a model that is not to be trained: rates as they are written."""
     if isinstance(model, dict):
-        return {key: unscaled(value) for key, value in model.items() if "scale_lr" not in model or key not in _KEYS}
+        return {key: unscaled(value) for key, value in (_arguments(model) if "scale_lr" in model else model.items())}
     return [unscaled(value) for value in model] if isinstance(model, list) else model
+
+
+def _arguments(optimizer: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What an optimizer is given of its configuration."""
+    return [
+        (key, value) for key, value in optimizer.items() if key not in _KEYS and not (key in _IF_SET and value is None)
+    ]
