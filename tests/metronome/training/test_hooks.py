@@ -25,7 +25,19 @@ from hooked import (
     same,
     trainer,
 )
-from hooked_data import Moves, MovesBefore, OnObjects, OnTwo, Shares, Stream, TwoForValidation, objects, rows, two
+from hooked_data import (
+    Moves,
+    MovesBefore,
+    OnObjects,
+    OnOne,
+    OnTwo,
+    Shares,
+    Stream,
+    TwoForValidation,
+    objects,
+    rows,
+    two,
+)
 from hooked_steps import (
     KINDS,
     Ends,
@@ -365,6 +377,8 @@ def test_an_error(hook: str) -> None:
         (Module, lambda: {"loaders": DataLoader(Stream(), batch_size=4), "limit_train_batches": 3}, 6),
         (Module, lambda: {"loaders": DataLoader(Stream(), batch_size=4), "max_steps": 8, "max_epochs": -1}, 8),
         (Module, lambda: {"loaders": rows()}, 10),
+        (OnOne, lambda: {"loaders": {"only": rows()}}, 10),
+        (OnOne, lambda: {"loaders": [rows()]}, 10),
         (OnTwo, lambda: {"loaders": two()}, 8),
         (OnTwo, lambda: {"loaders": two("min_size")}, 6),
         (OnTwo, lambda: {"loaders": two("max_size")}, 8),
@@ -372,7 +386,7 @@ def test_an_error(hook: str) -> None:
         (Module, lambda: {"data": Moves()}, 8),
         (OnObjects, lambda: {"data": MovesBefore(), "limit_val_batches": 0}, 8),
     ],
-    ids=["no length", "no length, limited", "no length, ended by steps", "rows", "two", "the shorter of two",
+    ids=["no length", "no length, limited", "no length, ended by steps", "rows", "one in a dict", "one in a list", "two", "the shorter of two",
          "the longer of two", "objects", "moved in its own way", "objects made of batches"],
 )  # fmt: skip
 def test_data(module: type[Module], options: Any, steps: int) -> None:
