@@ -386,7 +386,8 @@ def test_an_error(hook: str) -> None:
         (Module, lambda: {"data": Moves()}, 8),
         (OnObjects, lambda: {"data": MovesBefore(), "limit_val_batches": 0}, 8),
     ],
-    ids=["no length", "no length, limited", "no length, ended by steps", "rows", "one in a dict", "one in a list", "two", "the shorter of two",
+    ids=["no length", "no length, limited", "no length, ended by steps", "rows", "one in a dict", "one in a list",
+         "two", "the shorter of two",
          "the longer of two", "objects", "moved in its own way", "objects made of batches"],
 )  # fmt: skip
 def test_data(module: type[Module], options: Any, steps: int) -> None:

@@ -111,6 +111,12 @@ class Results(ResultCollectionBase):
         for key, value in self._reducer.received(sent).items():
             self[key]._forward_cache = value
 
+    def forget_step(self) -> None:
+        """Let go of the values that are on their way between the devices: their step does not count."""
+        if self._sent is not None:
+            self._sent.wait()
+            self._sent = None
+
     @contextmanager
     def nothing_counted(self) -> Iterator[None]:
         """While it lasts, what is logged registers its names and nothing else."""
