@@ -291,6 +291,13 @@ class Replaces(Module):
             run.callbacks.append(self.journal.recording(Second, Callback)())
         elif self.what == "hook":
             self.on_after_backward = lambda: self.journal.note("instance", "on_after_backward")
+        elif self.what == "hook twice":
+            self.on_before_backward = lambda loss: self.journal.note("instance", "on_before_backward")
+            self.on_train_batch_end = lambda *_: setattr(
+                self, "on_before_backward", lambda loss: self.journal.note("another", "on_before_backward")
+            )
+        elif self.what == "hook of a callback":
+            run.callbacks[0].on_after_backward = lambda *_: self.journal.note("instance", "on_after_backward")
         elif self.what == "training_step":
             self.training_step = lambda batch, batch_idx: 2 * Module.training_step(self, batch, batch_idx)
         elif self.what == "clipping":
@@ -299,7 +306,16 @@ class Replaces(Module):
             run.limit_val_batches = 0 if run.limit_val_batches else 1
 
 
-WHAT = ["optimizers", "schedulers", "callbacks", "hook", "training_step", "clipping"]
+WHAT = [
+    "optimizers",
+    "schedulers",
+    "callbacks",
+    "hook",
+    "hook twice",
+    "hook of a callback",
+    "training_step",
+    "clipping",
+]
 
 
 @pytest.mark.parametrize(
@@ -307,8 +323,8 @@ WHAT = ["optimizers", "schedulers", "callbacks", "hook", "training_step", "clipp
     [
         *(("on_train_epoch_start", what) for what in (*WHAT, "validation")),
         *(("on_train_batch_end", what) for what in WHAT),
-        *(("on_train_batch_start", what) for what in ("optimizers", "callbacks", "hook")),
-        *(("on_train_start", what) for what in ("callbacks", "hook")),
+        *(("on_train_batch_start", what) for what in ("optimizers", "callbacks", "hook", "hook of a callback")),
+        *(("on_train_start", what) for what in ("callbacks", "hook", "hook twice", "hook of a callback")),
     ],
 )
 def test_what_a_hook_replaces(hook: str, what: str) -> None:
