@@ -292,9 +292,10 @@ class Replaces(Module):
         elif self.what == "hook":
             self.on_after_backward = lambda: self.journal.note("instance", "on_after_backward")
         elif self.what == "hook twice":
-            self.on_before_backward = lambda loss: self.journal.note("instance", "on_before_backward")
-            self.on_train_batch_end = lambda *_: setattr(
-                self, "on_before_backward", lambda loss: self.journal.note("another", "on_before_backward")
+            note = self.journal.note
+            self.on_before_backward = lambda loss: note("instance", "on_before_backward")
+            self.on_before_zero_grad = lambda optimizer: setattr(
+                self, "on_before_backward", lambda loss: note("another", "on_before_backward")
             )
         elif self.what == "hook of a callback":
             run.callbacks[0].on_after_backward = lambda *_: self.journal.note("instance", "on_after_backward")

@@ -200,7 +200,7 @@ class Results(ResultCollectionBase):
         if self.trainer.world_size > 1:
             self.arrive()
             if not on_step:
-                self._share_epoch_values()
+                self.share_epoch_values()
         # As Lightning's, but for one thing: values for a progress bar stay tensors until one is drawn. Lightning
         # turns them into numbers after each step, and a GPU is waited for each time.
         log, callback, pbar = {}, {}, {}
@@ -219,7 +219,8 @@ class Results(ResultCollectionBase):
 
     # ---- over devices -----------------------------------------------------------------------------------
 
-    def _share_epoch_values(self) -> None:
+    def share_epoch_values(self) -> None:
+        """Bring the epoch's values together, unless they are. All devices must call it together."""
         due: dict[str, Part] = {}
         for key, metric in self.valid_items():
             mine = metric.meta.on_epoch and metric._computed is None and metric.is_tensor
