@@ -36,7 +36,7 @@ class Agreement:
 
     def largest(self, *numbers: int) -> list[int]:
         """The largest of each number over all devices. Waits for all of them."""
-        if self.trainer.world_size == 1:
+        if self.trainer.world_size == 1 or not distributed.is_initialized():  # as where forked processes have ended
             return list(numbers)
         table = torch.tensor(numbers)
         distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._group())
