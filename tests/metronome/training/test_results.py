@@ -290,3 +290,19 @@ def test_one_device_looks_at_the_values_of_an_epoch(tmp_path: Path) -> None:
     fit(model=Gathers(record=record), callbacks=[Looks()], max_epochs=2, devices=2, strategy="ddp_fork")
     whole, _ = fit(max_epochs=2)
     assert torch.load(record)["epoch_means"] == pytest.approx(whole.epoch_means, rel=1e-12)
+
+
+def test_a_loss_that_is_changed_afterwards() -> None:
+    """What hooks see, and what the look at it sees, is what training_step gave."""
+
+    class Changes(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.loss = super().training_step(batch, batch_idx)
+            return self.loss
+
+        def on_after_backward(self) -> None:
+            self.loss.data.fill_(float("nan"))
+
+    changed, _ = fit(model=Changes())
+    plain, _ = fit()
+    assert changed.step_losses == plain.step_losses
