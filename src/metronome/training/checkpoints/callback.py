@@ -107,8 +107,10 @@ class Checkpoint(ModelCheckpoint):
 
     def is_time(self, trainer: L.Trainer) -> bool:
         """Whether as much time as `save_last_every` says has gone by; each device's clock is its own."""
-        is_by_time = self.every is not None and self.every.unit == "seconds" and self._has_news(trainer)
-        return is_by_time and time.monotonic() - self._saved_at[0] >= self.every.value
+        every = self.every
+        if every is None or every.unit != "seconds" or not self._has_news(trainer):
+            return False
+        return time.monotonic() - self._saved_at[0] >= every.value
 
     def is_due(self, trainer: L.Trainer) -> bool:
         """Whether as many steps have been made; the same on all devices."""
