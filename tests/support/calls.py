@@ -1,5 +1,6 @@
 """What is called in a step: every function of Python, and the methods of tensors, counted over ten steps."""
 
+import gc
 import logging
 import sys
 from collections import Counter
@@ -51,6 +52,7 @@ class FunctionCalls(Counter[str]):
     """Calls by full name: `inspect.signature`, `Tensor.item`."""
 
     def __call__(self, on: bool) -> None:
+        (gc.disable if on else gc.enable)()  # or what another test has left would be taken apart here, and counted
         sys.setprofile(self._note if on else None)
 
     def _note(self, frame: FrameType, event: str, function: Any) -> None:

@@ -39,6 +39,14 @@ class OnTwo(Module):
         return sum(parts)
 
 
+class OnOne(Module):
+    """A batch is a dict, or a list, of one loader's batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        assert len(batch) == 1
+        return super().training_step(batch["only"] if isinstance(batch, dict) else batch[0], batch_idx)
+
+
 class Moves(Data):
     """Batches are changed before, while and after they are moved."""
 

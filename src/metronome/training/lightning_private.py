@@ -93,11 +93,11 @@ def _batch_hook(trainer: L.Trainer, name: str) -> Callable[..., Any] | None:
 
 
 def one_loader(fetcher: DataFetcher) -> Any:
-    """The training loader, where it is the only one and has a length; None where Lightning must look ahead, or joins
-    several."""
-    loaders = fetcher.combined_loader.flattened
-    is_plain = fetcher.length is not None and len(loaders) == 1 and type(fetcher) is _PrefetchDataFetcher
-    return loaders[0] if is_plain and isinstance(loaders[0], DataLoader) else None
+    """The training loader, where it was given by itself and has a length; None where Lightning must look ahead, or puts
+    batches into a dict or list as the loaders were."""
+    loader = fetcher.combined_loader.iterables
+    is_plain = fetcher.length is not None and type(fetcher) is _PrefetchDataFetcher
+    return loader if is_plain and isinstance(loader, DataLoader) else None
 
 
 def iterator_of(fetcher: DataFetcher) -> Iterator[Any]:

@@ -181,3 +181,11 @@ def test_another_batch_size_from_the_end_of_an_epoch(tmp_path: Path) -> None:
     _, run = fit(data=Data(batch_size=16), checkpoint=str(tmp_path / "last.ckpt"))
     assert run.counters.samples == 4 * 157
     assert run.global_step == 2 * 5 + 2 * 10
+
+
+def test_a_save_after_forked_processes_have_ended(tmp_path: Path) -> None:
+    """In the process that started them, which has the weights and no other device."""
+    model, run = fit(max_epochs=1, devices=2, strategy="ddp_fork")
+    run.save_checkpoint(tmp_path / "after.ckpt")
+    saved = torch.load(tmp_path / "after.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())

@@ -25,7 +25,19 @@ from hooked import (
     same,
     trainer,
 )
-from hooked_data import Moves, MovesBefore, OnObjects, OnTwo, Shares, Stream, TwoForValidation, objects, rows, two
+from hooked_data import (
+    Moves,
+    MovesBefore,
+    OnObjects,
+    OnOne,
+    OnTwo,
+    Shares,
+    Stream,
+    TwoForValidation,
+    objects,
+    rows,
+    two,
+)
 from hooked_steps import (
     KINDS,
     Ends,
@@ -279,6 +291,14 @@ class Replaces(Module):
             run.callbacks.append(self.journal.recording(Second, Callback)())
         elif self.what == "hook":
             self.on_after_backward = lambda: self.journal.note("instance", "on_after_backward")
+        elif self.what == "hook twice":
+            note = self.journal.note
+            self.on_before_backward = lambda loss: note("instance", "on_before_backward")
+            self.on_before_zero_grad = lambda optimizer: setattr(
+                self, "on_before_backward", lambda loss: note("another", "on_before_backward")
+            )
+        elif self.what == "hook of a callback":
+            run.callbacks[0].on_after_backward = lambda *_: self.journal.note("instance", "on_after_backward")
         elif self.what == "training_step":
             self.training_step = lambda batch, batch_idx: 2 * Module.training_step(self, batch, batch_idx)
         elif self.what == "clipping":
@@ -287,7 +307,16 @@ class Replaces(Module):
             run.limit_val_batches = 0 if run.limit_val_batches else 1
 
 
-WHAT = ["optimizers", "schedulers", "callbacks", "hook", "training_step", "clipping"]
+WHAT = [
+    "optimizers",
+    "schedulers",
+    "callbacks",
+    "hook",
+    "hook twice",
+    "hook of a callback",
+    "training_step",
+    "clipping",
+]
 
 
 @pytest.mark.parametrize(
@@ -295,8 +324,8 @@ WHAT = ["optimizers", "schedulers", "callbacks", "hook", "training_step", "clipp
     [
         *(("on_train_epoch_start", what) for what in (*WHAT, "validation")),
         *(("on_train_batch_end", what) for what in WHAT),
-        *(("on_train_batch_start", what) for what in ("optimizers", "callbacks", "hook")),
-        *(("on_train_start", what) for what in ("callbacks", "hook")),
+        *(("on_train_batch_start", what) for what in ("optimizers", "callbacks", "hook", "hook of a callback")),
+        *(("on_train_start", what) for what in ("callbacks", "hook", "hook twice", "hook of a callback")),
     ],
 )
 def test_what_a_hook_replaces(hook: str, what: str) -> None:
@@ -365,6 +394,8 @@ def test_an_error(hook: str) -> None:
         (Module, lambda: {"loaders": DataLoader(Stream(), batch_size=4), "limit_train_batches": 3}, 6),
         (Module, lambda: {"loaders": DataLoader(Stream(), batch_size=4), "max_steps": 8, "max_epochs": -1}, 8),
         (Module, lambda: {"loaders": rows()}, 10),
+        (OnOne, lambda: {"loaders": {"only": rows()}}, 10),
+        (OnOne, lambda: {"loaders": [rows()]}, 10),
         (OnTwo, lambda: {"loaders": two()}, 8),
         (OnTwo, lambda: {"loaders": two("min_size")}, 6),
         (OnTwo, lambda: {"loaders": two("max_size")}, 8),
@@ -372,7 +403,8 @@ def test_an_error(hook: str) -> None:
         (Module, lambda: {"data": Moves()}, 8),
         (OnObjects, lambda: {"data": MovesBefore(), "limit_val_batches": 0}, 8),
     ],
-    ids=["no length", "no length, limited", "no length, ended by steps", "rows", "two", "the shorter of two",
+    ids=["no length", "no length, limited", "no length, ended by steps", "rows", "one in a dict", "one in a list",
+         "two", "the shorter of two",
          "the longer of two", "objects", "moved in its own way", "objects made of batches"],
 )  # fmt: skip
 def test_data(module: type[Module], options: Any, steps: int) -> None:

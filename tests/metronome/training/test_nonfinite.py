@@ -440,6 +440,26 @@ def test_two_devices_leave_it_out_together(flags: dict[str, Any], tmp_path: Path
         assert all(bad in entry["samples"] for entry in nonfinite)
 
 
+@pytest.mark.parametrize("layout", [{}, TWO], ids=["one", "two"])
+def test_what_a_step_that_is_left_out_has_logged(layout: dict[str, Any], tmp_path: Path) -> None:
+    """It is not seen after it; the values of the step before stay, over all devices."""
+
+    class Records(Before):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self.logged.append(float(self.trainer.callback_metrics.get("loss_step", -1.0)))
+
+        def on_train_end(self) -> None:
+            torch.save(self.logged, tmp_path / f"{self.global_rank}.pt")
+
+    order = epoch_order(SEED, 0, N)
+    fit(model=Records(), data=Bad(order[0], order[80]), on_nonfinite="skip", max_epochs=1, **layout)
+    for rank in range(layout.get("devices", 1)):
+        none, second, third, fourth, _ = torch.load(tmp_path / f"{rank}.pt")
+        mean = nn.functional.mse_loss(network()(X[order[32:64]]), Y[order[32:64]]).item()
+        assert (none, second) == (-1, pytest.approx(mean, rel=1e-6))
+        assert third == second != fourth
+
+
 # ---- on a device that is behind -----------------------------------------------------------------------------
 
 

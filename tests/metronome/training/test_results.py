@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from jobs import SEED, Data, Net, X, Y, fit, weights
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -265,3 +267,42 @@ def test_a_value_is_moved_only_where_it_has_to_be() -> None:
     assert not mean.is_on(there)
     mean.to(there)
     assert (mean.value.device, mean.cumulated_batch_size.device) == (there, there)
+
+
+class Looks(Callback):
+    """Looks at the epoch's values on the first device alone, as a progress bar does."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            dict(trainer.callback_metrics)
+
+
+def test_one_device_looks_at_the_values_of_an_epoch(tmp_path: Path) -> None:
+    """While the others go on to what their module sends next."""
+
+    class Gathers(Net):
+        def on_train_epoch_end(self) -> None:
+            ranks: Any = self.all_gather(torch.tensor(self.global_rank))
+            assert ranks.tolist() == [0, 1]
+            super().on_train_epoch_end()
+
+    record = tmp_path / "seen.pt"
+    fit(model=Gathers(record=record), callbacks=[Looks()], max_epochs=2, devices=2, strategy="ddp_fork")
+    whole, _ = fit(max_epochs=2)
+    assert torch.load(record)["epoch_means"] == pytest.approx(whole.epoch_means, rel=1e-12)
+
+
+def test_a_loss_that_is_changed_afterwards() -> None:
+    """What hooks see, and what the look at it sees, is what training_step gave."""
+
+    class Changes(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.loss = super().training_step(batch, batch_idx)
+            return self.loss
+
+        def on_after_backward(self) -> None:
+            self.loss.data.fill_(float("nan"))
+
+    changed, _ = fit(model=Changes())
+    plain, _ = fit()
+    assert changed.step_losses == plain.step_losses

@@ -54,13 +54,14 @@ def test_what_a_sample_draws(kinds: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("late", DRAWS)
 @pytest.mark.parametrize("first", [3, 8, 21, 39])
 def test_a_generator_that_is_drawn_from_late(late: str, first: int) -> None:
-    """One sample alone draws from it: where it is not of the first batch, its batch is read once more."""
+    """One sample alone draws from it: where it is not of the first batch, its batch is read once more; but torch's is
+    seeded in any case."""
     always = next(kind for kind in DRAWS if kind != late)
     samples = Samples(lambda index: (always, late) if index == first else (always,))
     found = read_all(SeededSamples(SEED), samples)
     expected = [{kind: drawn_by_hand(kind, index) for kind in samples.kinds(index)} for index in range(SAMPLES)]
     assert found == expected
-    twice = range(first // BATCH * BATCH, (first // BATCH + 1) * BATCH) if first >= BATCH else ()
+    twice = range(first // BATCH * BATCH, (first // BATCH + 1) * BATCH) if first >= BATCH and late != "torch" else ()
     assert np.flatnonzero(samples.reads == 2).tolist() == list(twice)
 
 
@@ -89,3 +90,22 @@ def test_a_data_set_that_seeds_by_itself() -> None:
 
     found = read_all(SeededSamples(SEED), read)  # pyright: ignore
     assert found == [(random.Random(index).random(), drawn_by_hand("numpy", index)) for index in range(SAMPLES)]
+
+
+def forked(_: int) -> float:
+    with torch.random.fork_rng(devices=[]):
+        return torch.rand((), dtype=torch.float64).item()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [forked, lambda index: torch.initial_seed() ^ index],
+    ids=["drawn and put back", "seeded by the seed"],
+)
+def test_a_draw_that_is_not_seen(read: Callable[[int], float]) -> None:
+    """The state is what it was before; still every sample, in every epoch, has numbers of its own."""
+    seeded, batches = SeededSamples(SEED), np.arange(SAMPLES).reshape(-1, BATCH)
+    found = [one for epoch in range(3) for batch in batches for one in seeded(read, epoch, batch)]
+    assert len(set(found)) == 3 * SAMPLES
+    again = [SeededSamples(SEED)(read, 1, np.array([index]))[0] for index in range(SAMPLES)]
+    assert again == found[SAMPLES : 2 * SAMPLES]

@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from metronome.training import Checkpoint
+from metronome.training.guards import agreement
+from metronome.training.guards.between_steps import BetweenSteps
 
 
 class Told(Net):
@@ -86,6 +89,34 @@ def test_averaged_weights_are_not_saved_as_the_trained_ones(number: int, tmp_pat
     again, _ = run(Net(), checkpoint=str(tmp_path / "last.ckpt"))
     assert torch.equal(weights(again), weights(whole))
     assert again.val_losses == whole.val_losses[2:]
+
+
+def test_a_validation_is_not_asked_at_the_pace_of_its_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two devices, whose steps of 0.1 ms exchange stops every 500; a batch of their validation takes a second."""
+    clock = [0.0]
+
+    def stop(*_: Any) -> None:
+        raise RuntimeError("told to stop")  # a forked process that ends by an interrupt says nothing
+
+    monkeypatch.setattr(BetweenSteps, "_stop", stop)
+    monkeypatch.setattr(agreement, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    class Slow(Told):
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            clock[0] += 1e-4
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            clock[0] += 1.0
+            self.validation = 80 if self.global_rank == 1 else -1
+            super().validation_step(batch, batch_idx)
+            if self.trainer.global_step == 80:
+                (tmp_path / "batches").write_text(str(batch_idx + 1))
+
+    told, data = Slow(signal.SIGINT, dropout=0.0), Data(batch_size=4, eval_batch_size=1)
+    with pytest.raises(Exception, match="told to stop"):
+        fit(model=told, data=data, devices=2, strategy="ddp_fork", max_epochs=3)
+    assert int((tmp_path / "batches").read_text()) <= 3  # of 23
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ _SOURCES = (
     _Source(lambda words: np.random.seed(words[2]), np.random.random_sample),
     _Source(lambda words: random.seed(words[3]), random.random),
 )
+_TORCH = 0  # its place among them
 _MARK = (0x6D657472, 0x6F6E6F6D, 0x65000001, 0x65000002)  # the words by which it is seen that nobody has drawn
 
 
@@ -31,9 +32,10 @@ class SeededSamples:
     """Reads samples, their augmentation a function of (seed, epoch, sample): torch's generator (of the CPU), numpy's
     and Python's are seeded before each.
 
-    Seeding all three takes as long as a small augmentation. So with the first samples it is found out from which of
-    them the data set draws, and only these are seeded from then on. Should it draw from another later, the samples of
-    that batch are read once more: the result is the same.
+    Seeding all three takes as long as a small augmentation. So with the first samples it is found out whether the data
+    set draws from numpy's and Python's, and only what it draws from is seeded from then on. Should it draw from another
+    later, the samples of that batch are read once more: the result is the same. Torch's is always seeded: it takes a
+    microsecond, and a data set may go by it without a draw that is seen (`torch.initial_seed()`, `fork_rng`).
 
     Args:
         seed: of the run.
@@ -68,7 +70,7 @@ class SeededSamples:
         return samples
 
     def _find_out(self, read: Callable[[int], Any], indices: list[int], words: list[list[int]]) -> list[Any]:
-        used, samples = set(), []
+        used, samples = {_TORCH}, []
         for index, own in zip(indices, words, strict=True):
             for source in _SOURCES:
                 source.seed(own)

@@ -32,7 +32,7 @@ def stream_words(seed: int, epoch: int, stream: int, keys: np.ndarray, *rest: in
     state = np.empty((len(keys), 4), dtype=np.uint32)
     two = high > 0  # numpy takes these for two words, the lower first
     for some, words in ((two, (low[two], high[two])), (~two, (low[~two],))):
-        state[some] = pool.with_words(*words, *rest).state(int(some.sum()))
+        state[some] = pool.with_words(*words, *rest).state(int(np.count_nonzero(some)))
     return state
 
 

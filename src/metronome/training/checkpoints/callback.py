@@ -107,9 +107,10 @@ class Checkpoint(ModelCheckpoint):
 
     def is_time(self, trainer: L.Trainer) -> bool:
         """Whether as much time as `save_last_every` says has gone by; each device's clock is its own."""
-        if self.every is None or self.every.unit != "seconds" or not self._has_news(trainer):
+        every = self.every
+        if every is None or every.unit != "seconds" or not self._has_news(trainer):
             return False
-        return time.monotonic() - self._saved_at[0] >= self.every.value
+        return time.monotonic() - self._saved_at[0] >= every.value
 
     def is_due(self, trainer: L.Trainer) -> bool:
         """Whether as many steps have been made; the same on all devices."""

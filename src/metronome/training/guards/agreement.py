@@ -22,7 +22,13 @@ class Agreement:
     def forget(self) -> None:
         """What is on its way belongs to another run."""
         self._sent: tuple[Any, torch.Tensor] | None = None
+        self.new_pace()
+
+    def new_pace(self) -> None:
+        """What lies between two exchanges from here on may take another time: a batch of a validation, and not a step.
+        All devices must call it together."""
         self._sent_at, self._calls, self._every = time.monotonic(), 0, 1
+        self._is_measured = False  # nothing lies between the last exchange, or none, and the next one
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on any device. Waits for all of them."""
@@ -30,7 +36,7 @@ class Agreement:
 
     def largest(self, *numbers: int) -> list[int]:
         """The largest of each number over all devices. Waits for all of them."""
-        if self.trainer.world_size == 1:
+        if self.trainer.world_size == 1 or not distributed.is_initialized():  # as where forked processes have ended
             return list(numbers)
         table = torch.tensor(numbers)
         distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._group())
@@ -49,11 +55,13 @@ class Agreement:
         if self._calls < self._every:
             return [0] * len(numbers)
         received = self.receive() or [0] * len(numbers)
-        seconds = (time.monotonic() - self._sent_at) / self._calls
-        fewest = -max(1, min(_MOST_STEPS, int(_SECONDS / seconds)))  # the largest of these is of the slowest device
+        seconds = max(time.monotonic() - self._sent_at, 1e-9) / self._calls  # some clocks are coarse
+        steps = int(_SECONDS / seconds) if self._is_measured else 1
+        fewest = -max(1, min(_MOST_STEPS, steps))  # the largest of these is of the slowest device
         table = torch.tensor([*numbers, fewest])
         work = distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._group(), async_op=True)
         self._sent, self._sent_at, self._calls = (work, table), time.monotonic(), 0
+        self._is_measured = True
         return received
 
     def receive(self) -> list[int] | None:
@@ -63,7 +71,7 @@ class Agreement:
         (work, table), self._sent = self._sent, None
         work.wait()
         *numbers, fewest = table.tolist()
-        self._every = -fewest
+        self._every = -fewest if self._is_measured else 1
         return numbers
 
     def _group(self) -> Any:

@@ -24,6 +24,7 @@ class Undo:
         self, module: nn.Module, results: Results, counters: Counters | None = None, device: torch.device | None = None
     ) -> None:
         self.results, self.counters = results, counters
+        results.arrive()  # the values of the step before, if they are still on their way between the devices
         self.values = {key: dict(vars(metric)) for key, metric in results.items()}
         self.put_metrics_back = remember_metrics(module)
         self.put_generators_back = None if counters is None else remember_generators(device)
@@ -44,6 +45,7 @@ class Undo:
     @torch.no_grad()
     def forget(self) -> None:
         """Put back what was learnt from the samples: values, torchmetrics, buffers. What was done still counts."""
+        self.results.forget_step()
         self.put_metrics_back()
         for owner, name, buffer, before in self.buffers:
             # It may have been replaced, not written into.

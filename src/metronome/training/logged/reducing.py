@@ -44,6 +44,11 @@ class Sent:
     others: dict[str, Tensor]
     works: list[Any]
 
+    def wait(self) -> None:
+        """Until they are there."""
+        for work in self.works:
+            work.wait()
+
 
 class Reducer:
     """Sends values by key, and receives what they are over all devices. All devices must call it together."""
@@ -84,8 +89,7 @@ class Reducer:
         Raises:
             InputError: if the devices have sent different keys.
         """
-        for work in sent.works:
-            work.wait()
+        sent.wait()
         table = sent.table
         if sent.digest != self._agreed:
             # Looking costs a wait for the device, so it is done where this device's keys are new; where one

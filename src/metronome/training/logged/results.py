@@ -111,6 +111,12 @@ class Results(ResultCollectionBase):
         for key, value in self._reducer.received(sent).items():
             self[key]._forward_cache = value
 
+    def forget_step(self) -> None:
+        """Let go of the values that are on their way between the devices: their step does not count."""
+        if self._sent is not None:
+            self._sent.wait()
+            self._sent = None
+
     @contextmanager
     def nothing_counted(self) -> Iterator[None]:
         """While it lasts, what is logged registers its names and nothing else."""
@@ -196,7 +202,7 @@ class Results(ResultCollectionBase):
         if self.trainer.world_size > 1:
             self.arrive()
             if not on_step:
-                self._share_epoch_values()
+                self.share_epoch_values()
         # As Lightning's, but for one thing: values for a progress bar stay tensors until one is drawn. Lightning
         # turns them into numbers after each step, and a GPU is waited for each time.
         log, callback, pbar = {}, {}, {}
@@ -215,7 +221,8 @@ class Results(ResultCollectionBase):
 
     # ---- over devices -----------------------------------------------------------------------------------
 
-    def _share_epoch_values(self) -> None:
+    def share_epoch_values(self) -> None:
+        """Bring the epoch's values together, unless they are. All devices must call it together."""
         due: dict[str, Part] = {}
         for key, metric in self.valid_items():
             mine = metric.meta.on_epoch and metric._computed is None and metric.is_tensor

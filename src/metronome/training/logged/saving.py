@@ -32,7 +32,7 @@ def results_state(trainer: L.Trainer, results: Results, metrics: dict[str, Any])
     values = {key: _value_state(metric) for key, metric in results.items() if not metric.has_reset}
     mine = {"values": values, "metrics": metrics}
     devices: list[Any] = [mine]
-    if trainer.world_size > 1:
+    if trainer.world_size > 1 and torch.distributed.is_initialized():
         devices = [None] * trainer.world_size
         torch.distributed.all_gather_object(devices, mine)
     latest = {name: plain_copy(dict(getattr(logger_connector(trainer), name))) for name in _LATEST}

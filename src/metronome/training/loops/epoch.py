@@ -147,7 +147,9 @@ class EpochLoop(TrainingEpochLoopBase):
         self.between_steps.watch.settle()
         self._metrics_before = self._metrics_state()
         self.val_loop.weights_before = fingerprint(trainer.lightning_module)
+        self.between_steps.agreement.new_pace()
         self.val_loop.run()
+        self.between_steps.agreement.new_pace()
         self._metrics_before = None
         trainer.training, connector._first_loop_iter = True, first_step
 

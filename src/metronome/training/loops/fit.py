@@ -75,6 +75,9 @@ class FitLoop(FitLoopBase):
         self.restarting = False
         self.epoch_loop.results.keep_latest(logger_connector(trainer))
         logger_connector(trainer).epoch_end_reached()
+        if self.epoch_loop.step.devices > 1:
+            # Before the hooks: some look at them on the first device only, a progress bar for instance.
+            self.epoch_loop.results.share_epoch_values()
         self.epoch_progress.increment_processed()
         # Those that look at a metric come after the module, which may log it in its own hook.
         call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=False)

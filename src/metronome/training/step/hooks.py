@@ -1,7 +1,6 @@
 """The hooks that somebody has written, looked up once a fit; only these are called."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -29,23 +28,22 @@ class Hooks:
         self.trainer, self.module = trainer, trainer.lightning_module
         self.is_profiled = type(trainer.profiler) is not PassThroughProfiler  # pyright: ignore
         self._books = vars(self.module)  # `self.log` looks there for the hook that it is called from
-        self._callbacks: dict[str, list[Callable[..., Any]]] = {}
-        self._of_module: dict[str, Callable[..., Any] | None] = {}
+        # Whose they are; the hook itself is taken when it is called, for another may have been put in its place.
+        self._callbacks: dict[str, list[Callback]] = {}
+        self._of_module: dict[str, bool] = {}
         for name in _NAMES:
-            having = [callback for callback in trainer.callbacks if is_written(callback, name, Callback)]  # pyright: ignore
-            self._callbacks[name] = [getattr(callback, name) for callback in having]
-            own = is_written(self.module, name, L.LightningModule)
-            self._of_module[name] = getattr(self.module, name) if own else None
+            self._callbacks[name] = [c for c in trainer.callbacks if is_written(c, name, Callback)]  # pyright: ignore
+            self._of_module[name] = is_written(self.module, name, L.LightningModule)
 
     def has(self, name: str) -> bool:
         """Whether anybody has written this hook."""
-        return self.is_profiled or bool(self._callbacks[name]) or self._of_module[name] is not None
+        return self.is_profiled or bool(self._callbacks[name]) or self._of_module[name]
 
     def is_read(self, name: str) -> bool:
         """Whether somebody other than this library and Lightning has written this hook, and may look at what comes."""
-        modules = [getattr(callback, "__module__", None) or "" for callback in self._callbacks[name]]
+        modules = [getattr(getattr(callback, name), "__module__", None) or "" for callback in self._callbacks[name]]
         strangers = [module for module in modules if not module.startswith(("metronome.", "lightning."))]
-        return self._of_module[name] is not None or bool(strangers)
+        return self._of_module[name] or bool(strangers)
 
     def __call__(self, name: str, *arguments: Any) -> Any:
         """What the module's hook returns; None without one."""
@@ -53,13 +51,13 @@ class Hooks:
             call_callback_hooks(self.trainer, name, *arguments)
             return call_module_hook(self.trainer, name, *arguments)
         callbacks, own = self._callbacks[name], self._of_module[name]
-        if not callbacks and own is None:
+        if not callbacks and not own:
             return None
         books = self._books
         before, books["_current_fx_name"] = books["_current_fx_name"], name
         for callback in callbacks:
-            callback(self.trainer, self.module, *arguments)
-        response = None if own is None else own(*arguments)
+            getattr(callback, name)(self.trainer, self.module, *arguments)
+        response = getattr(self.module, name)(*arguments) if own else None
         books["_current_fx_name"] = before
         return response
 

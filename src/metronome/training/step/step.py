@@ -167,8 +167,9 @@ class Step:
                     self._check_may_leave_out()
                     continue
                 weighed = self.weights.weighed(loss, weight)
+                # A copy: the module's own may be changed by its hooks, or written over by the next replay of a graph.
+                share_loss = weighed.detach().clone() if weighed is loss else weighed.detach()
                 ways.backward(weighed, self.optimizer)
-            share_loss = weighed.detach()
             passes.loss = share_loss if passes.loss is None else passes.loss + share_loss
             passes.extras.append(extra)
             passes.sizes.append(samples)

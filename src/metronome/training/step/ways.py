@@ -55,13 +55,13 @@ class Ways:
         # On the CPU a batch of tensors is where it must be, unless somebody has written how to move one.
         self._stays = self.is_plain and self.strategy.root_device.type == "cpu" and not transfers_batches(trainer)
         self._has_before_transfer = before_batch_transfer(trainer) is not None
-        *parts, attributes = self._placed()
-        self._seen = *map(list, parts), attributes
+        self._seen = tuple(map(list, self._placed()))
 
-    def _placed(self) -> tuple[Any, ...]:
-        """What a hook may put others in the place of; a hook put on the module is one attribute more."""
-        strategy = self.strategy
-        return self.trainer.callbacks, strategy.optimizers, strategy.lr_scheduler_configs, len(self._books)  # pyright: ignore
+    def _placed(self) -> tuple[list[Any], ...]:
+        """What a hook may put others in the place of; a hook put on a module or callback is one attribute more."""
+        callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore
+        attributes = [len(self._books), *map(len, map(vars, callbacks))]
+        return callbacks, self.strategy.optimizers, self.strategy.lr_scheduler_configs, attributes
 
     def are_old(self) -> bool:
         """Whether callbacks, optimizers or schedulers have been replaced: some do it in the middle of a fit."""
