@@ -108,7 +108,7 @@ class Watch:
         gradients, found = self._gradients(), torch.zeros(())
         try:
             # What gradient scalers look with: one call for all, which multiplies them by 1, and so changes no bit.
-            torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones(()))
+            torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones(()))  # pyright: ignore
         except RuntimeError:  # sparse, complex, or a view of fewer numbers
             norm = self._gradient_norm()
             return norm is None or math.isfinite(norm.item())
