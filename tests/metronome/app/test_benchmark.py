@@ -226,7 +226,7 @@ def test_page(tmp_path: Path) -> None:
     assert as_markdown(example()) in page
     assert page.split("<!-- measured")[0] == text.split("<!-- measured")[0]
     assert page.split("measured: end -->")[1] == text.split("measured: end -->")[1]
-    (link,) = re.findall(r"!\[Microseconds a step\. linear: .*\]\((\S+)\)", page)
+    (link,) = re.findall(r"!\[Microseconds a step of linear: .*\]\((\S+)\)", page)
     assert (asked.page_file.parent / link).resolve() == asked.figure_file.resolve()
     assert asked.figure_file.read_bytes().startswith(b"\x89PNG")
 

@@ -568,3 +568,50 @@ def test_two_devices_that_are_behind(
         fit(model=Before(), data=Bad(BAD), callbacks=[Further()], limit_val_batches=0, **TWO)
     ends = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     assert ends == [steps or ends[0]] * 2
+
+
+# ---- the look itself -------------------------------------------------------------------------------------
+
+
+class Looks(Watch):
+    """At these gradients."""
+
+    def __init__(self, *gradients: Tensor) -> None:
+        self.trainer: Any = None
+        self.gradients = list(gradients)
+
+    def _gradients(self) -> list[Tensor]:
+        return self.gradients
+
+    def finds(self, loss: float = 1.0) -> bool:
+        return not self._are_finite_here(torch.tensor(loss))
+
+
+GRADIENTS = {
+    "float32": (torch.tensor([1e-45, -0.0, 3.4e38, 3.4e38]), torch.randn(3, 5)),  # whose norm is not finite
+    "float64": (torch.randn(7, dtype=torch.float64),),
+    "of two kinds": (torch.randn(3), torch.randn(3, dtype=torch.float64), torch.randn(2, dtype=torch.bfloat16)),
+    "in another order": (torch.randn(4, 6).t(), torch.randn(4, 6)[:, ::2]),
+    "a view of one number": (torch.ones(1).expand(5),),
+    "complex": (torch.randn(4, dtype=torch.complex64),),
+    "sparse": (torch.eye(3).to_sparse(),),
+    "that have gradients": (torch.randn(3, requires_grad=True),),
+    "empty": (torch.empty(0), torch.tensor(2.0)),
+    "none": (),
+}
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_the_look_finds_what_is_there_and_changes_nothing(kind: str) -> None:
+    given = GRADIENTS[kind]
+    before = [gradient.detach().clone() for gradient in given]
+    assert not Looks(*given).finds()
+    for gradient, same in zip(given, before, strict=True):
+        assert torch.equal(torch.as_tensor(gradient.to_dense()), torch.as_tensor(same.to_dense()))
+        assert gradient._version == 0
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        assert Looks(*given, torch.tensor([1.0, bad])).finds()
+        assert Looks(*given).finds(loss=bad)
+        for i, gradient in enumerate(before):
+            if gradient.numel():
+                assert Looks(*given[:i], gradient * bad, *given[i + 1 :]).finds()

@@ -47,11 +47,7 @@ def _drawn(found: Sequence[Measured]) -> list[Measured]:
 
 def _in_words(drawn: Sequence[Measured]) -> str:
     """What the figure shows, for who does not see it."""
-    cases = []
-    for measured in drawn:
-        ways = (f"{row.way} {number(row.median)}" for row in measured.rows if row.values)
-        cases.append(f"{measured.case.name}: {', '.join(ways)}")
-    return f"Microseconds a step. {'; '.join(cases)}"
+    return f"Microseconds a step of {', '.join(measured.case.name for measured in drawn)}: the numbers of the tables"
 
 
 def steps_figure(drawn: Sequence[Measured]) -> bytes:
@@ -79,8 +75,8 @@ def _draw(panel: Axes, measured: Measured) -> None:
         panel.text(max(row.values), i, f" {number(row.median)}{plus}", va="center", fontsize=8.5)
     panel.set_yticks(range(len(rows)), [row.way for row in rows], fontsize=8.5)
     panel.invert_yaxis()
-    panel.xaxis.set_major_locator(MaxNLocator(5))
+    panel.xaxis.set_major_locator(MaxNLocator(3))
     panel.xaxis.set_major_formatter(FuncFormatter(plain))
-    panel.set_xlim(0, 1.45 * max(max(row.values) for row in rows))
+    panel.set_xlim(0, 1.6 * max(max(row.values) for row in rows))
     panel.grid(visible=False, axis="y")
     panel.set_title(measured.case.name, loc="left", fontweight="bold")

@@ -66,7 +66,7 @@ def circumstances(asked: Asked) -> dict[str, str]:
         "hardware": f"{_processor()}, {os.cpu_count()} cores, one thread used; {load}",
         **({"GPU": f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"} if torch.cuda.is_available() else {}),
         "versions": ", ".join(f"{name} {version}" for name, version in (versions | {"metronome": __version__}).items()),
-        "system": platform.platform(terse=True),
+        "system": " ".join([platform.system(), *platform.libc_ver()]).strip(),
         "date": date.today().isoformat(),
         "time": f"{asked.clock} clock: {clock}; medians of {asked.rounds} rounds",
     }
