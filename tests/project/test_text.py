@@ -1,6 +1,8 @@
 """Text: what a batch is, and that a step is the same however its batch of unequal lengths is cut."""
 
 from functools import cache, partial
+from itertools import count
+from math import ceil
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any, NamedTuple
@@ -77,25 +79,25 @@ def plain_loop(optimizer: Any) -> Loop:
     net, splits = network(), Few(max_length=LENGTH).splits
 
     def total_loss(documents: list[Tensor]) -> tuple[Tensor, int]:
-        total, count = torch.zeros((), dtype=torch.float64), 0
+        total, divisor = torch.zeros((), dtype=torch.float64), 0
         for document in documents:
             tokens = torch.tensor([0, *document.tolist(), 0])
             total = total + cross_entropy(net(tokens[None, :-1])[0], tokens[1:], reduction="sum")
-            count += len(tokens) - 1
-        return total, count
+            divisor += len(tokens) - 1
+        return total, divisor
 
     update, train_loss = optimizer(net.parameters()), 0.0
     for epoch in range(EPOCHS):
         totals, order = [], epoch_order(SEED, epoch, N).tolist()
         for start in range(0, N, BATCH):
             update.zero_grad()
-            total, count = total_loss([splits.train[i] for i in order[start : start + BATCH]])
-            (total / count).backward()
+            total, divisor = total_loss([splits.train[i] for i in order[start : start + BATCH]])
+            (total / divisor).backward()
             update.step()
-            totals.append((total.item(), count))
-        train_loss = sum(total for total, _ in totals) / sum(count for _, count in totals)
-    total, count = total_loss(list(splits.val))
-    return Loop(weights(net), train_loss, total.item() / count)
+            totals.append((total.item(), divisor))
+        train_loss = sum(total for total, _ in totals) / sum(divisor for _, divisor in totals)
+    total, divisor = total_loss(list(splits.val))
+    return Loop(weights(net), train_loss, total.item() / divisor)
 
 
 SGD = partial(torch.optim.SGD, lr=0.3, momentum=0.9)
@@ -104,7 +106,12 @@ ADAMW = partial(torch.optim.AdamW, lr=0.003)
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["sgd", "adamw"])
 @pytest.mark.parametrize(("devices", "accumulation"), [(1, 1), (1, 3), (1, 7), (2, 1), (2, 3)])
-def test_cut_in_any_way(devices: int, accumulation: int, optimizer: Any, tmp_path: Path) -> None:
+def test_cut_in_any_way(
+    devices: int, accumulation: int, optimizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = count()  # a second goes by each time it is looked at: once a step
+    monkeypatch.setattr("project.models.language.monotonic", lambda: next(clock))
+
     class Keeps(L.Callback):
         def on_train_end(self, trainer: Any, module: Any) -> None:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -119,13 +126,13 @@ def test_cut_in_any_way(devices: int, accumulation: int, optimizer: Any, tmp_pat
         strategy="ddp_fork" if devices > 1 else "auto",
         callbacks=[Keeps()],
     )
-    expected = plain_loop(optimizer)
+    expected, tokens = plain_loop(optimizer), sum(len(document) + 1 for document in Few(max_length=LENGTH).splits.train)
     for rank in range(devices):
         found, metrics = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(found, expected.weights, rtol=1e-12, atol=1e-14)
         assert metrics["train/loss_epoch"] == pytest.approx(expected.train_loss, rel=1e-12)
         assert metrics["val/loss"] == pytest.approx(expected.val_loss, rel=1e-12)
-        assert metrics["train/tokens_per_second"] > 0
+        assert metrics["train/tokens_per_second"] == pytest.approx(tokens / ceil(N / BATCH), rel=1e-6)
 
 
 def test_a_run(commands: Commands) -> None:
