@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metronome.data import DataModule
 from metronome.units import InputError
-from project.data import Digits, Images, Linear
+from project.data import Digits, Images, Linear, Text
 
 
 def columns(data: DataModule) -> list[tuple[Tensor, Tensor]]:
@@ -105,6 +105,7 @@ def test_a_batch_of_images_is_of_floats_from_0_to_1(precision: str, dtype: torch
         (Images, {"size": 2.5}, "data.size=2.5 is not a number of pixels from 1 up"),
         (Images, {"num_channels": -1}, "data.num_channels=-1 is not a number of channels from 1 up"),
         (Images, {"num_classes": True}, "data.num_classes=True is not a number of classes from 1 up"),
+        (Text, {"max_length": 1}, "data.max_length=1 is not a number of tokens from 2 up"),
         (Images, {"data_seed": -1}, "data.data_seed=-1 is not a whole number from 0 up, below 2**63"),
     ],
 )

@@ -4,5 +4,6 @@ from project.data.digits import Digits
 from project.data.images import Images
 from project.data.linear import Linear
 from project.data.mnist import MNIST, FashionMNIST
+from project.data.text import Text
 
-__all__ = ["MNIST", "Digits", "FashionMNIST", "Images", "Linear"]
+__all__ = ["MNIST", "Digits", "FashionMNIST", "Images", "Linear", "Text"]
