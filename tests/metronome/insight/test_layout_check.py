@@ -2,6 +2,7 @@
 
 import random
 from collections import OrderedDict
+from copy import deepcopy
 from typing import Any
 
 import lightning as L
@@ -66,17 +67,16 @@ def what(finding: Finding) -> list[str]:
     return [reason.what for reason in finding.reasons]
 
 
-def apart_in_a_plain_loop(model: Plain, columns: tuple[Tensor, ...], cuts: list[int], name: str) -> float:
+def apart_in_a_plain_loop(model: Any, columns: tuple[Tensor, ...], cuts: list[int], name: str) -> float:
     """How far the gradients of a parameter are apart: sum(n_k g_k) / n for each cut, and that of the whole batch."""
-    parameter = dict(model.double().named_parameters())[name]
 
     def gradient(sizes: list[int]) -> Tensor:
-        found = torch.zeros_like(parameter)
-        for piece in zip(*(column.split(sizes) for column in columns), strict=True):
-            model.zero_grad()
-            model.loss(*piece).backward()
-            assert parameter.grad is not None
-            found += len(piece[0]) / SAMPLES * parameter.grad
+        fresh = deepcopy(model).double()
+        parameter, found = fresh.get_parameter(name), torch.zeros(())
+        for i, piece in enumerate(zip(*(column.split(sizes) for column in columns), strict=True)):
+            fresh.zero_grad()
+            fresh.training_step(list(piece), i).backward()
+            found = found + len(piece[0]) / SAMPLES * parameter.grad
         return found
 
     whole = gradient([SAMPLES])
@@ -169,9 +169,15 @@ def test_frozen_batch_norm_is_exact() -> None:
 
 @pytest.mark.parametrize("way", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
 def test_spectral_norm(way: Any) -> None:
-    finding = look(Plain(nn.Tanh(), way(nn.Linear(8, 8))))
+    def make() -> nn.Module:
+        torch.manual_seed(3)
+        return way(nn.Linear(8, 8))
+
+    finding = look(Plain(nn.Tanh(), make()))
     assert what(finding) == ["spectral norm"]
     assert "net.layer1" in finding.reasons[0].line
+    expected = apart_in_a_plain_loop(Plain(nn.Tanh(), make()), (X, Y), [2, 4], "net.last.weight")
+    assert finding.apart["net.last.weight"] == pytest.approx(expected, rel=1e-6)
 
 
 class MyDropout(nn.Module):
@@ -179,10 +185,17 @@ class MyDropout(nn.Module):
         return dropout(x, 0.3, self.training)
 
 
+class FusedDropout(nn.Module):
+    """The kernel that a GPU takes for all of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.native_dropout(x, 0.3, self.training)[0]
+
+
 @pytest.mark.parametrize("layer", [
-    nn.Dropout(0.2), nn.AlphaDropout(0.2), MyDropout(),
+    nn.Dropout(0.2), nn.AlphaDropout(0.2), MyDropout(), FusedDropout(),
     nn.TransformerEncoderLayer(8, 2, 16, 0.2, batch_first=True),
-], ids=["module", "alpha", "function", "transformer"])  # fmt: skip
+], ids=["module", "alpha", "function", "fused", "transformer"])  # fmt: skip
 def test_dropout(layer: nn.Module) -> None:
     if isinstance(layer, nn.TransformerEncoderLayer):
         layer = nn.Sequential(nn.Unflatten(1, (1, 8)), layer, nn.Flatten())
@@ -273,7 +286,10 @@ def test_a_mean_over_class_weights() -> None:
 
 def test_what_it_asks_for_makes_it_exact() -> None:
     weights = torch.tensor([0.2, 1.0, 5.0])
-    assert not look(Loss("class weights", declared=lambda batch: weights[batch[1]].sum()), X, LABELS).reasons
+    finding = look(Loss("class weights", declared=lambda batch: weights[batch[1]].sum()), X, LABELS)
+    assert not finding.reasons
+    assert 1e-10 < finding.largest < 1e-6, "its sum is of float32: rounding, and told as such"
+    assert not look(Loss("class weights", declared=lambda batch: weights.double()[batch[1]].sum()), X, LABELS).reasons
     assert not look(Loss("labels", declared=lambda batch: (batch[1] != -100).sum()), X, SOME).reasons
     assert not look(Loss("sum", declared=lambda batch: None), X, LABELS).reasons
 
@@ -343,9 +359,14 @@ class LightningsLSTM(L.LightningModule):
 
 def test_carried_state() -> None:
     tokens = torch.randint(11, (SAMPLES, 6), generator=torch.Generator().manual_seed(2))
-    finding = look(LightningsLSTM(), tokens[:, :-1], tokens[:, 1:], accumulate_grad_batches=3)
+    columns = tokens[:, :-1], tokens[:, 1:].contiguous()
+    finding = look(LightningsLSTM(), *columns, accumulate_grad_batches=3)
     assert what(finding) == ["state"]
     assert "(hidden)" in finding.reasons[0].line
+    name = "model.decoder.weight"
+    expected = apart_in_a_plain_loop(LightningsLSTM(), columns, [3], name)
+    assert expected > 1e-6
+    assert finding.apart[name] == pytest.approx(expected, rel=1e-6)
 
 
 class Carries(Plain):
@@ -372,6 +393,8 @@ def test_a_running_mean(where: str) -> None:
     finding = look(Carries(where))
     assert what(finding) == ["state"]
     assert f"({where})" in finding.reasons[0].line
+    expected = apart_in_a_plain_loop(Carries(where), (X, Y), [2, 4], "net.last.weight")
+    assert finding.apart["net.last.weight"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_state_that_is_out_of_reach() -> None:
@@ -398,6 +421,8 @@ def test_weights_that_are_changed_in_training_step() -> None:
     finding = look(Clips(nn.Tanh()))
     assert what(finding) == ["weights"]
     assert "(net.first.weight)" in finding.reasons[0].line
+    expected = apart_in_a_plain_loop(Clips(nn.Tanh()), (X, Y), [2, 4], "net.last.weight")
+    assert finding.apart["net.last.weight"] == pytest.approx(expected, rel=1e-6)
 
 
 # ---- several at once -------------------------------------------------------------------------------------------

@@ -30,13 +30,17 @@ class Reason:
 
 
 def reasons(measure: Measure, whole: Pass, pieces: dict[int, Pass], tolerance: Tolerance) -> list[Reason]:
-    """Why the passes in pieces, by their number, differ from those over the whole batch; they do."""
+    """Why the passes in pieces, by their number, differ from those over the whole batch: they do, but if it is only by
+    the rounding of what `loss_weight` computes in float32, that is no reason."""
     cut = max(pieces, key=lambda k: difference(pieces[k], whole))
     there = _there(measure, [whole, *pieces.values()])
-    clean, factors, found = measure(1, ALL), None, list[Reason]()
+    clean, factors, found, is_rounded = measure(1, ALL), None, list[Reason](), False
     if any(difference(measure(k, ALL), clean) > tolerance.gradient for k in pieces):
         cut, kind, factors = _solve(measure, clean, sorted({2, *pieces}), tolerance)
-        found.append(_of_the_loss(measure, cut, kind, factors, tolerance))
+        weighs = measure(cut, ALL).factors
+        is_rounded = bool(factors) and all(abs(f - w) < tolerance.solved for f, w in zip(factors, weighs, strict=True))
+        if not is_rounded:
+            found.append(_of_the_loss(measure, cut, kind, factors, tolerance))
         if not factors:  # then a difference has more than one reason, and none can be told by itself
             alone = measure(cut, ALL)
             return found + [
@@ -48,7 +52,9 @@ def reasons(measure: Measure, whole: Pass, pieces: dict[int, Pass], tolerance: T
     for hold, names in there.items():
         if difference(measure(cut, ALL - {hold}, factors), measure(1, ALL - {hold})) > limit:
             found.append(_of_hold(hold, names))
-    return found or [Reason("together", f"no one thing alone, but together: {', '.join(h.value for h in there)}")]
+    if found or is_rounded:
+        return found
+    return [Reason("together", f"no one thing alone, but together: {', '.join(h.value for h in there)}")]
 
 
 def _there(measure: Measure, passes: Sequence[Pass]) -> dict[Hold, list[str]]:
