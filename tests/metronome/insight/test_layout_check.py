@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from jobs import FEATURES, SEED, trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.demos.boring_classes import BoringModel, ManualOptimBoringModel
 from lightning.pytorch.demos.lstm import SimpleLSTM
 from torch import Tensor, nn
@@ -50,9 +51,9 @@ class Plain(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def look(model: L.LightningModule, *columns: Tensor, **flags: Any) -> Finding:
+def look(model: L.LightningModule, *columns: Tensor, check: LayoutCheck | None = None, **flags: Any) -> Finding:
     """What is found in the first batch, which is all there is."""
-    check = LayoutCheck()
+    check = check or LayoutCheck()
     before = {name: value.double().clone() for name, value in model.state_dict().items()}
     run = trainer(**{"fast_dev_run": True, "precision": "64-true", "callbacks": [check]} | flags)
     run.fit(model, DataLoader(TensorDataset(*columns or (X, Y)), batch_size=SAMPLES))
@@ -423,6 +424,32 @@ def test_weights_that_are_changed_in_training_step() -> None:
     assert "(net.first.weight)" in finding.reasons[0].line
     expected = apart_in_a_plain_loop(Clips(nn.Tanh()), (X, Y), [2, 4], "net.last.weight")
     assert finding.apart["net.last.weight"] == pytest.approx(expected, rel=1e-6)
+
+
+class Shortens(Callback):
+    """Brings the gradient to a length, after each backward pass."""
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        nn.utils.clip_grad_norm_(pl_module.parameters(), 1e-3)
+
+
+class Watches(Callback):
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        assert all(p.grad is not None for p in pl_module.parameters())
+
+
+def test_gradients_that_are_changed_after_each_backward_pass() -> None:
+    check = LayoutCheck()
+    assert what(look(Plain(nn.Tanh()), callbacks=[Shortens(), Watches(), check], check=check)) == ["gradients changed"]
+    assert not look(Plain(nn.Tanh()), callbacks=[Watches(), check], check=check).reasons
+
+    class Own(Plain):
+        def on_after_backward(self) -> None:
+            nn.utils.clip_grad_norm_(self.parameters(), 1e-3)
+
+    finding = look(Own(nn.BatchNorm1d(8)))
+    assert what(finding) == ["batch norm", "gradients changed"]
+    assert "on_after_backward (Own)" in finding.reasons[1].line
 
 
 # ---- several at once -------------------------------------------------------------------------------------------

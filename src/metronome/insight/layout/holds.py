@@ -6,19 +6,23 @@ from contextlib import ExitStack, contextmanager
 from enum import Enum
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metronome.insight.layout.kept import Kept
+from metronome.training.step.hooks import is_written
 from metronome.training.step.ways import Ways
 
 
 class Hold(Enum):
-    """Held still: weights and state put back before each micro-batch, norms in eval mode, no random numbers."""
+    """Held still: weights and state put back before each micro-batch, norms in eval mode, no random numbers, no hooks
+    after the backward pass."""
 
     WEIGHTS = "weights"
     STATE = "state"
@@ -26,9 +30,11 @@ class Hold(Enum):
     SPECTRAL_NORM = "spectral norm"
     DROPOUT = "dropout"
     RANDOM = "random numbers"
+    HOOK = "gradients changed"
 
 
 ALL = frozenset(Hold)
+_HOOK = "on_after_backward"
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
@@ -45,6 +51,14 @@ def spectral_norms(module: nn.Module) -> dict[str, nn.Module]:
         elif part.training and any(isinstance(hook, SpectralNorm) for hook in part._forward_pre_hooks.values()):
             found[name] = part
     return found
+
+
+def backward_hooks(module: L.LightningModule) -> dict[str, Any]:
+    """Who is called after each backward pass, and may change gradients there, by name."""
+    callbacks: list[Any] = module.trainer.callbacks  # pyright: ignore
+    found = [owner for owner in callbacks if is_written(owner, _HOOK, Callback)]
+    found += [module] if is_written(module, _HOOK, L.LightningModule) else []
+    return {type(owner).__name__: owner for owner in found}
 
 
 class Draws(TorchDispatchMode):
@@ -80,7 +94,7 @@ def _make_alike(drawn: Tensor, name: str) -> None:
 
 
 @contextmanager
-def holding(held: frozenset[Hold], kept: Kept, module: nn.Module, ways: Ways) -> Iterator[Draws]:
+def holding(held: frozenset[Hold], kept: Kept, module: L.LightningModule, ways: Ways) -> Iterator[Draws]:
     """Hold these still during the passes over a batch. `random` and `numpy.random` begin each micro-batch alike."""
     generators = random.getstate(), np.random.get_state()
     training_step = ways.training_step
@@ -100,6 +114,8 @@ def holding(held: frozenset[Hold], kept: Kept, module: nn.Module, ways: Ways) ->
         for layer in [m for m in module.modules() if isinstance(m, nn.RNNBase)] if Hold.DROPOUT in held else []:
             stack.callback(setattr, layer, "dropout", layer.dropout)  # on a GPU it is drawn out of sight
             layer.dropout = 0.0
+        for owner in backward_hooks(module).values() if Hold.HOOK in held else []:
+            stack.enter_context(_without_hook(owner))
         ways.training_step = step
         stack.callback(delattr, ways, "training_step")
         draws = stack.enter_context(Draws(held))
@@ -123,6 +139,18 @@ def _in_eval_mode(layer: Any, like: Tensor) -> Iterator[None]:
         layer.training = True
         if given:
             layer.running_mean = layer.running_var = None
+
+
+@contextmanager
+def _without_hook(owner: Any) -> Iterator[None]:
+    before = vars(owner).get(_HOOK)
+    vars(owner)[_HOOK] = lambda *_: None
+    try:
+        yield
+    finally:
+        del vars(owner)[_HOOK]
+        if before is not None:
+            vars(owner)[_HOOK] = before
 
 
 def _equal(state: Any, other: Any) -> bool:

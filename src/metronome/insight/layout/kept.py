@@ -80,7 +80,8 @@ class Kept:
                 assert copy is not None
                 vars(owner)[key] = copy[0]
         for owner, keys in self._keys:
-            for key in [key for key in vars(owner) if key not in keys and key not in _BOOKS]:
+            new = [key for key, value in vars(owner).items() if key not in keys and isinstance(value, _PLAIN)]
+            for key in [key for key in new if key not in _BOOKS]:
                 del vars(owner)[key]
 
     def changed_weights(self) -> list[str]:

@@ -6,7 +6,7 @@ With all of them held, what is left is the loss itself: what it is of the losses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metronome.insight.layout.holds import ALL, Hold, batch_norms, spectral_norms
+from metronome.insight.layout.holds import ALL, Hold, backward_hooks, batch_norms, spectral_norms
 from metronome.insight.layout.measure import Measure, Pass, difference
 from metronome.insight.layout.parts import Kind, counted_as, kind_of
 
@@ -45,7 +45,7 @@ def reasons(measure: Measure, whole: Pass, pieces: dict[int, Pass], tolerance: T
             alone = measure(cut, ALL)
             return found + [
                 _of_hold(hold, names) for hold, names in there.items()
-                if hold not in (Hold.WEIGHTS, Hold.STATE)
+                if hold not in (Hold.WEIGHTS, Hold.STATE, Hold.HOOK)
                 or not difference(measure(cut, ALL - {hold}), alone) <= tolerance.gradient
             ]  # fmt: skip
     limit = tolerance.gradient if factors is None else tolerance.solved
@@ -64,6 +64,7 @@ def _there(measure: Measure, passes: Sequence[Pass]) -> dict[Hold, list[str]]:
         Hold.STATE: [name for made in passes for name in made.state],
         Hold.BATCH_NORM: list(batch_norms(measure.module)),
         Hold.SPECTRAL_NORM: list(spectral_norms(measure.module)),
+        Hold.HOOK: list(backward_hooks(measure.module)),
     }
     drawn = frozenset[Hold]().union(*(made.drawn for made in passes))
     there: dict[Hold, list[str]] = {hold: list(dict.fromkeys(found)) for hold, found in names.items() if found}
@@ -123,6 +124,8 @@ def _of_hold(hold: Hold, names: Sequence[str]) -> Reason:
         Hold.STATE: f"state is carried from one micro-batch to the next ({where})",
         Hold.BATCH_NORM: f"BatchNorm ({where}) sees one micro-batch at a time; GroupNorm and LayerNorm see one sample",
         Hold.SPECTRAL_NORM: f"spectral norm ({where}) makes a step of its power iteration in each micro-batch",
+        Hold.HOOK: f"on_after_backward ({where}) changes gradients, after each micro-batch; do it once a step, in "
+        "on_before_optimizer_step",
         Hold.DROPOUT: "dropout draws its random numbers for each micro-batch: others, as good as those of the whole",
         Hold.RANDOM: "training_step draws random numbers, and does so for each micro-batch: others, as good as those",
     }
