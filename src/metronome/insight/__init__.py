@@ -1,7 +1,8 @@
-"""Callbacks that watch a training: its progress, its learning rate, its plan."""
+"""Callbacks that watch a training: its progress, its learning rate, its plan, its exactness."""
 
+from metronome.insight.layout.check import LayoutCheck
 from metronome.insight.learning_rate import LearningRate
 from metronome.insight.plan_in_tensorboard import PlanText
 from metronome.insight.progress import Progress
 
-__all__ = ["LearningRate", "PlanText", "Progress"]
+__all__ = ["LayoutCheck", "LearningRate", "PlanText", "Progress"]

@@ -26,16 +26,17 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Result
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric as ResultMetricBase
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Sync as LoggedSync
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector as SignalConnectorBase
+from lightning.pytorch.utilities.exceptions import _TunerExitException as EndOfFit
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
 
 __all__ = [
-    "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EvaluationLoopBase",
-    "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase", "ResultCollectionBase", "ResultMetricBase",
-    "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer", "call_callback_hooks", "call_module_hook",
-    "call_strategy_hook", "checkpoint_connector", "goes_on_from_a_checkpoint", "is_averaging_models", "iterator_of",
-    "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors", "transfers_batches",
-    "without_gradient_sync",
+    "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EndOfFit",
+    "EvaluationLoopBase", "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase",
+    "ResultCollectionBase", "ResultMetricBase", "SignalConnectorBase", "TrainingEpochLoopBase",
+    "before_batch_transfer", "call_callback_hooks", "call_module_hook", "call_strategy_hook", "checkpoint_connector",
+    "goes_on_from_a_checkpoint", "is_averaging_models", "iterator_of", "lightning_optimizer", "logger_connector",
+    "one_loader", "processes_of", "put_connectors", "transfers_batches", "without_gradient_sync",
 ]  # fmt: skip
 
 # ---- hooks ------------------------------------------------------------------------------------------------

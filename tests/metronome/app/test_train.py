@@ -1,6 +1,7 @@
 """The main job, from the command line to what it leaves."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,31 @@ def test_presets_and_groups_run(overrides: tuple[str, ...], commands: Commands) 
     assert ("test/acc" in done.result["metrics"]) == ("test=false" not in overrides)
     assert not (done.folder / "lightning_logs").exists()
     assert not (done.folder / "checkpoints").exists()
+
+
+def test_whether_a_layout_is_exact(commands: Commands) -> None:
+    """One line for a network without BatchNorm; the reason, and the layers, for one with it. Nothing is trained."""
+    done = commands("train", "+experiment=digits", "trainer=ddp_cpu", "+debug=layout")
+    assert done.code == 0, done.err
+    assert re.findall(r"^(?:exact|not exact|reason).*", done.out, re.M) == [
+        line for line in done.out.splitlines() if line.startswith("exact      the first batch (64 samples), whole and")
+    ]
+    assert "cut in 2 and 4: loss and gradient are the same, to " in done.out
+    assert (done.result["status"], done.result["progress"]["steps"]) == ("finished", 0)
+    assert done.result["progress"]["samples"] == 0
+    assert not (done.folder / "lightning_logs").exists()
+    assert not (done.run / "checkpoints").exists()
+
+
+def test_why_a_layout_is_not_exact(commands: Commands) -> None:
+    job = ("+experiment=digits", "model=resnet", "trainer=cpu", "trainer.accumulate_grad_batches=3", "+debug=layout",
+           "model.network.num_channels=1", "model.network.widths=[8,8]", "model.network.blocks=[1,1]",
+           "model.network.normalize=batch")  # fmt: skip
+    done = commands("train", *job, "callbacks=none", "scheduler=plateau")
+    assert done.code == 0, done.err
+    assert "not exact  the first batch (64 samples), whole and cut in 3: relative differences in 64-true" in done.out
+    assert "reason     BatchNorm (network." in done.out
+    assert done.out.count("reason     ") == 1
 
 
 def test_overfitting_takes_the_same_batches(commands: Commands) -> None:
