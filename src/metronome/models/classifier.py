@@ -88,7 +88,7 @@ class Classifier(Supervised):
                 f"the network has {logits.shape[-1]} outputs and the model {self.num_classes} classes; "
                 "set model.network.num_outputs to model.num_classes"
             )
-        options = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
+        options: dict[str, Any] = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
         smoothing = self.label_smoothing if self.training else 0.0
         return cross_entropy(logits, labels, self._weights(logits), label_smoothing=smoothing, **options), logits
 
@@ -136,9 +136,9 @@ class Classifier(Supervised):
 
 
 def _checked(given: Any, num_classes: int) -> list[float]:
-    is_list = isinstance(given, Sequence) and not isinstance(given, str) and len(given) == num_classes
-    if not is_list or not all(type(weight) in (int, float) and 0 <= weight < math.inf for weight in given):
+    weights: list[Any] = list(given) if isinstance(given, Sequence) else []
+    if len(weights) != num_classes or not all(type(w) in (int, float) and 0 <= w < math.inf for w in weights):
         raise InputError(
             f"model.class_weights={given} must be {num_classes} numbers from 0 up, one for each class, or null"
         )
-    return list(given)
+    return weights

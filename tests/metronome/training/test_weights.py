@@ -104,7 +104,7 @@ def plain_loop(job: str) -> tuple[Tensor, list[float], float]:
     options: dict[str, Any] = {"reduction": KIND[job]}
     if job in ("class weights", "both", "smoothed too"):
         options["weight"] = torch.tensor(CLASS_WEIGHTS, dtype=torch.float64)
-    smoothing = {"label_smoothing": 0.1} if job == "smoothed too" else {}
+    smoothing: dict[str, Any] = {"label_smoothing": 0.1} if job == "smoothed too" else {}
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01 if job == "sum" else 0.5, momentum=0.9)
     losses = []
     for epoch in range(EPOCHS):
