@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from metronome.training.batches.loaders import batch_sampler
 from metronome.training.batches.order import BatchSampler
 from metronome.training.guards.agreement import Agreement
 from metronome.training.lightning_private import DataFetcher, iterator_of, one_loader
@@ -59,12 +60,7 @@ class BatchesOfUnknownNumber(Batches):
             left = 1 if is_last else 2
         except StopIteration:
             batch, is_last, left = None, True, 0
-        most, fewest = self.agreement.largest(left, -left)
-        if most != -fewest:
-            raise RunFailed(
-                "the training loader ends on some devices and has more batches on others, which would wait for them for "
-                "ever; let it give all devices as many, or its data set have a length, so that it can be shared out"
-            )
+        _check_alike(self.agreement, left)
         if left == 0:
             raise StopIteration
         return batch, is_last
@@ -72,6 +68,17 @@ class BatchesOfUnknownNumber(Batches):
 
 def batches_of(fetcher: DataFetcher, is_profiled: bool, agreement: Agreement) -> Batches:
     """The batches of an epoch, in the way that its loader allows."""
-    if agreement.trainer.world_size == 1 or fetcher.length is not None:
-        return Batches(fetcher, is_profiled)
-    return BatchesOfUnknownNumber(fetcher, is_profiled, agreement)
+    if agreement.trainer.world_size > 1 and batch_sampler(agreement.trainer) is None:
+        if fetcher.length is None:
+            return BatchesOfUnknownNumber(fetcher, is_profiled, agreement)
+        _check_alike(agreement, int(fetcher.length))
+    return Batches(fetcher, is_profiled)
+
+
+def _check_alike(agreement: Agreement, batches: int) -> None:
+    most, fewest = agreement.largest(batches, -batches)
+    if most != -fewest:
+        raise RunFailed(
+            "the training loader has more batches on some devices than on others, which would be waited for for ever; "
+            "let it give each device as many, or give a data set that can be indexed, which is shared out"
+        )
