@@ -34,8 +34,8 @@ __all__ = [
     "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EvaluationLoopBase",
     "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase", "ResultCollectionBase", "ResultMetricBase",
     "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer", "call_callback_hooks", "call_module_hook",
-    "call_strategy_hook", "checkpoint_connector", "defaults_from_environment", "goes_on_from_a_checkpoint", "init_trainer", "is_averaging_models", "iterator_of",
-    "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors", "transfers_batches",
+    "call_strategy_hook", "checkpoint_connector", "defaults_from_environment", "goes_on_from_a_checkpoint", "init_trainer",
+    "is_averaging_models", "iterator_of", "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors", "transfers_batches",
     "without_gradient_sync",
 ]  # fmt: skip
 
@@ -49,7 +49,7 @@ call_strategy_hook = call._call_strategy_hook
 
 
 def init_trainer(trainer: L.Trainer, flags: dict[str, Any]) -> None:
-    """Lightning's `__init__`, which would look for all flags of a derived class in the environment and take them for its
+    """Lightning's `__init__`, which would look for a derived class's flags in the environment, and take them for its
     own."""
     L.Trainer.__init__.__wrapped__(trainer, **flags)  # pyright: ignore
 

@@ -2,8 +2,6 @@
 
 import inspect
 import os
-from collections.abc import Callable
-from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from jobs import Data, Net, X, Y, network, trainer, weights
-from lightning.pytorch.callbacks import BatchSizeFinder
-from lightning.pytorch.tuner import Tuner
-from torch import Tensor, nn
+from jobs import Data, Net, X, Y, trainer, weights
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from metronome.training import Trainer
@@ -70,25 +66,26 @@ def _no_seed_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- seed_everything ---------------------------------------------------------------------------------------------
 
 
-def _trained(before: Callable[[], None], seed: int | None = None) -> Tensor:
+def _trained(*everything: int, seed: int | None = None) -> Tensor:
     """Weights after two epochs with dropout and a shuffled order."""
     model = Net(dropout=0.5)
     run = Trainer(**QUIET, seed=seed)
-    before()
+    for other in everything:
+        L.seed_everything(other)
     run.fit(model, datamodule=Data(batch_size=32))
     return weights(model)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
 def test_the_last_seed_everything_is_the_seed(seed: int) -> None:
-    followed = _trained(lambda: (L.seed_everything(5), L.seed_everything(seed)) and None)
-    assert torch.equal(followed, _trained(lambda: None, seed=seed))
+    followed = _trained(5, seed)
+    assert torch.equal(followed, _trained(seed=seed))
 
 
 def test_seeds_differ_and_one_that_is_given_wins() -> None:
-    one, two = (_trained(lambda seed=seed: L.seed_everything(seed) and None) for seed in (1, 2))
+    one, two = _trained(1), _trained(2)
     assert not torch.equal(one, two)
-    assert torch.equal(_trained(lambda: L.seed_everything(2) and None, seed=1), one)
+    assert torch.equal(_trained(2, seed=1), one)
 
 
 def test_without_any_it_is_0() -> None:
@@ -98,7 +95,7 @@ def test_without_any_it_is_0() -> None:
 @pytest.mark.parametrize("text", ["-1", "many", str(2**32)])
 def test_an_environment_without_a_seed_in_it(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PL_GLOBAL_SEED", text)
-    with pytest.raises(InputError, match="seed=.*is not a whole number from 0 to 4,294,967,295"):
+    with pytest.raises(InputError, match=r"seed=.*is not a whole number from 0 to 4,294,967,295"):
         Trainer(**QUIET)
 
 
@@ -156,7 +153,11 @@ def test_lightning_cli_sets_flags() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PL_GLOBAL_SEED", "0")
         cli = LightningCLI(
-            Counted, Loaders, trainer_class=Trainer, save_config_callback=None, args=[*arguments, "--trainer.accelerator=cpu"]
+            Counted,
+            Loaders,
+            trainer_class=Trainer,
+            save_config_callback=None,
+            args=[*arguments, "--trainer.accelerator=cpu"],
         )
     run: Any = cli.trainer
     assert (run.max_epochs, run.accumulate, run.seed, run.global_step) == (3, 2, 5, 12)
@@ -185,7 +186,10 @@ def test_numbers_of_numpy() -> None:
     numbers = {"max_epochs": 3, "accumulate_grad_batches": 2, "val_check_interval": 2, "limit_val_batches": 1,
                "log_every_n_steps": 3, "seed": 5, "check_val_every_n_epoch": 1, "min_steps": 1}  # fmt: skip
     flags = {name: np.int64(value) for name, value in numbers.items()}
-    run, model = Trainer(**QUIET | flags | {"gradient_clip_val": np.float32(1), "benchmark": np.bool_(False)}), Counted()
+    run, model = (
+        Trainer(**QUIET | flags | {"gradient_clip_val": np.float32(1), "benchmark": np.bool_(False)}),
+        Counted(),
+    )
     run.fit(model, datamodule=Loaders())
     assert (run.global_step, model.validations, run.seed) == (12, 6, 5)
     assert (type(run.max_epochs), type(run.seed), type(run.gradient_clip_val)) == (int, int, float)
@@ -287,74 +291,3 @@ class Sized(Streamed):
 def test_devices_without_as_many_batches_do_not_wait_for_ever(data: Any) -> None:
     with pytest.raises(Exception, match="the training loader has more batches on some devices than on others"):
         Trainer(**QUIET | TWO).fit(Counted(), DataLoader(data, batch_size=4))
-
-
-# ---- finders, and the mean teacher -------------------------------------------------------------------------------
-
-
-class Short(Counted):
-    """Of memory for more than 16 samples."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        self._needs_memory(batch)
-        return super().training_step(batch, batch_idx)
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._needs_memory(batch)
-        super().validation_step(batch, batch_idx)
-
-    def _needs_memory(self, batch: Any) -> None:
-        if len(batch[0]) > 16:
-            raise RuntimeError("CUDA out of memory. Tried to allocate")
-
-
-@pytest.mark.parametrize("method", ["fit", "validate", "test"])
-@pytest.mark.parametrize("flags", [None, {}, {"accumulate_grad_batches": "auto"}], ids=["stock", "ours", "auto"])
-def test_the_largest_batch_that_fits(method: Any, flags: Any, tmp_path: Path) -> None:
-    data, kind = Loaders(4), L.Trainer if flags is None else Trainer
-    run = kind(**QUIET | (flags or {}), default_root_dir=tmp_path)
-    found = Tuner(run).scale_batch_size(Short(), datamodule=data, method=method, init_val=4, steps_per_trial=1)
-    assert (found, data.batch_size) == (16, 16)
-    if kind is Trainer:
-        assert run.out_of_memory == []  # pyright: ignore
-
-
-def test_a_finder_leaves_no_trace(tmp_path: Path) -> None:
-    """The training after it is that of the batch size that it found."""
-    finder = BatchSizeFinder(init_val=4, max_trials=3, steps_per_trial=1)
-    found, plain = Net(dropout=0.5), Net(dropout=0.5)
-    run = trainer(max_epochs=3, callbacks=[finder], default_root_dir=tmp_path)
-    run.fit(found, datamodule=Data(batch_size=4))
-    assert finder.optimal_batch_size == 16
-    alone = trainer(max_epochs=3)
-    alone.fit(plain, datamodule=Data(batch_size=16))
-    assert torch.equal(weights(found), weights(plain))
-    assert (run.counters, run.global_step) == (alone.counters, alone.global_step)
-
-
-def test_a_mean_teacher_moves_when_it_does_in_lightning() -> None:
-    class Taught(L.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = network()
-            self.teacher = deepcopy(self.net).requires_grad_(False)
-
-        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-            x, y = batch
-            out = self.net(x)
-            return nn.functional.mse_loss(out, y) + nn.functional.mse_loss(out, self.teacher(x))
-
-        def on_before_zero_grad(self, optimizer: Any) -> None:
-            for mean, weight in zip(self.teacher.parameters(), self.net.parameters(), strict=True):
-                mean.data.mul_(0.9).add_(weight.data, alpha=0.1)
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.net.parameters(), lr=0.1)
-
-    stock, ours = Taught(), Taught()
-    L.Trainer(**QUIET).fit(stock, datamodule=Loaders())
-    Trainer(**QUIET).fit(ours, datamodule=Loaders())
-    assert torch.equal(weights(ours), weights(stock))
-    cut = Taught()
-    Trainer(**QUIET, accumulate_grad_batches=3).fit(cut, datamodule=Loaders())
-    torch.testing.assert_close(weights(cut), weights(stock), rtol=1e-12, atol=1e-15)

@@ -15,7 +15,7 @@ log = logging.getLogger("metronome")
 
 @contextmanager
 def callbacks_leave_the_weights(trainer: L.Trainer, path: str) -> Iterator[None]:
-    """While a test runs, weights that a callback has put in place of those of the checkpoint are taken back, in one line.
+    """While a test runs, weights that a callback puts in place of the checkpoint's are taken back, which one line says.
 
     Some swap in an average that they keep in memory, that of the last step and not of the checkpoint. What the module
     does to its weights by itself it does wherever the checkpoint is tested, and stays.
@@ -71,8 +71,8 @@ class _After(Callback):
         if changed and not self.has_said_so:
             self.has_said_so = True
             log.warning(
-                "a callback put other weights in place of those of %s for the test; the test is of the checkpoint; to test "
-                "an average let the callback write it into the checkpoint, as Lightning's EMAWeightAveraging does",
+                "a callback put other weights in place of those of %s for the test; the test is of the checkpoint; to "
+                "test an average let the callback write it into the checkpoint, as Lightning's EMAWeightAveraging does",
                 self.path,
             )
 

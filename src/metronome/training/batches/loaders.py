@@ -35,8 +35,10 @@ class DataConnector(DataConnectorBase):
 
     def prepare_data(self) -> None:
         if self.state.follows_seed_everything:
-            # Some seed each process differently: the order of the samples must be one, and a step's seeds have the rank.
-            self.state.seed = self.trainer.strategy.broadcast(seed_of_everything())
+            self.state.seed = seed_of_everything()
+            if self.trainer.world_size > 1:
+                # Some seed each process differently; but the order of samples is one, and a step's seeds know the rank.
+                self.state.seed = self.trainer.strategy.broadcast(self.state.seed)
         super().prepare_data()
 
     def _requires_distributed_sampler(self, dataloader: DataLoader) -> bool:

@@ -33,8 +33,8 @@ class CheckpointConnector(CheckpointConnectorBase):
             ) from error
 
     def restore_callbacks(self) -> None:
-        """A callback that averages weights puts others in their place, in a test too: the weights of the training that it
-        was used in. What is tested is what the checkpoint has for its weights."""
+        """A callback that averages weights puts those in place that it was trained with, in a test too; but what is
+        tested is what the checkpoint has for its weights."""
         module = self.trainer.lightning_module
         is_read_only = self.trainer.state.fn != TrainerFn.FITTING and self._loaded_checkpoint
         tensors = [*module.parameters(), *module.buffers()] if is_read_only else []
