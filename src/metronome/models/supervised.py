@@ -70,8 +70,8 @@ class Supervised(L.LightningModule):
             scheduler = config.scheduler
             if isinstance(scheduler, OneCycleLR | CyclicLR):
                 raise InputError(
-                    f"{type(scheduler).__name__} has rates of its own, and one that is found for the optimizer is lost on "
-                    "it; use scheduler=onecycle, which scales the optimizer's"
+                    f"{type(scheduler).__name__} has rates of its own, and one that is found for the optimizer is lost "
+                    "on it; use scheduler=onecycle, which scales the optimizer's"
                 )
             scheduler.base_lrs = [rate] * len(getattr(scheduler, "base_lrs", ()))
         self._rate_was_found = True

@@ -34,9 +34,9 @@ __all__ = [
     "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EvaluationLoopBase",
     "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase", "ResultCollectionBase", "ResultMetricBase",
     "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer", "call_callback_hooks", "call_module_hook",
-    "call_strategy_hook", "checkpoint_connector", "defaults_from_environment", "goes_on_from_a_checkpoint", "init_trainer",
-    "is_averaging_models", "iterator_of", "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors", "transfers_batches",
-    "without_gradient_sync",
+    "call_strategy_hook", "checkpoint_connector", "defaults_from_environment", "goes_on_from_a_checkpoint",
+    "init_trainer", "is_averaging_models", "iterator_of", "lightning_optimizer", "logger_connector", "one_loader",
+    "processes_of", "put_connectors", "transfers_batches", "without_gradient_sync",
 ]  # fmt: skip
 
 # ---- hooks ------------------------------------------------------------------------------------------------

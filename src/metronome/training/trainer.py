@@ -52,8 +52,8 @@ class Trainer(L.Trainer):
             many whenever a step runs out of memory, which is then done again.
         budget: how long to train, as text with a unit (`20 epochs`, `500 steps`, `1e6 samples`, `90 min`),
             in place of `max_epochs`, `max_steps` and `max_time`.
-        seed: from it, the epoch and the step come the order of the samples and every random number of a step. None: that
-            of the last `seed_everything` before the fit, or 0.
+        seed: from it, the epoch and the step come the order of the samples and every random number of a step. None:
+            that of the last `seed_everything` before the fit, or 0.
         on_nonfinite: what to do about a step whose loss or gradient is not finite: `stop` the run with one line, `skip`
             the update (on a GPU this waits for the device in each step; to stop does not), or `ignore` it: nothing is
             looked at, for a module that mends its gradients itself.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from jobs import Data, Net, X, Y, network, trainer, weights
 from lightning.pytorch.callbacks import BatchSizeFinder, EMAWeightAveraging, LearningRateFinder, ModelCheckpoint
-from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.tuner.tuning import Tuner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -120,7 +120,7 @@ def test_a_mean_teacher_moves_when_it_does_in_lightning() -> None:
 # ---- a rate that is found ----------------------------------------------------------------------------------------
 
 
-def regressor(scheduler: Any = None, lr: float = 0.01) -> Regressor:
+def regressor(scheduler: Any = None, lr: Any = 0.01) -> Regressor:
     return Regressor(network(), optimizer=partial(torch.optim.SGD, lr=lr), scheduler=scheduler)
 
 
@@ -158,7 +158,7 @@ def test_a_tuner_finds_a_rate_before_the_fit(tmp_path: Path) -> None:
 def test_a_schedule_with_rates_of_its_own_does_not_take_it(tmp_path: Path) -> None:
     model = regressor(partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1))
     run = trainer(max_epochs=6, callbacks=[finder()], default_root_dir=tmp_path)
-    with pytest.raises(InputError, match="OneCycleLR has rates of its own.*use scheduler=onecycle"):
+    with pytest.raises(InputError, match=r"OneCycleLR has rates of its own.*use scheduler=onecycle"):
         run.fit(model, datamodule=Data(batch_size=32))
 
 

@@ -261,7 +261,8 @@ def test_loaders_are_made_anew(every: int) -> None:
             return super().train_dataloader()
 
     ends = []
-    for kind in (L.Trainer, Trainer):
+    kinds: list[Any] = [L.Trainer, Trainer]
+    for kind in kinds:
         model, data = Counted(), Curriculum(8)
         run = kind(**QUIET | {"max_epochs": 5, "reload_dataloaders_every_n_epochs": every})
         run.fit(model, datamodule=data)

@@ -113,7 +113,7 @@ class FitLoop(FitLoopBase):
             return
         self.planner.check_validation_interval()
         trainer: Any = self.trainer
-        validated = None if self._combined_loader is None else trainer._last_val_time
+        validated = None if self._combined_loader is None else getattr(trainer, "_last_val_time", None)
         super().setup_data()
         if validated is not None and self.epoch_loop.state.is_under_way:
             # To load data anew is no validation, and where it is done each epoch there would be none.
