@@ -1,4 +1,4 @@
-"""Lightning's own ways of setting a training up, each against its own Trainer."""
+"""Lightning's own ways of setting a training up: seeds, flags, intervals, loaders."""
 
 import inspect
 import os
