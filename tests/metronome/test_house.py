@@ -22,8 +22,8 @@ APART = {("runs", "insight"), ("runs", "models"), ("runs", "data"), ("runs", "tr
 # The same for the rooms inside rooms; what lies in the room itself is above them, but for what stands at the end.
 INNER = {
     "app": ("processes", "console", "run", "sweeps", "config", "errors"),
-    "training": ("trainer", "loops", "step", "guards", "planning", "flags", "speed", "logged", "checkpoints", "batches",
-                 "state", "lightning_private"),
+    "training": ("trainer", "loops", "step", "guards", "planning", "flags", "signature", "speed", "logged",
+                 "checkpoints", "batches", "state", "lightning_private"),
 }  # fmt: skip
 FRAMEWORKS = {"torch", "lightning", "hydra", "omegaconf", "optuna"}
 MOST_LINES, MOST_FILES = 300, 12

@@ -135,7 +135,7 @@ def _attributes() -> dict[str, set[str]]:
 
 def made_in(name: str) -> bool:
     """Whether an attribute or method of this name is made anywhere in Lightning."""
-    return re.search(rf"(self\.|def |^    ){name}\b *[(:=]", lightning_source(), re.MULTILINE) is not None
+    return re.search(rf"(self\.|trainer\.|def |^    ){name}\b *[(:=]", lightning_source(), re.MULTILINE) is not None
 
 
 @cache

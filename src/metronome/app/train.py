@@ -1,5 +1,6 @@
 """The story of a run: claim its folder, build, plan, fit, test, write the result."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from metronome.app.run.checkpoints import KEY, model_checkpoint, read_checkpoint
 from metronome.app.run.claim import Run
 from metronome.app.run.logs import go_on_with_rows, take_back
 from metronome.app.run.result import Result
+from metronome.app.run.tested import callbacks_leave_the_weights
 from metronome.runs.folders import run_around
 
 
@@ -70,7 +72,8 @@ def fit_and_test(run: Run, job: Job, result: Result) -> None:
         if run.config["test"] and is_overridden("test_step", model) and is_overridden("test_dataloader", data):
             best = model_checkpoint(trainer)
             path = best.best_model_path if best is not None else ""
-            trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False, weights_only=True)
+            with callbacks_leave_the_weights(trainer, path) if path else nullcontext():
+                trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False, weights_only=True)
             result.take_metrics(trainer.callback_metrics)
             result.lap("test")
 

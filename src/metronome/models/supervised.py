@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -9,11 +10,12 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from metronome.models.fused import choose_for_step, make_fused
 from metronome.models.optimizers import check_options
 from metronome.models.schedulers import Plateau
+from metronome.training.checkpoints.restoring import set_rates
 from metronome.units import InputError
 
 
@@ -51,7 +53,28 @@ class Supervised(L.LightningModule):
         self.network = network
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.compile_with = compile
-        self._chooses_fused = False
+        self._chooses_fused = self._rate_was_found = False
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate that the optimizer is made with; None for its own default. Lightning's LearningRateFinder
+        sets it."""
+        return getattr(self.make_optimizer, "keywords", {}).get("lr")
+
+    @lr.setter
+    def lr(self, rate: float) -> None:
+        self.make_optimizer = partial(self.make_optimizer, lr=rate)
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if isinstance(scheduler, OneCycleLR | CyclicLR):
+                raise InputError(
+                    f"{type(scheduler).__name__} has rates of its own, and one that is found for the optimizer is lost "
+                    "on it; use scheduler=onecycle, which scales the optimizer's"
+                )
+            scheduler.base_lrs = [rate] * len(getattr(scheduler, "base_lrs", ()))
+        self._rate_was_found = True
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.network(inputs)
@@ -127,6 +150,11 @@ class Supervised(L.LightningModule):
 
     def on_train_start(self) -> None:
         trainer = self.trainer
+        if self._rate_was_found:  # the finder has set it as it is, and not what the schedule makes of it
+            self._rate_was_found = False
+            for config in trainer.lr_scheduler_configs:
+                if isinstance(config.scheduler, LambdaLR):
+                    set_rates(config.scheduler)
         has_data = trainer.val_dataloaders is None or sum(trainer.num_val_batches) > 0  # None: not asked for yet
         if self._plateaus() and not (trainer.enable_validation and has_data):
             raise InputError(

@@ -3,11 +3,13 @@
 Beside the flags: the strategy, the callbacks and the module that come with them.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -25,6 +27,12 @@ def _is_number(value: object, kind: Any = int | float) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
+def _is_interval(value: Any) -> bool:
+    if isinstance(value, str):
+        return re.fullmatch(r"\d+(:\d+){3}", value) is not None
+    return isinstance(value, dict | timedelta) or _is_number(value)
+
+
 # Of each flag what it must be, in words, and how to tell. None is Lightning's default for all of them.
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("max_epochs", "min_epochs", "max_steps", "min_steps", "num_sanity_val_steps"), _whole(-1)),
@@ -35,6 +43,10 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("a number", _is_number),
     ),
     "gradient_clip_val": ("a number from 0 up", lambda value: _is_number(value) and value >= 0),
+    "val_check_interval": (
+        "a number of steps, a part of an epoch or a time such as 00:01:30:00", lambda value: _is_interval(value)
+    ),
+    "reload_dataloaders_every_n_epochs": _whole(0),
     "max_time": ("a time such as 00:01:30:00", lambda value: isinstance(value, str | dict | timedelta)),
     "fast_dev_run": ("true, false or a number of steps", lambda value: isinstance(value, int)),
     "deterministic": ("true, false or warn", lambda value: value == "warn" or isinstance(value, bool)),
@@ -45,6 +57,13 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
         ("true or false", lambda value: isinstance(value, bool)),
     ),
 }  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy's, also as a value in a dict, as one of Python's."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _check_kinds(flags: Mapping[str, Any]) -> None:
@@ -68,11 +87,6 @@ def check_flags(accumulate: object, budget: object, flags: dict[str, Any]) -> No
                 f"trainer.{name}=0 is no interval; to leave validation out use trainer.limit_val_batches=0"
             )
     _check_kinds(flags)
-    if flags.get("use_distributed_sampler"):
-        raise InputError(
-            "use_distributed_sampler=True would deal the samples out by device, so that batches change with the number "
-            "of devices; leave it out: the batch sampler gives each device its share"
-        )
     given = [f"{n}={flags[n]}" for n in ("max_epochs", "max_steps", "max_time") if flags.get(n) not in (None, -1)]
     if budget is not None and given:
         raise InputError(f"two budgets: budget={budget} and trainer.{given[0]}; give one of them")

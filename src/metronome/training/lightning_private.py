@@ -26,6 +26,7 @@ from lightning.pytorch.trainer.connectors.logger_connector.result import _Result
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultMetric as ResultMetricBase
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Sync as LoggedSync
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector as SignalConnectorBase
+from lightning.pytorch.utilities.argparse import _defaults_from_env_vars as defaults_from_environment
 from lightning.pytorch.utilities.exceptions import _TunerExitException as EndOfFit
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import DataLoader
@@ -33,10 +34,11 @@ from torch.utils.data import DataLoader
 __all__ = [
     "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EndOfFit",
     "EvaluationLoopBase", "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase",
-    "ResultCollectionBase", "ResultMetricBase", "SignalConnectorBase", "TrainingEpochLoopBase",
-    "before_batch_transfer", "call_callback_hooks", "call_module_hook", "call_strategy_hook", "checkpoint_connector",
-    "goes_on_from_a_checkpoint", "is_averaging_models", "iterator_of", "lightning_optimizer", "logger_connector",
-    "one_loader", "processes_of", "put_connectors", "transfers_batches", "without_gradient_sync",
+    "ResultCollectionBase", "ResultMetricBase", "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer",
+    "call_callback_hooks", "call_module_hook", "call_strategy_hook", "checkpoint_connector",
+    "defaults_from_environment", "goes_on_from_a_checkpoint", "init_trainer", "is_averaging_models", "iterator_of",
+    "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors", "transfers_batches",
+    "without_gradient_sync",
 ]  # fmt: skip
 
 # ---- hooks ------------------------------------------------------------------------------------------------
@@ -46,6 +48,12 @@ call_module_hook = call._call_lightning_module_hook
 call_strategy_hook = call._call_strategy_hook
 
 # ---- parts of the Trainer ---------------------------------------------------------------------------------
+
+
+def init_trainer(trainer: L.Trainer, flags: dict[str, Any]) -> None:
+    """Lightning's `__init__`, which would look for a derived class's flags in the environment, and take them for its
+    own."""
+    L.Trainer.__init__.__wrapped__(trainer, **flags)  # pyright: ignore
 
 
 def logger_connector(trainer: L.Trainer) -> Any:

@@ -95,7 +95,7 @@ class Planner:
     def check_validation_interval(self) -> None:
         """Raises InputError if an epoch is too short for `val_check_interval`, now or once the batch has grown."""
         trainer = self.trainer
-        interval = trainer.val_check_interval
+        interval: Any = getattr(trainer, "val_check_interval", None)  # a time is kept elsewhere
         within_epoch = isinstance(interval, int) and trainer.check_val_every_n_epoch is not None
         if not within_epoch or not trainer.limit_val_batches or not _can_be_planned(trainer.datamodule):  # pyright: ignore
             return

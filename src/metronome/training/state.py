@@ -1,5 +1,7 @@
 """What the parts of a training share, in one object that is handed to each of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +33,8 @@ class TrainingState:
 
     Attributes:
         seed: from it, the epoch and the step follow the order of the samples and every random number.
+        follows_seed_everything: whether it is that of the last `seed_everything`.
+        is_under_way: whether the stage that was asked for runs; before it, Lightning's finders try batches and rates.
         accumulate: micro-batches into which each device cuts its share of a batch of the first epoch.
         auto_accumulate: whether `accumulate` grows where memory is short.
         epoch, step: the step being made: the epoch, and the step within it, both from 0.
@@ -42,6 +46,8 @@ class TrainingState:
     seed: int = 0
     accumulate: int = 1
     auto_accumulate: bool = False
+    follows_seed_everything: bool = False
+    is_under_way: bool = False
     epoch: int = 0
     step: int = 0
     counters: Counters = field(default_factory=Counters)
@@ -52,6 +58,15 @@ class TrainingState:
     def may_be_cut(self) -> bool:
         """Whether a batch is, or may come to be, cut into micro-batches on each device."""
         return self.accumulate > 1 or self.auto_accumulate
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """While it lasts, what runs is the stage that was asked for."""
+        self.is_under_way = True
+        try:
+            yield
+        finally:
+            self.is_under_way = False
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -9,11 +9,11 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 
 from metronome.training.batches.loaders import DataConnector
-from metronome.training.batches.seeds import check_seed
+from metronome.training.batches.seeds import check_seed, seed_of_everything
 from metronome.training.batches.shares import Shares
 from metronome.training.checkpoints.files import CheckpointFiles, NotWritten
 from metronome.training.checkpoints.restoring import CheckpointConnector
-from metronome.training.flags import check_flags, check_strategy, limits_of
+from metronome.training.flags import check_flags, check_strategy, limits_of, plain
 from metronome.training.guards.agreement import Agreement
 from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.guards.late_averaging import take_buffers_over
@@ -23,6 +23,7 @@ from metronome.training.guards.signals import SignalConnector
 from metronome.training.lightning_private import (
     checkpoint_connector,
     goes_on_from_a_checkpoint,
+    init_trainer,
     logger_connector,
     put_connectors,
 )
@@ -31,6 +32,7 @@ from metronome.training.loops.epoch import EpochLoop
 from metronome.training.loops.evaluation import EvaluationLoop
 from metronome.training.loops.fit import FitLoop
 from metronome.training.planning import Planner
+from metronome.training.signature import with_lightnings_flags
 from metronome.training.speed import Speed
 from metronome.training.state import Counters, TrainingState
 from metronome.training.step.manual import ManualStep
@@ -50,9 +52,11 @@ class Trainer(L.Trainer):
             many whenever a step runs out of memory, which is then done again.
         budget: how long to train, as text with a unit (`20 epochs`, `500 steps`, `1e6 samples`, `90 min`),
             in place of `max_epochs`, `max_steps` and `max_time`.
-        seed: from it, the epoch and the step come the order of the samples and every random number of a step.
-        on_nonfinite: what to do about a step whose loss or gradient is not finite: `stop` the run with one line, or
-            `skip` the update (on a GPU this waits for the device in each step; to stop does not).
+        seed: from it, the epoch and the step come the order of the samples and every random number of a step. None:
+            that of the last `seed_everything` before the fit, or 0.
+        on_nonfinite: what to do about a step whose loss or gradient is not finite: `stop` the run with one line, `skip`
+            the update (on a GPU this waits for the device in each step; to stop does not), or `ignore` it: nothing is
+            looked at, for a module that mends its gradients itself.
         compile, channels_last, allow_tf32: for speed; what each changes of the numbers stands at `Speed`.
         flags: Lightning's own, with their names and meaning.
 
@@ -62,28 +66,31 @@ class Trainer(L.Trainer):
 
     fit_loop: FitLoop
 
+    @with_lightnings_flags
     def __init__(
         self,
         *,
         accumulate_grad_batches: int | str = 1,
         budget: str | Duration | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         on_nonfinite: str = "stop",
         compile: bool | str = False,
         channels_last: bool = False,
         allow_tf32: bool | None = None,
         **flags: Any,
     ) -> None:
+        flags, accumulate_grad_batches, seed = plain(flags), plain(accumulate_grad_batches), plain(seed)
         check_flags(accumulate_grad_batches, budget, flags)
         self.speed = Speed(compile, channels_last, allow_tf32)
         auto = accumulate_grad_batches == "auto"
         accumulate = 1 if isinstance(accumulate_grad_batches, str) else accumulate_grad_batches
-        self.state_of_training = TrainingState(check_seed(seed), accumulate, auto)
+        state = TrainingState(seed_of_everything() if seed is None else check_seed(seed), accumulate, auto)
+        state.follows_seed_everything, self.state_of_training = seed is None, state
         self.budget = None if budget is None else Duration.parse(budget)
         self._watch = Watch(self, self.state_of_training, agreement := Agreement(self), on_nonfinite)
         # Lightning's own switch, on for loaders that are not ours; DataConnector leaves ours alone.
         flags.setdefault("use_distributed_sampler", True)
-        super().__init__(**flags | limits_of(self.budget))
+        init_trainer(self, flags | limits_of(self.budget))
         check_strategy(self, self.state_of_training)
         with suppress(NotImplementedError):  # some strategies write in ways of their own
             if type(self.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -92,14 +99,14 @@ class Trainer(L.Trainer):
 
     def _put_parts_in_place(self, agreement: Agreement) -> None:
         state, signals, watch = self.state_of_training, SignalConnector(self), self._watch
-        put_connectors(self, CheckpointConnector(self), DataConnector(self), signals)
+        put_connectors(self, CheckpointConnector(self), DataConnector(self, state), signals)
         self._planner, shares = Planner(self, state, self.budget), Shares(self, state)
         between_steps = BetweenSteps(self, agreement, watch, signals)
 
-        points = StepPoints(partial(explained, self), watch.allows)
+        points = StepPoints(partial(explained, self), watch.allows if watch.looks else None)
         if state.auto_accumulate or watch.skips:
             careful = PassesThatCanBeUndone(self, state, shares, watch)
-            points = StepPoints(careful, careful.may_update)
+            points = StepPoints(careful, careful.may_update if watch.looks else None)
         results = Results(self, training=True)
         step, manual = Step(self, state, shares, results, points), ManualStep(self, state, shares, results)
         stock = self.fit_loop.epoch_loop
@@ -224,7 +231,7 @@ class Trainer(L.Trainer):
         self._watch.agreement.forget()
         if self.state_of_training.auto_accumulate:
             take_buffers_over(self.strategy.model)
-        with self.speed.at_work(self):
+        with self.speed.at_work(self), self.state_of_training.under_way():
             return super()._run_stage()
 
     def _run_sanity_check(self) -> None:

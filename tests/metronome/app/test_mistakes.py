@@ -152,7 +152,7 @@ FLAGS = [
     # how to go on
     (["ckpt_path=last"], "no run in runs/linear has a checkpoint"),
     # the trainer
-    (["trainer.on_nonfinite=maybe"], "trainer.on_nonfinite=maybe is not known; use stop or skip"),
+    (["trainer.on_nonfinite=maybe"], "trainer.on_nonfinite=maybe is not known; use stop, skip or ignore"),
     (["trainer.limit_val_batches=-1"], "invalid value -1 for limit_val_batches"),
     (["trainer.devices=some"], "trainer.devices=some is not a number of devices"),
     (["trainer.num_nodes=2"], "nothing says where the first node is; start with torchrun or srun"),

@@ -133,7 +133,6 @@ def test_time_is_a_budget() -> None:
         ({"accumulate_grad_batches": -1}, "accumulate_grad_batches=-1"),
         ({"accumulate_grad_batches": 1.5}, "accumulate_grad_batches=1.5"),
         ({"accumulate_grad_batches": True}, "accumulate_grad_batches=True"),
-        ({"use_distributed_sampler": True}, "use_distributed_sampler=True"),
         ({"budget": "5 epochs", "max_epochs": 3}, "two budgets"),
         ({"budget": "5 epochs", "max_steps": 3}, "two budgets"),
         ({"budget": "10%"}, "budget=10%"),

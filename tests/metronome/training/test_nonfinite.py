@@ -258,10 +258,74 @@ def test_two_devices_stop_together() -> None:
     assert f"samples {', '.join(map(str, ORDERS[0][96:104]))} and 24 more;" in str(failure.value)
 
 
-@pytest.mark.parametrize("word", ["", "Stop", "ignore", None, True])
+@pytest.mark.parametrize("word", ["", "Stop", "ignored", None, True])
 def test_another_word(word: Any) -> None:
-    with pytest.raises(InputError, match=rf"^trainer\.on_nonfinite={word} is not known; use stop or skip$"):
+    with pytest.raises(InputError, match=rf"^trainer\.on_nonfinite={word} is not known; use stop, skip or ignore$"):
         trainer(on_nonfinite=word)
+
+
+# ---- large, or mended by the module -------------------------------------------------------------------------
+
+
+class Large(Net):
+    """Whose gradient is finite, and the square of it is not in its own precision."""
+
+    def __init__(self, scale: float, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.scale, self.table = scale, nn.Embedding(7, FEATURES, sparse=True)
+        self.to(dtype)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, _ = batch
+        weight: Any = self.table.weight if batch_idx % 2 else self.net[0].weight  # pyright: ignore
+        taken = self.table(torch.zeros(1, dtype=torch.long)) if batch_idx % 2 else weight
+        return (taken * self.scale).sum() * 0.5 + 0 * x.sum().to(weight.dtype)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("word", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(1.2e4, torch.float16), (1e30, torch.bfloat16), (1e30, torch.float32), (1e200, torch.float64)]
+)
+def test_a_large_gradient_is_finite(scale: float, dtype: torch.dtype, word: str) -> None:
+    norm = torch._foreach_norm([torch.full((16 * FEATURES,), scale * 0.5, dtype=dtype)])[0]  # pyright: ignore
+    assert not norm.isfinite()
+    model, run = Large(scale, dtype), trainer(max_epochs=1, on_nonfinite=word, limit_val_batches=0)
+    model.log = lambda *_, **__: None  # pyright: ignore
+    model.on_train_batch_end = model.on_train_epoch_end = lambda *_: None  # pyright: ignore
+    run.fit(model, datamodule=Data(batch_size=32))
+    assert (run.global_step, run.nonfinite) == (5, [])
+
+
+@pytest.mark.parametrize("flags", [{}, {"accumulate_grad_batches": "auto"}, {"accumulate_grad_batches": 2}])
+def test_a_module_that_mends_its_gradient_itself(flags: dict[str, Any]) -> None:
+    class Mends(Before):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            for parameter in self.parameters():
+                assert parameter.grad is not None
+                parameter.grad.nan_to_num_(0.0)
+
+    model, run = Mends(), trainer(max_epochs=1, on_nonfinite="ignore", **flags)
+    run.fit(model, datamodule=Bad(BAD))
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1, 0.1, 20)
+    x = X.clone()
+    x[BAD] = math.nan
+    for batch in torch.tensor(ORDERS[0]).split(32):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(x[batch]), Y[batch]).backward()
+        for parameter in net.parameters():
+            assert parameter.grad is not None
+            parameter.grad.nan_to_num_(0.0)
+        optimizer.step()
+        schedule.step()
+    torch.testing.assert_close(weights(model), weights(net), rtol=1e-12, atol=1e-15)
+    assert run.nonfinite == []
+    with pytest.raises(RunFailed):
+        trainer(max_epochs=1, **flags).fit(Mends(), datamodule=Bad(BAD))
 
 
 # ---- left out ----------------------------------------------------------------------------------------------

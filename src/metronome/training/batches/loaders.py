@@ -8,7 +8,9 @@ from lightning.pytorch.trainer.states import RunningStage
 from torch.utils.data import DataLoader
 
 from metronome.training.batches.order import BatchSampler, EvaluationSampler
+from metronome.training.batches.seeds import seed_of_everything
 from metronome.training.lightning_private import DataConnectorBase
+from metronome.training.state import TrainingState
 from metronome.units import share_size
 
 
@@ -26,6 +28,18 @@ class DataConnector(DataConnectorBase):
     Lightning repeats some; only where that would give the devices different numbers of batches (a model that
     exchanges its buffers in forward would hang) its way is kept.
     """
+
+    def __init__(self, trainer: L.Trainer, state: TrainingState) -> None:
+        super().__init__(trainer)
+        self.state = state
+
+    def prepare_data(self) -> None:
+        if self.state.follows_seed_everything:
+            self.state.seed = seed_of_everything()
+            if self.trainer.world_size > 1:
+                # Some seed each process differently; but the order of samples is one, and a step's seeds know the rank.
+                self.state.seed = self.trainer.strategy.broadcast(self.state.seed)
+        super().prepare_data()
 
     def _requires_distributed_sampler(self, dataloader: DataLoader) -> bool:
         ours = isinstance(dataloader.batch_sampler, BatchSampler | EvaluationSampler)

@@ -5,6 +5,7 @@ on that place alone, never on what was drawn before it. Seeds are made by numpy'
 its words well: with `seed + epoch`, the second epoch of seed 42 would be the first epoch of seed 43.
 """
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,12 @@ def check_seed(seed: object) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise InputError(f"seed={seed!r} is not a whole number from 0 to 4,294,967,295; for example seed=0")
     return seed
+
+
+def seed_of_everything() -> int:
+    """The seed of the last `seed_everything` of Lightning; 0 where there was none. Raises InputError for another."""
+    text = os.environ.get("PL_GLOBAL_SEED", "0")  # where it stays, for other processes too
+    return check_seed(int(text) if text.isdecimal() else text)
 
 
 # Orders of more samples are computed where they are asked for. Measured on one core of a server (numpy 2.4): sorting

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -30,6 +31,18 @@ class CheckpointConnector(CheckpointConnectorBase):
             raise self._misfit(
                 f"the state in it does not fit this training ({type(error).__name__}: {error})"
             ) from error
+
+    def restore_callbacks(self) -> None:
+        """A callback that averages weights puts those in place that it was trained with, in a test too; but what is
+        tested is what the checkpoint has for its weights."""
+        module = self.trainer.lightning_module
+        is_read_only = self.trainer.state.fn != TrainerFn.FITTING and self._loaded_checkpoint
+        tensors = [*module.parameters(), *module.buffers()] if is_read_only else []
+        kept = [tensor.detach().clone() for tensor in tensors]
+        super().restore_callbacks()
+        for tensor, value in zip(tensors, kept, strict=True):
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
 
     def restore_loops(self) -> None:
         super().restore_loops()

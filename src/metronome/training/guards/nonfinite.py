@@ -43,17 +43,17 @@ class Watch:
         trainer: whose steps they are.
         state: of the training; what is found is added to its `nonfinite`.
         agreement: of its devices.
-        on_nonfinite: `stop` or `skip`.
+        on_nonfinite: `stop`, `skip` or `ignore`.
 
     Raises:
         InputError: for another word.
     """
 
     def __init__(self, trainer: L.Trainer, state: TrainingState, agreement: Agreement, on_nonfinite: str) -> None:
-        if on_nonfinite not in ("stop", "skip"):
-            raise InputError(f"trainer.on_nonfinite={on_nonfinite} is not known; use stop or skip")
+        if on_nonfinite not in ("stop", "skip", "ignore"):
+            raise InputError(f"trainer.on_nonfinite={on_nonfinite} is not known; use stop, skip or ignore")
         self.trainer, self.state, self.agreement = trainer, state, agreement
-        self.skips = on_nonfinite == "skip"
+        self.skips, self.looks = on_nonfinite == "skip", on_nonfinite != "ignore"
         self._on_the_way: deque[_Probe] = deque()
         self._found: str | None = None
 
@@ -87,7 +87,7 @@ class Watch:
         values = torch.stack([value.detach().to(dtype).reshape(()) for value in (loss, norm) if value is not None])
         if self.skips or not self._is_far(values):
             probe = _Probe(values.cpu(), None, {})
-            is_finite = _is_finite(probe)
+            is_finite = _is_finite(probe) or (math.isfinite(probe.values[0]) and _are_finite(self._gradients()))
             if self.skips:  # where a strategy shards gradients, each device sees its own
                 is_finite = not self.agreement.any(not is_finite)
             if is_finite:
@@ -110,8 +110,7 @@ class Watch:
             # What gradient scalers look with: one call for all, which multiplies them by 1, and so changes no bit.
             torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, torch.ones(()))  # pyright: ignore
         except RuntimeError:  # sparse, complex, or a view of fewer numbers
-            norm = self._gradient_norm()
-            return norm is None or math.isfinite(norm.item())
+            return _are_finite(gradients)
         return not found.item()
 
     @staticmethod
@@ -163,7 +162,8 @@ class Watch:
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return []
         groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        return [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        return [g.coalesce().values() if g.is_sparse else g for g in gradients]
 
     # ---- what there is to say ------------------------------------------------------------------------------
 
@@ -172,7 +172,10 @@ class Watch:
         gradients = self._gradients()
         if not gradients:
             return None
-        return torch.nn.utils.get_total_norm([g.coalesce().values() if g.is_sparse else g for g in gradients])
+        # In more precision than the gradient has: the squares of finite numbers may overflow in its own.
+        dtype = torch.float32 if any(gradient.device.type == "mps" for gradient in gradients) else torch.float64
+        norms = torch._foreach_norm(gradients, 2.0, dtype)  # pyright: ignore
+        return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
     def _facts(self) -> dict[str, Any]:
         trainer, state = self.trainer, self.state
@@ -220,6 +223,10 @@ class Watch:
         if before < _STEPS_LOGGED:
             last = "; more will be counted in result.json only" if before == _STEPS_LOGGED - 1 else ""
             log.warning("left out: %s%s", self._line(entry), last)
+
+
+def _are_finite(gradients: list[Tensor]) -> bool:
+    return all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 def _is_finite(probe: _Probe) -> bool:

@@ -56,8 +56,8 @@ class PassesThatCanBeUndone:
             try:
                 passes = step.passes(batch)
             except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
+                if not is_out_of_memory(error) or not self.state.is_under_way:
+                    raise  # to those who try what fits
                 reason = one_line(error)
             # The error is gone by now, and with it the frames that held on to memory.
             is_short, *has_gradient = self.watch.agreement.largest(int(reason is not None), *gradients_there(module))

@@ -21,7 +21,7 @@ from metronome.training.logged.metrics import metrics_state
 from metronome.training.logged.results import Results
 from metronome.training.logged.saving import load_results, results_state
 from metronome.training.loops.evaluation import EvaluationLoop, fingerprint
-from metronome.training.loops.fetching import Batches
+from metronome.training.loops.fetching import batches_of
 from metronome.training.loops.phases import OF_A_STEP, Phase, has_reason_to_stop, phase_left, phase_of_lightning
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
@@ -73,7 +73,7 @@ class EpochLoop(TrainingEpochLoopBase):
         self.on_run_start(data_fetcher)
         self.restarting = False  # from here on all is as if the run had never been interrupted
         self.on_iteration_done()
-        self._batches = Batches(data_fetcher, self._hooks.is_profiled)
+        self._batches = batches_of(data_fetcher, self._hooks.is_profiled, self.between_steps.agreement)
         if self.phase in OF_A_STEP[1:]:
             self._go_through(self.phase)  # what the checkpoint left to be done of its step
         while not self.done:
@@ -252,7 +252,9 @@ class EpochLoop(TrainingEpochLoopBase):
         if not self._may_validate:
             return False
         ended = self.max_steps != -1 and self.global_step >= self.max_steps
-        return ended or super()._should_check_val_fx(data_fetcher)
+        due = ended or super()._should_check_val_fx(data_fetcher)
+        by_clock = self.trainer._val_check_time_interval is not None  # pyright: ignore
+        return self.between_steps.agreement.any(due) if by_clock else due  # each device has a clock of its own
 
     @property
     def _is_validation_done(self) -> bool:

@@ -55,6 +55,14 @@ class EvaluationLoop(EvaluationLoopBase):
         self.is_judged = False  # whether all that this evaluation finds has been logged
         self.weights_before: list[Tensor] = []  # a fingerprint of the weights, from before the validation
         self._may_agree = False  # whether all devices have the same number of batches
+        self._runs = 0  # one within another: BatchSizeFinder tries batches from a hook
+
+    def run(self) -> Any:
+        self._runs += 1
+        try:
+            return super().run()
+        finally:
+            self._runs -= 1
 
     def reset(self) -> None:
         self.is_judged, self._weights = False, Weights(self.trainer)
@@ -108,8 +116,8 @@ class EvaluationLoop(EvaluationLoopBase):
             try:
                 output = self._step_in_pieces(step, batch, arguments)
             except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
+                if not is_out_of_memory(error) or self._runs > 1 or not self.state.is_under_way:
+                    raise  # to those who try what fits
                 output, reason = None, one_line(error)
             # The error is gone by now, and with it the frames that held on to memory.
             is_short = reason is not None

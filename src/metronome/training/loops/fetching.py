@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+from metronome.training.batches.loaders import batch_sampler
 from metronome.training.batches.order import BatchSampler
+from metronome.training.guards.agreement import Agreement
 from metronome.training.lightning_private import DataFetcher, iterator_of, one_loader
+from metronome.units import RunFailed
 
 
 class Batches:
@@ -36,3 +39,46 @@ class Batches:
         fetcher.fetched += 1
         fetcher.done = fetcher.fetched >= fetcher.length  # pyright: ignore
         return batch, fetcher.done
+
+
+class BatchesOfUnknownNumber(Batches):
+    """Of a loader without a length, on several devices: one whose loader has ended would leave the others waiting.
+
+    Args:
+        fetcher, is_profiled: see `Batches`.
+        agreement: of the devices.
+    """
+
+    def __init__(self, fetcher: DataFetcher, is_profiled: bool, agreement: Agreement) -> None:
+        super().__init__(fetcher, is_profiled)
+        self.agreement = agreement
+
+    def next(self) -> tuple[Any, bool]:
+        """The same. Raises RunFailed, on all devices, where some have more batches than others."""
+        try:
+            batch, is_last = super().next()
+            left = 1 if is_last else 2
+        except StopIteration:
+            batch, is_last, left = None, True, 0
+        _check_alike(self.agreement, left)
+        if left == 0:
+            raise StopIteration
+        return batch, is_last
+
+
+def batches_of(fetcher: DataFetcher, is_profiled: bool, agreement: Agreement) -> Batches:
+    """The batches of an epoch, in the way that its loader allows."""
+    if agreement.trainer.world_size > 1 and batch_sampler(agreement.trainer) is None:
+        if fetcher.length is None:
+            return BatchesOfUnknownNumber(fetcher, is_profiled, agreement)
+        _check_alike(agreement, int(fetcher.length))
+    return Batches(fetcher, is_profiled)
+
+
+def _check_alike(agreement: Agreement, batches: int) -> None:
+    most, fewest = agreement.largest(batches, -batches)
+    if most != -fewest:
+        raise RunFailed(
+            "the training loader has more batches on some devices than on others, which would be waited for for ever; "
+            "let it give each device as many, or give a data set that can be indexed, which is shared out"
+        )

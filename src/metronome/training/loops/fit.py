@@ -112,7 +112,12 @@ class FitLoop(FitLoopBase):
         if self._combined_loader is not None and not self._should_reload_train_dl:
             return
         self.planner.check_validation_interval()
+        trainer: Any = self.trainer
+        validated = None if self._combined_loader is None else getattr(trainer, "_last_val_time", None)
         super().setup_data()
+        if validated is not None and self.epoch_loop.state.is_under_way:
+            # To load data anew is no validation, and where it is done each epoch there would be none.
+            trainer._last_val_time = validated
         loaders = self._combined_loader.flattened if self._combined_loader is not None else []
         if len(loaders) > 1 and any(isinstance(getattr(x, "batch_sampler", None), BatchSampler) for x in loaders):
             raise InputError(

@@ -160,8 +160,10 @@ class Step:
             with ways.gradients_meet(i == last and not self.state.auto_accumulate):
                 with _NOTHING if batch.counts else metrics_as_before(ways.module):
                     output = ways.training_step(micro_batch, *batch.arguments)
-                if i == 0:  # Lightning's order: `on_before_zero_grad` comes after `training_step`
-                    self._zero_grad(batch.index)
+                if i == 0:
+                    hook_later = self._zero_grad(batch.index, is_cut=last > 0)
+                if i == last and hook_later is not None:
+                    hook_later()
                 loss, extra = _parts(output)
                 if loss is None:
                     self._check_may_leave_out()
@@ -177,13 +179,33 @@ class Step:
             self.state.counters.iterations += 1
         return passes
 
-    def _zero_grad(self, batch_idx: int) -> None:
-        progress = self.progress.zero_grad
+    def _zero_grad(self, batch_idx: int, is_cut: bool) -> Callable[[], None] | None:
+        """Lightning's order: `on_before_zero_grad` comes after `training_step`, the whole batch's: a hook that moves a
+        teacher there would show another to the micro-batches after the first. Returns it, to be called then, if any."""
+        progress, hook_later = self.progress.zero_grad, None
         progress.increment_ready()
-        self.hooks("on_before_zero_grad", self.optimizer)
+        if is_cut and self.hooks.has("on_before_zero_grad"):
+            hook_later = self._with_gradients_as_now(lambda: self.hooks("on_before_zero_grad", self.optimizer))
+        else:
+            self.hooks("on_before_zero_grad", self.optimizer)
         progress.increment_started()
         self.ways.zero_grad(self.trainer.current_epoch, batch_idx, self.optimizer)
         progress.increment_completed()
+        return hook_later
+
+    def _with_gradients_as_now(self, call: Callable[[], None]) -> Callable[[], None]:
+        """What makes this call later on, with the gradients that are there now."""
+        parameters = list(self.ways.module.parameters())
+        kept = [parameter.grad for parameter in parameters]
+
+        def later() -> None:
+            now = [parameter.grad for parameter in parameters]
+            for gradients, do in ((kept, call), (now, lambda: None)):
+                for parameter, gradient in zip(parameters, gradients, strict=True):
+                    parameter.grad = gradient
+                do()
+
+        return later
 
     def _joined(self, batch: CutBatch, passes: Passes) -> Tensor | None:
         """The loss of the whole batch, and its logged values."""
