@@ -7,11 +7,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
+from metronome.app.config.foreign import GivesPlan, wants_plan
 from metronome.app.config.rates import scaled
+from metronome.models.supervised import Supervised
 from metronome.training import Trainer
 from metronome.units import InputError, Plan, check_number
 
@@ -51,7 +53,7 @@ def build_job(config: dict[str, Any], overrides: list[str], callbacks: list[Call
     trainer = build_trainer(config, callbacks)
     data = build_data(config)
     settings, rates = scaled(config["model"], lambda: first_batch_size(config, trainer, data))
-    model = build_model(config | {"model": settings})
+    model = build_model(config | {"model": settings}, trainer)
     return Job(data, model, trainer, plan_training(trainer, data), rates)
 
 
@@ -107,13 +109,25 @@ def first_batch_size(config: dict[str, Any], trainer: Trainer, data: L.Lightning
     return plan.batch_size
 
 
-def build_model(config: dict[str, Any]) -> L.LightningModule:
+def build_model(config: dict[str, Any], trainer: Trainer) -> L.LightningModule:
     # Right before the weights are drawn, so that they depend on the seed alone.
     L.seed_everything(config["seed"], verbose=False)
-    model = instantiate(config["model"], _convert_="all")
+    settings, given = config["model"], {}
+    if isinstance(settings.get("scheduler"), dict) and not _is_ours(settings["_target_"]):
+        make = instantiate(settings["scheduler"], _convert_="all")
+        if wants_plan(make):
+            settings = {key: value for key, value in settings.items() if key != "scheduler"}
+            given["scheduler"] = GivesPlan(make, make.func.__name__, trainer)
+    model = instantiate(settings, _convert_="all", **given)
     if not isinstance(model, L.LightningModule):
         raise InputError(f"model must make a LightningModule, and it makes a {type(model).__name__}")
     return model
+
+
+def _is_ours(target: str) -> bool:
+    """Whether a module asks for the plan itself."""
+    made = get_object(target)
+    return not isinstance(made, type) or issubclass(made, Supervised)
 
 
 def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:

@@ -1,6 +1,7 @@
 """Checkpoints as files: what is kept in them beside Lightning's own, and how they are read."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile, is_zipfile
@@ -8,6 +9,7 @@ from zipfile import ZipFile, is_zipfile
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import nn
 
 from metronome.app.run.logs import log_positions
 from metronome.runs.deciding import flat
@@ -32,6 +34,10 @@ class KeepConfig(Callback):
         self.about = {"version": __version__, "experiment": experiment, "config": config}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        for name in ("hyper_parameters", "datamodule_hyper_parameters"):
+            # What makes parts of the module is in the configuration, from which they are made again.
+            if isinstance(kept := checkpoint.get(name), dict):
+                checkpoint[name] = type(kept)({k: v for k, v in kept.items() if not _is_a_part(v)})
         for name in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks"):
             if (culprit := _not_plain(checkpoint.get(name))) is not None:
                 raise InputError(
@@ -40,6 +46,10 @@ class KeepConfig(Callback):
                 )
         positions = log_positions(trainer.loggers, self.folder) if trainer.is_global_zero else {}
         checkpoint[KEY] = self.about | {"logs": positions}
+
+
+def _is_a_part(value: Any) -> bool:
+    return isinstance(value, nn.Module | partial | Callback)
 
 
 def _not_plain(content: Any) -> Any:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked, in_search, in_sweep, typed
 from metronome.app.config.build import Job, build_job
+from metronome.app.config.foreign import give_groups
 from metronome.app.run.checkpoints import (
     KeepConfig,
     check_end,
@@ -59,6 +60,7 @@ class Run:
         hydra = HydraConfig.get()
         folder, overrides = Path(hydra.runtime.output_dir), typed(hydra.overrides.task)
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        give_groups(settings, OmegaConf.to_container(config, resolve=False), overrides)  # pyright: ignore
         ask = asked(settings, overrides)
         if in_search():
             # It may come upon the same values again: the same job, which is not to be done twice.

@@ -1,61 +1,69 @@
 """Cutting a batch into micro-batches, and joining what they give back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
+from metronome.training.batches.pieces import Kind, Misfit, Pieced, is_record, length, named_parts
 from metronome.units import InputError, even_split
 
-_HINT = "implement count_samples(batch) and cut_batch(batch, sizes) in the data module"
+HINT = "implement count_samples(batch) and cut_batch(batch, sizes) in the data module"
 
 
-def count_samples(batch: Any) -> int:
-    """Samples in a batch: the length of the first dimension that all its tensors share.
+def count_samples(batch: Any, known: Sequence[int] = ()) -> int:
+    """Samples in a batch: the length of the first dimension that all its tensors share, or of its lists of items.
+
+    Args:
+        batch: of any structure.
+        known: numbers of samples that a batch may have; the first that fits is taken.
 
     Raises:
-        InputError: if the batch holds no tensor, or tensors of different lengths.
+        InputError: if the batch holds no tensor, or tensors of different lengths, or may have one number or another.
     """
-    lengths = {len(leaf) for leaf in _columns(batch) if isinstance(leaf, Tensor)}
-    if not lengths:
-        lengths = {len(leaf) for leaf in _columns(batch) if isinstance(leaf, list)}
-    if len(lengths) != 1:
-        found = f"tensors of lengths {sorted(lengths)}" if lengths else f"no tensor in a {type(batch).__name__}"
-        raise InputError(f"cannot count the samples of a batch: found {found}; {_HINT}")
-    return lengths.pop()
+    parts = batch if type(batch) in (tuple, list) else batch.values() if type(batch) is dict else (batch,)
+    if all(type(part) is Tensor and part.ndim > 0 for part in parts):  # the usual batch, and quickly
+        first, *others = [length(part) for part in parts] or [0]
+        if first and all(other == first for other in others) and (not known or first in known):
+            return first
+    for samples in known:
+        if _reads(batch, samples) is not None:
+            return samples
+    rows, lists = set(_lengths(batch, of_rows=True)), set(_lengths(batch, of_rows=False))
+    found = {samples: _reads(batch, samples) for samples in sorted(rows | lists)}
+    fitting = [samples for samples, is_complete in found.items() if is_complete is not None]
+    if len(rows) == 1 and found[next(iter(rows))]:
+        return rows.pop()
+    if len(fitting) == 1:
+        return fitting[0]
+    lengths = f"tensors of lengths {sorted(rows)}" if rows else f"no tensor in a {type(batch).__name__}"
+    words = f"it may have {' or '.join(map(str, fitting))}" if fitting else f"found {lengths}"
+    raise InputError(f"cannot count the samples of a batch: {words}; {HINT}")
 
 
-def cut_batch(batch: Any, sizes: Sequence[int]) -> list[Any]:
+def cut_batch(batch: Any, sizes: Sequence[int], doubt: Callable[[str], Any] = lambda words: None) -> list[Any]:
     """Cut every tensor of a batch along its first dimension into pieces of the given sizes (views, no copies).
 
-    Any nesting of tuples, lists, dicts, named tuples and dataclasses is kept. Lists of other things (strings, say)
-    are cut alike when they are as long as the tensors; everything else goes whole to each piece.
+    Any nesting of tuples, lists, dicts, named tuples and dataclasses is kept. Lists and tuples of one item a sample
+    (strings, images of different sizes, targets) are cut alike; plain values go whole to each piece.
+
+    Args:
+        batch: of any structure.
+        sizes: samples of each piece.
+        doubt: told in words what is cut so because it is likely, and not certain.
 
     Raises:
-        InputError: if a tensor's first dimension differs from the sum of the sizes.
+        InputError: if a part cannot be cut: a tensor's first dimension differs from the sum of the sizes, say.
     """
-    total, pieces, start = sum(sizes), [], 0
-    for size in sizes:
-
-        def take(column: Any, start: int = start, end: int = start + size) -> Any:
-            if isinstance(column, list) and not _is_column(column):
-                return [apply_to_collection(item, (Tensor, list), take) for item in column]
-            if isinstance(column, Tensor) and column.ndim == 0:
-                return column
-            if isinstance(column, list) and len(column) != total:
-                return column
-            if len(column) != total:
-                raise InputError(
-                    f"cannot cut a batch of {total} samples: it holds a {type(column).__name__} of length "
-                    f"{len(column)}; {_HINT}"
-                )
-            return column[start:end]
-
-        pieces.append(apply_to_collection(batch, (Tensor, list), take))
-        start += size
-    return pieces
+    try:
+        cut = Pieced(sizes, doubt)(batch)
+        if cut.kind == Kind.WHOLE:
+            raise Misfit(f"nothing in a {type(batch).__name__} that could be cut")
+    except Misfit as found:
+        raise InputError(f"cannot cut a batch of {sum(sizes)} samples: it holds {found}; {HINT}") from None
+    return cut.pieces
 
 
 def micro_batch_sizes(samples: int, parts: int) -> list[int]:
@@ -90,22 +98,25 @@ def join_outputs(
     return joined
 
 
-def _is_column(value: list) -> bool:
-    """Whether a list is one value a sample (strings, numbers), not a container of tensors."""
-    return not any(isinstance(item, Tensor | list | tuple | dict) for item in value)
+def _reads(batch: Any, samples: int) -> bool | None:
+    """Whether all of a batch is as long as so many samples; None if it cannot have so many."""
+    try:
+        cut = Pieced([samples])(batch)
+    except Misfit:
+        return None
+    return cut.is_complete if cut.kind != Kind.WHOLE else None
 
 
-def _columns(batch: Any) -> list[Any]:
-    """The tensors of a batch that have a first dimension, and its lists of plain values."""
-    found: list[Any] = []
-
-    def visit(column: Any) -> Any:
-        if isinstance(column, list) and not _is_column(column):
-            for item in column:
-                apply_to_collection(item, (Tensor, list), visit)
-        elif isinstance(column, list) or column.ndim:
-            found.append(column)
-        return column
-
-    apply_to_collection(batch, (Tensor, list), visit)
-    return found
+def _lengths(part: Any, of_rows: bool, is_nested: bool = False) -> Iterator[int]:
+    """Of the tensors and arrays in a part of a batch, or of the lists and tuples in it."""
+    if isinstance(part, Tensor | np.ndarray):
+        if of_rows and part.ndim:
+            yield length(part) if isinstance(part, Tensor) else len(part)
+        return
+    if isinstance(part, list | tuple) and not hasattr(part, "_fields") and not of_rows and is_nested and part:
+        yield len(part)
+    held = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
+    if is_record(part):
+        held = named_parts(part).values()
+    for item in held:
+        yield from _lengths(item, of_rows, is_nested=True)

@@ -1,11 +1,12 @@
 """Loaders: which samples of one that is not ours each device reads, and the sampler of one that is."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSamplerWrapper
 from lightning.pytorch.trainer.states import RunningStage
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset, default_collate
 
 from metronome.training.batches.order import BatchSampler, EvaluationSampler
 from metronome.training.batches.seeds import seed_of_everything
@@ -18,6 +19,24 @@ def batch_sampler(trainer: L.Trainer) -> BatchSampler | None:
     """Our sampler, if the training loader has one."""
     sampler = getattr(trainer.train_dataloader, "batch_sampler", None)
     return sampler if isinstance(sampler, BatchSampler) else None
+
+
+def batch_sizes(trainer: L.Trainer, step: int) -> Sequence[int]:
+    """How many samples a batch of the training loader may have in this step of an epoch, the usual number first;
+    nothing where it says nothing, or batches of one, which are often batches made elsewhere."""
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader) or (size := loader.batch_size) in (None, 1):
+        return ()
+    if isinstance(loader.dataset, IterableDataset):
+        return range(size, 0, -1)
+    full, rest = divmod(len(loader.sampler), size)  # pyright: ignore
+    # A loader that a run went on with may begin anew, so its last batch is not known by the step.
+    return (rest,) if full == 0 else (size, rest) if step > 0 and rest else (size,)
+
+
+def collates_by_default(trainer: L.Trainer) -> bool:
+    """Whether the training loader's batches are columns, each as long as the batch."""
+    return getattr(trainer.train_dataloader, "collate_fn", None) is default_collate
 
 
 class DataConnector(DataConnectorBase):

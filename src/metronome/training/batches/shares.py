@@ -1,15 +1,18 @@
 """This device's share of a batch: how many samples it has, and how it is cut into micro-batches."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 
-from metronome.training.batches.cut import count_samples, cut_batch
-from metronome.training.batches.loaders import batch_sampler
+from metronome.training.batches.cut import HINT, count_samples, cut_batch
+from metronome.training.batches.loaders import batch_sampler, batch_sizes, collates_by_default
 from metronome.training.state import TrainingState
 from metronome.units import BatchSchedule, InputError, RunFailed, accumulation_at, share_size
+
+log = logging.getLogger("metronome.training")
 
 
 class BatchSizes(NamedTuple):
@@ -27,6 +30,7 @@ class Shares:
 
     def __init__(self, trainer: L.Trainer, state: TrainingState) -> None:
         self.trainer, self.state = trainer, state
+        self._has_doubted = False
 
     @property
     def accumulation(self) -> int:
@@ -54,11 +58,13 @@ class Shares:
 
     def count(self, batch: Any) -> int:
         """Samples in a batch that a loader gave to this device. Raises InputError if they cannot be counted."""
-        return self._own("count_samples", count_samples)(batch)
+        return (self._own("count_samples") or count_samples)(batch)
 
     def cut(self, share: Any, sizes: Sequence[int]) -> list[Any]:
         """The micro-batches of a share. Raises InputError for one that cannot be cut so."""
-        return self._own("cut_batch", cut_batch)(share, sizes)
+        if (own := self._own("cut_batch")) is not None:
+            return own(share, sizes)
+        return cut_batch(share, sizes, self._doubt)
 
     def cut_finer(self, batch_samples: int, reason: str | None) -> None:
         """Twice as many micro-batches, from this batch on. Raises RunFailed if they hold one sample each already."""
@@ -78,17 +84,34 @@ class Shares:
             state.accumulate = min(2 * state.accumulate, most)
 
     def _count_if_need_be(self, share: Any) -> int:
+        needs_be = self.trainer.world_size > 1 or self.state.may_be_cut
         try:
-            return self.count(share)
+            if (own := self._own("count_samples")) is not None:
+                return own(share)
+            sizes = batch_sizes(self.trainer, self.state.step) if self.state.may_be_cut else ()
+            count = count_samples(share, sizes)
         except InputError:
-            if self.trainer.world_size > 1 or self.state.may_be_cut:
+            if needs_be:
                 raise
             # Uncut and alone, the batch weighs 1 whatever is in it; only the counter needs a number.
             return getattr(self.trainer.train_dataloader, "batch_size", None) or 1
+        if sizes and count not in sizes:
+            raise InputError(
+                f"the loader makes batches of {sizes[0]} samples, and the first dimension of this one is {count}: it "
+                f"may be another dimension; {HINT}"
+            )
+        return count
 
-    def _own(self, name: str, default: Any) -> Any:
+    def _own(self, name: str) -> Any:
         owners = (self.trainer.datamodule, self.trainer.lightning_module)  # pyright: ignore
-        return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), default)
+        return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), None)
+
+    def _doubt(self, words: str) -> None:
+        """Say so once, unless the loader joins samples in the one way in which all is certain."""
+        if self._has_doubted or collates_by_default(self.trainer):
+            return
+        self._has_doubted = True
+        log.warning("cutting a batch: %s; if that is not what it is, %s", words, HINT)
 
 
 def largest_share(schedule: BatchSchedule, devices: int) -> int:

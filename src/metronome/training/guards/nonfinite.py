@@ -179,11 +179,13 @@ class Watch:
 
     def _facts(self) -> dict[str, Any]:
         trainer, state = self.trainer, self.state
-        rates = [float(group["lr"]) for o in trainer.optimizers for group in o.param_groups if "lr" in group]
+        rates = [group["lr"] for o in trainer.optimizers for group in o.param_groups if "lr" in group]
+        rate = rates[0] if rates else None
         return {
             "step": trainer.global_step + 1,
             "epoch": state.epoch + 1,
-            "learning_rate": rates[0] if rates else None,
+            # One that is a tensor changes in place, and may lie on the device: it is read when somebody asks.
+            "learning_rate": rate.detach().clone() if isinstance(rate, Tensor) else rate,
             # The sampler as it is now: when the values have arrived, it may be in the next epoch.
             "batch": (copy.copy(batch_sampler(trainer)), state.step),
         }
@@ -194,6 +196,8 @@ class Watch:
         sampler, batch = probe.facts["batch"]
         samples = None if sampler is None else sampler.samples(batch).tolist()
         facts = {name: value for name, value in probe.facts.items() if name != "batch"}
+        if facts["learning_rate"] is not None:
+            facts["learning_rate"] = float(facts["learning_rate"])
         return facts | {"loss": loss, "gradient_norm": norm, "samples": samples}
 
     def _line(self, entry: dict[str, Any]) -> str:

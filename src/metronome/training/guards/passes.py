@@ -7,10 +7,12 @@ import lightning as L
 from torch import Tensor
 
 from metronome.training.batches.shares import Shares
+from metronome.training.guards.in_place import ChangedInPlace
 from metronome.training.guards.late_averaging import average_gradients, gradients_there, share_buffers
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.guards.nonfinite import Watch
 from metronome.training.guards.undo import Undo
+from metronome.training.logged.metrics import ListsSoFar
 from metronome.training.state import TrainingState
 from metronome.units import RunFailed
 
@@ -44,13 +46,17 @@ class PassesThatCanBeUndone:
     def __init__(self, trainer: L.Trainer, state: TrainingState, shares: Shares, watch: Watch) -> None:
         self.trainer, self.state, self.shares, self.watch = trainer, state, shares, watch
         self._undo: Undo | None = None
+        self._lists: ListsSoFar = {}
+        self._in_place = ChangedInPlace(trainer)
 
     def __call__(self, step: Any, batch: Any) -> Any:
         """Every micro-batch forward and backward; in finer pieces for as long as memory is short."""
         trainer, module, finer = self.trainer, self.trainer.lightning_module, False
-        undo = self._undo = Undo(module, step.results, self.state.counters, trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        undo = self._undo = Undo(module, step.results, self.state.counters, device, self._lists)
         if not self.state.auto_accumulate:
             return explained(trainer, step, batch)
+        self._in_place.remember(batch.share)
         while True:
             reason, passes = None, None
             try:
@@ -64,12 +70,14 @@ class PassesThatCanBeUndone:
             if not is_short:
                 break
             undo()
+            self._in_place.put_back()
             for parameter in module.parameters():
                 parameter.grad = None
             free_memory()
             self.shares.cut_finer(batch.batch_samples, reason)
             step.cut(batch)
             finer = True
+        self._in_place.learn()
         if finer:
             self._take_down(batch.sizes)
         if trainer.world_size > 1:

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from metronome.training.batches.seeds import remember_generators
-from metronome.training.logged.metrics import remember_metrics
+from metronome.training.logged.metrics import ListsSoFar, modules_of, remember_metrics
 from metronome.training.logged.results import Results
 from metronome.training.state import Counters
 
@@ -18,17 +18,23 @@ class Undo:
         results: the logged values.
         counters: of the training; None in an evaluation, which changes neither them, nor buffers, nor generators.
         device: whose generators they are.
+        lists: what `remember_metrics` may keep from one batch to the next.
     """
 
     def __init__(
-        self, module: nn.Module, results: Results, counters: Counters | None = None, device: torch.device | None = None
+        self,
+        module: nn.Module,
+        results: Results,
+        counters: Counters | None = None,
+        device: torch.device | None = None,
+        lists: ListsSoFar | None = None,
     ) -> None:
         self.results, self.counters = results, counters
         results.arrive()  # the values of the step before, if they are still on their way between the devices
         self.values = {key: dict(vars(metric)) for key, metric in results.items()}
-        self.put_metrics_back = remember_metrics(module)
+        self.put_metrics_back = remember_metrics(module, lists)
         self.put_generators_back = None if counters is None else remember_generators(device)
-        owners = () if counters is None else module.modules()
+        owners = () if counters is None else modules_of(module)
         self.buffers = [
             (owner._buffers, name, buffer, None if buffer is None else buffer.detach().clone())
             for owner in owners for name, buffer in owner._buffers.items()

@@ -20,22 +20,57 @@ def state_names(metric: Metric) -> list[str]:
     return [*metric._defaults, *(name for name in held if name not in metric._defaults)]
 
 
-def remember_metrics(module: nn.Module) -> Callable[[], None]:
-    """Remember the states of a module's torchmetrics; what is returned puts them back, as often as it is called."""
-    metrics = [m for m in module.modules() if isinstance(m, Metric)]
-    states = [{k: _copy(vars(m)[k]) for k in (*state_names(m), *_BOOKS) if k in vars(m)} for m in metrics]
+def modules_of(module: nn.Module) -> Iterator[nn.Module]:
+    """As `Module.modules()`, which hashes them; the hash of a torchmetric is one of all that it has seen."""
+    seen, due = {id(module)}, [module]
+    while due:
+        yield (module := due.pop())
+        for part in reversed(module._modules.values()):
+            if part is not None and id(part) not in seen:
+                seen.add(id(part))
+                due.append(part)
+
+
+# Of the states that are lists (by the metric's id and their name) all that was in them so far.
+ListsSoFar = dict[tuple[int, str], list[Any]]
+
+
+def remember_metrics(module: nn.Module, lists: ListsSoFar | None = None) -> Callable[[], None]:
+    """Remember the states of a module's torchmetrics; what is returned puts them back, as often as it is called.
+
+    Args:
+        module: whose they are.
+        lists: kept from call to call by who asks at each batch: then of a list that grows only what is new is copied.
+    """
+    metrics = [m for m in modules_of(module) if isinstance(m, Metric)]
+    so_far: ListsSoFar = {} if lists is None else lists
+    states = [
+        {k: _remembered(vars(m)[k], (id(m), k), so_far) for k in (*state_names(m), *_BOOKS) if k in vars(m)}
+        for m in metrics
+    ]
 
     def put_back() -> None:
         for metric, state in zip(metrics, states, strict=True):
-            vars(metric).update({k: _copy(v) for k, v in state.items()})
+            vars(metric).update({k: before() for k, before in state.items()})
             metric._computed = None
 
     return put_back
 
 
-def _copy(state: Any) -> Any:
-    # Tensors are updated in place; of a list the tensors stay as they are, and more are added.
-    return state.detach().clone() if isinstance(state, Tensor) else list(state) if isinstance(state, list) else state
+def _remembered(state: Any, key: tuple[int, str], lists: ListsSoFar) -> Callable[[], Any]:
+    """Gives what a state is now, later."""
+    if isinstance(state, Tensor):
+        copy = state.detach().clone()  # it is updated in place
+        return copy.clone
+    if not isinstance(state, list):
+        return lambda: state
+    # Of a list the tensors stay as they are, and more are added; when the metric is reset it begins anew.
+    known, length = lists.get(key, []), len(state)
+    if known and (len(known) > length or known[0] is not state[0] or known[-1] is not state[len(known) - 1]):
+        known = []
+    lists[key] = known
+    known.extend(state[len(known) :])
+    return lambda: known[:length]
 
 
 @contextmanager

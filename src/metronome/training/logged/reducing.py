@@ -55,7 +55,7 @@ class Reducer:
 
     def __init__(self, trainer: L.Trainer) -> None:
         self.trainer = trainer
-        self._agreed: int | None = None
+        self._agreed: set[int] = set()
 
     def send(self, parts: Mapping[str, Part]) -> Sent:
         """Begin: one collective for all sums and means, one for each largest or smallest; none is waited for."""
@@ -91,7 +91,7 @@ class Reducer:
         """
         sent.wait()
         table = sent.table
-        if sent.digest != self._agreed:
+        if sent.digest not in self._agreed:
             # Looking costs a wait for the device, so it is done where this device's keys are new; where one
             # device's keys differ from the others', they are new to it.
             total, squares = table[:, 0].tolist()
@@ -101,7 +101,7 @@ class Reducer:
                     f"the devices log different values in one step or epoch (here: {keys}); log the same on "
                     "all, or use self.log(..., rank_zero_only=True)"
                 )
-            self._agreed = sent.digest
+            self._agreed.add(sent.digest)
         columns = enumerate(zip(sent.sums, sent.means, strict=True), start=1)
         reduced = {key: table[0, i] / table[1, i] if is_mean else table[0, i] for i, (key, is_mean) in columns}
         return reduced | sent.others

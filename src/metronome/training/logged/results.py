@@ -6,6 +6,7 @@ as `reduce_fx` says), over all devices. Epoch values weigh every sample the same
 and in evaluation.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,9 +14,15 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics import MaxMetric, MeanAbsoluteError, MeanMetric, MeanSquaredError, MinMetric, SumMetric
 
 from metronome.training.lightning_private import ResultCollectionBase, ResultMetricBase
 from metronome.training.logged.reducing import Part, Reducer, Sent
+
+log = logging.getLogger("metronome.training")
+
+# Torchmetrics that are means over samples, or sums, so that the parts of a batch make up its value.
+_MEANS = (MeanMetric, SumMetric, MaxMetric, MinMetric, MeanSquaredError, MeanAbsoluteError)
 
 
 class Logged(ResultMetricBase):
@@ -48,6 +55,7 @@ class Results(ResultCollectionBase):
         # per key: what the micro-batches of this step logged, as (reduced value, weight)
         self._step_values: dict[str, tuple[Tensor, int | Tensor]] = {}
         self._reducer = Reducer(trainer)
+        self._has_said = False
         self._sent: Sent | None = None  # the step's values, on their way between the devices
         self._options: dict[str, dict[str, Any]] = {}  # with which each key was logged last
 
@@ -193,10 +201,22 @@ class Results(ResultCollectionBase):
             step_value = step_value * batch_size
         weight: int | Tensor = batch_size
         if key in self._step_values:
+            if not metric.is_tensor and not self._has_said:
+                self._say_what_it_is(metric)
             before, weight_before = self._step_values[key]
             combine = meta.reduce_fx if meta.is_min_reduction or meta.is_max_reduction else torch.add
             step_value, weight = combine(before, step_value), weight_before + weight
         self._step_values[key] = step_value, weight
+
+    def _say_what_it_is(self, metric: ResultMetricBase) -> None:
+        kind = type(metric.value).__name__
+        if isinstance(metric.value, _MEANS):
+            return
+        self._has_said = True
+        log.warning(
+            "values of %s at each step are means of its values in the micro-batches, and may differ from that of the "
+            "whole batch; its epoch value does not: self.log(..., on_step=False, on_epoch=True)", kind
+        )  # fmt: skip
 
     def metrics(self, on_step: bool) -> Any:
         if self.trainer.world_size > 1:

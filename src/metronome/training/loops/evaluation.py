@@ -16,7 +16,7 @@ from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.guards.undo import Undo
 from metronome.training.lightning_private import EvaluationLoopBase
-from metronome.training.logged.metrics import metrics_as_before
+from metronome.training.logged.metrics import ListsSoFar, metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
 from metronome.training.step.weights import Weights
@@ -54,6 +54,7 @@ class EvaluationLoop(EvaluationLoopBase):
         self.pieces = 1  # into which each batch is cut
         self.is_judged = False  # whether all that this evaluation finds has been logged
         self.weights_before: list[Tensor] = []  # a fingerprint of the weights, from before the validation
+        self._lists: ListsSoFar = {}  # of the metrics' states, from batch to batch
         self._may_agree = False  # whether all devices have the same number of batches
         self._runs = 0  # one within another: BatchSizeFinder tries batches from a hook
 
@@ -65,11 +66,11 @@ class EvaluationLoop(EvaluationLoopBase):
             self._runs -= 1
 
     def reset(self) -> None:
-        self.is_judged, self._weights = False, Weights(self.trainer)
+        self.is_judged, self._weights, self._lists = False, Weights(self.trainer), {}
         super().reset()
 
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
-        self.is_judged = True
+        self.is_judged, self._lists = True, {}
         super()._on_evaluation_end(*args, **kwargs)
 
     def _evaluation_step(self, batch: Any, batch_idx: int, dataloader_idx: int, *args: Any) -> None:
@@ -112,7 +113,7 @@ class EvaluationLoop(EvaluationLoopBase):
 
     def _step(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
         while True:
-            undo, reason = Undo(self.trainer.lightning_module, self._results), None
+            undo, reason = Undo(self.trainer.lightning_module, self._results, lists=self._lists), None
             try:
                 output = self._step_in_pieces(step, batch, arguments)
             except Exception as error:

@@ -1,0 +1,92 @@
+"""A LightningModule written elsewhere, in the configuration: what was typed reaches it, or is refused in one line."""
+
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from commands import Commands
+from torch import nn
+
+LINEAR = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=2", "logger=none", "~model", "test=false",
+          "callbacks.checkpoint.monitor=null")  # fmt: skip
+RATES: list[float] = []
+
+
+class Usual(L.LightningModule):
+    """As the usual template has it: partials, kept as hyperparameters, called with the optimizer alone."""
+
+    interval = "step"
+
+    def __init__(self, net: nn.Module, optimizer: Any, scheduler: Any = None, compile: bool = False) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+        self.net = net
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        RATES.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        hparams: Any = self.hparams
+        optimizer = hparams.optimizer(params=self.trainer.model.parameters())  # pyright: ignore
+        scheduler = hparams.scheduler(optimizer=optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}
+
+
+class ByEpochs(Usual):
+    interval = "epoch"
+
+
+class Own(L.LightningModule):
+    """Has an optimizer of its own."""
+
+    def __init__(self, lr: float = 0.01, optimizer_name: str = "sgd", **_: Any) -> None:
+        super().__init__()
+        self.net, self.lr = nn.Linear(10, 1), lr
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return nn.functional.mse_loss(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+
+NET = "net: {_target_: project.models.linear, num_inputs: 10, num_outputs: 1}"
+
+
+def model(name: str, more: str = NET) -> str:
+    return f"+model={{_target_: {__name__}.{name}, {more}}}"
+
+
+def test_the_optimizer_and_the_scheduler_reach_a_module_that_takes_them(commands: Commands) -> None:
+    for lr in (0.01, 0.02):
+        RATES.clear()
+        done = commands(
+            "train", *LINEAR, model("Usual"), f"optimizer.lr={lr}", "scheduler=onecycle", f"hydra.run.dir=runs/{lr}"
+        )
+        assert done.code == 0, done.err
+        assert max(RATES) == pytest.approx(lr)
+        assert RATES[0] == pytest.approx(lr / 25)
+    kept = torch.load(commands.folder / "runs/0.02/checkpoints/last.ckpt", weights_only=True)
+    assert kept["hyper_parameters"] == {"compile": False}
+    assert kept["metronome"]["config"]["model"]["optimizer"]["lr"] == 0.02
+
+
+@pytest.mark.parametrize("typed", ["optimizer.lr=0.3", "optimizer=adam", "scheduler=cosine", "scheduler.warmup=1%"])
+def test_what_a_module_does_not_take_is_refused(typed: str, commands: Commands) -> None:
+    done = commands("train", *LINEAR, model("Own", "lr: 0.01"), typed)
+    assert done.code == 2
+    assert f"error: {typed} would change nothing: {__name__}.Own takes no" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_file_that_refers_to_them_takes_them(commands: Commands) -> None:
+    done = commands("train", *LINEAR, model("Own", "lr: '${optimizer.lr}'"), "optimizer.lr=0.03")
+    assert done.code == 0, done.err
+
+
+def test_a_schedule_by_steps_that_is_stepped_by_epochs(commands: Commands) -> None:
+    done = commands("train", *LINEAR, model("ByEpochs"), "scheduler=onecycle")
+    assert done.code == 2, done.err
+    assert "scheduler onecycle goes by steps, and ByEpochs has it stepped once an epoch" in done.err
