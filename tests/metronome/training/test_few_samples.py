@@ -50,14 +50,17 @@ def test_devices_meet_in_every_micro_batch(
     assert seen["counters"]["iterations"] == seen["plan"]["total_iterations"]
 
 
-class Shares(L.LightningDataModule):
-    """Loaders of one's own: the devices' shares are of 5 and 3 samples, then of 1 and 2."""
+class Stream(torch.utils.data.IterableDataset):
+    """A loader of one's own: the devices' shares are of 5 and 3 samples, then of 1 and 2."""
 
+    def __iter__(self) -> Any:
+        for share in ((range(5), [8]), (range(5, 8), [9, 10]))[distributed.get_rank()]:
+            yield X[list(share)], Y[list(share)]
+
+
+class Shares(L.LightningDataModule):
     def train_dataloader(self) -> Any:
-        rank = self.trainer.global_rank  # pyright: ignore
-        batches = [[range(5), [8]], [range(5, 8), [9, 10]]][rank]
-        dataset = torch.utils.data.TensorDataset(X, Y)
-        return torch.utils.data.DataLoader(dataset, batch_sampler=[list(batch) for batch in batches])  # pyright: ignore
+        return torch.utils.data.DataLoader(Stream(), batch_size=None)
 
 
 def test_shares_of_a_loader_of_ones_own(tmp_path: Path) -> None:
@@ -71,7 +74,6 @@ def test_shares_of_a_loader_of_ones_own(tmp_path: Path) -> None:
         nn.functional.mse_loss(net(X[batch]), Y[batch]).backward()
         optimizer.step()
         schedule.step()
-    flags: dict[str, Any] = {"use_distributed_sampler": False} if False else {}
 
     class Keeps(L.Callback):
         def on_train_end(self, trainer: Any, module: Any) -> None:
@@ -81,7 +83,7 @@ def test_shares_of_a_loader_of_ones_own(tmp_path: Path) -> None:
     model.record = None
     fit(
         model=model, data=Shares(), accumulate_grad_batches=2, devices=2, strategy="ddp_fork", max_epochs=1,
-        callbacks=[Keeps()], **flags,
+        callbacks=[Keeps()],
     )  # fmt: skip
     torch.testing.assert_close(torch.load(record), weights(net), rtol=1e-12, atol=1e-15)
 
