@@ -83,6 +83,10 @@ class Results(ResultCollectionBase):
     def is_counting(self) -> bool:
         return self._counted
 
+    def count_again(self, counts: bool) -> None:
+        """From here on what is logged counts, or does not, as before the step."""
+        self._counted = counts
+
     def end_step(self, share: Any, weight: Any, over_devices: bool = True) -> None:
         """Make the step's values those of the whole batch (of this device's share, if not `over_devices`, for which all
         devices must call it together).
