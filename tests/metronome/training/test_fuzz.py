@@ -195,9 +195,10 @@ def test_evaluation_gives_every_sample_to_one_device(num_samples: int, batch_siz
     assert sorted(index for device in found for share in device for index in share) == list(range(num_samples))
     batches = len(range(0, num_samples, batch_size))
     assert [len(device) for device in found] == [len(sampler) for sampler in samplers] == [batches] * devices
-    lengths = {len(share) for device in found for share in device}
-    assert max(lengths) - min(lengths) <= 1
-    assert max(lengths) <= len(range(0, batch_size, devices)), "more than a device's share of a batch"
+    for number, held in enumerate(zip(*found, strict=True)):
+        inside = range(number * batch_size, min((number + 1) * batch_size, num_samples))
+        assert [index for share in held for index in share] == list(inside), "the same samples on any devices"
+        assert max(map(len, held)) - min(map(len, held)) <= 1
     assert found == [shares(sampler) for sampler in samplers], "the second time too"
 
 

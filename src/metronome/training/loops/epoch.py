@@ -231,6 +231,8 @@ class EpochLoop(TrainingEpochLoopBase):
             logger_connector(self.trainer)._first_loop_iter = False
         sampler = batch_sampler(self.trainer)
         if sampler is None:
+            assert self._seed_fetch is not None
+            self._seed_fetch(self.epoch, steps_taken)  # a sampler may draw its order when its iterator begins
             super().on_run_start(data_fetcher)
             if steps_taken and self.phase is not Phase.LOG and not self._num_ready_batches_reached():
                 log.warning("resumed in mid-epoch with a loader that cannot be told where to start")

@@ -15,7 +15,12 @@ from metronome.training.batches.shares import Shares
 from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.guards.undo import Undo
-from metronome.training.lightning_private import EvaluationLoopBase
+from metronome.training.lightning_private import (
+    EvaluationLoopBase,
+    call_callback_hooks,
+    call_module_hook,
+    logger_connector,
+)
 from metronome.training.logged.metrics import metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
@@ -63,6 +68,18 @@ class EvaluationLoop(EvaluationLoopBase):
     def reset(self) -> None:
         self.is_judged, self._weights = False, Weights(self.trainer)
         super().reset()
+
+    def _on_evaluation_epoch_end(self) -> None:
+        trainer = self.trainer
+        hook = "on_test_epoch_end" if trainer.testing else "on_validation_epoch_end"
+        call_callback_hooks(trainer, hook)
+        call_module_hook(trainer, hook)
+        self._results.share_epoch_values(at_a_meeting=True)
+        logger_connector(trainer).on_epoch_end()
+
+    def _store_dataloader_outputs(self) -> None:
+        self._results.share_epoch_values(at_a_meeting=True)
+        super()._store_dataloader_outputs()
 
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
         self.is_judged = True
