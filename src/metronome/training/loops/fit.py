@@ -41,6 +41,8 @@ class FitLoop(FitLoopBase):
     def run(self) -> None:
         trainer, between_steps = self.trainer, self.epoch_loop.between_steps
         check_module(trainer, self.epoch_loop.state)
+        is_manual = not trainer.lightning_module.automatic_optimization
+        self.epoch_loop.counts_batches = is_manual and self.planner.budget is not None
         self.setup_data()
         self.planner.check_schedulers()
         self._check_end()
