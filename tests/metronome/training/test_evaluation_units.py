@@ -1,5 +1,6 @@
 """A batch of an evaluation is of the same samples on every layout: devices and accumulation only cut it up."""
 
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,11 @@ def plain_loop(batches: int, size: int) -> tuple[Tensor, list[float], list[float
 @pytest.mark.parametrize("batches", [1, 4])
 @pytest.mark.parametrize(("devices", "accumulation"), LAYOUTS)
 def test_the_same_samples_on_every_layout(devices: int, accumulation: int, batches: int, tmp_path: Path) -> None:
-    most = -(-(-(-BATCH // devices)) // accumulation)
+    most = ceil(ceil(BATCH / devices) / accumulation)
     several = {"devices": devices, "strategy": "ddp_fork"} if devices > 1 else {}
-    most_in_training = -(-(-(-len(X) // devices)) // accumulation)
+    most_in_training = ceil(ceil(len(X) / devices) / accumulation)
     fit(
-        model=Validates(tmp_path / "seen", max(most, min(most_in_training, -(-BATCH // devices)))),
+        model=Validates(tmp_path / "seen", max(most, min(most_in_training, ceil(BATCH / devices)))),
         data=Data(batch_size="full", eval_batch_size=BATCH), accumulate_grad_batches=accumulation, max_epochs=3,
         limit_val_batches=batches, **several,
     )  # fmt: skip
@@ -104,7 +105,7 @@ def test_the_same_samples_on_every_layout(devices: int, accumulation: int, batch
 @pytest.mark.parametrize(("devices", "accumulation"), LAYOUTS)
 def test_what_fits_in_training_fits_there(devices: int, accumulation: int) -> None:
     """Nothing said of it, its batch is that of training, in pieces of a micro-batch: here of one device of several."""
-    most = -(-(-(-BATCH // devices)) // accumulation)
+    most = ceil(ceil(BATCH / devices) / accumulation)
     several = {"devices": devices, "strategy": "ddp_fork"} if devices > 1 else {}
     model = Validates(most=most)
     fit(model=model, data=Data(batch_size=BATCH), accumulate_grad_batches=accumulation, max_epochs=1, **several)

@@ -1,4 +1,4 @@
-"""A last batch smaller than the others: as many micro-batches on all devices, none of one sample but where it must be."""
+"""A last, smaller batch: as many micro-batches on all devices, none of one sample but where it must be."""
 
 from pathlib import Path
 from typing import Any

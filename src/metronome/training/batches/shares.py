@@ -62,10 +62,10 @@ class Shares:
         Args:
             batch_samples, largest: of `BatchSizes`.
         """
-        accumulation, devices = self.accumulation, self.trainer.world_size
+        accumulation = self.accumulation
         if accumulation == 1:
             return 1
-        sampler = batch_sampler(self.trainer)
+        sampler, devices = batch_sampler(self.trainer), self.trainer.world_size
         if sampler is not None:
             return micro_batches_of(batch_samples, sampler.schedule.at(sampler.epoch), devices, accumulation)
         return micro_batches_of(largest * devices, self._whole_share(largest) * devices, devices, accumulation)

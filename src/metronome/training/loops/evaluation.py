@@ -63,6 +63,7 @@ class EvaluationLoop(EvaluationLoopBase):
         self._cut: tuple[int, int] | None = None  # samples of this batch that count here, and pieces of it
         self.is_judged = False  # whether all that this evaluation finds has been logged
         self.weights_before: list[Tensor] = []  # a fingerprint of the weights, from before the validation
+        self._to_end: tuple[Any, bool] | None = None  # what the batch weighs, and whether it counts, if it was cut
         self._may_agree = False  # whether all devices have the same number of batches
 
     def reset(self) -> None:
@@ -139,13 +140,19 @@ class EvaluationLoop(EvaluationLoopBase):
             if self._agrees:
                 is_short = self.between_steps.agreement.any(is_short)
             if not is_short:
+                if self._to_end is not None:  # now that no device will do it again
+                    divisor, counts = self._to_end
+                    self._results.end_step(batch, divisor if counts else 0, over_devices=self._cut is not None)
+                    self._results.count_again(counts)
                 return output
             undo()
+            if self._to_end is not None:
+                self._results.count_again(self._to_end[1])
             free_memory()
             self._halve(batch, reason or "on another device")
 
     def _step_in_pieces(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
-        results, weights = self._results, self._weights
+        results, weights, self._to_end = self._results, self._weights, None
         samples, parts = self._cut or (None, 1)
         parts *= self.pieces
         if parts == 1 and (self._cut is None or self.trainer.world_size == 1):
@@ -155,13 +162,12 @@ class EvaluationLoop(EvaluationLoopBase):
         pieces, sizes = self.shares.pieces(batch, self.shares.count(batch) if samples is None else samples, parts)
         outputs, divisor = [], weights.divisor(batch, sum(sizes))
         counts = results.is_counting
+        self._to_end = divisor, counts
         results.begin_step()
         for piece, size in zip(pieces, sizes, strict=True):
             results.begin_micro_batch(piece, weights.divisor(piece, size) if size else 0, counts and size > 0)
             with nullcontext() if size else metrics_as_before(self.trainer.lightning_module):
                 outputs.append(step(piece, *arguments))
-        results.end_step(batch, divisor if counts else 0, over_devices=self._cut is not None)
-        results.count_again(counts)
         if all(isinstance(output, dict) for output in outputs):
             return join_outputs(outputs, sizes)
         return join_outputs([{"output": output} for output in outputs], sizes)["output"]
