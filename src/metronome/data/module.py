@@ -188,7 +188,7 @@ class DataModule(L.LightningDataModule):
         return 256 if self.splits.train is None else self.schedule.at(0)
 
     def _samples_at_once(self, size: int, trainer: L.Trainer) -> int | None:
-        """What a device takes through one pass of an evaluation: as much as in training, or more where a batch has more."""
+        """What a device takes through one pass of an evaluation: as many as in training, or more of a larger batch."""
         if not isinstance(trainer, Trainer):
             return None
         cut = micro_batch_size(size, trainer.world_size, trainer.accumulate)

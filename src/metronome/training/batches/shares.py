@@ -91,8 +91,7 @@ class Shares:
         return [*pieces, *[pieces[0]] * missing], sizes + [0] * missing
 
     def cut_finer(self, batch_samples: int, largest: int, reason: str | None) -> None:
-        """More micro-batches, twice as many if need be, from this batch on. Raises RunFailed if they hold one sample each
-        already."""
+        """More micro-batches from this batch on. Raises RunFailed if they hold one sample each already."""
         state, samples = self.state, largest or share_size(batch_samples, self.trainer.world_size, 0)
         before = self.micro_batches(batch_samples, largest)
         if before >= samples:

@@ -40,7 +40,7 @@ def explained(trainer: L.Trainer, step: Any, batch: Any) -> Any:
 
 
 def check_samples_suffice(trainer: L.Trainer, batch: Any, error: Exception) -> None:
-    """Raises InputError in place of what a layer such as BatchNorm says to one sample, of which it knows no variance."""
+    """Raises InputError in place of what a layer such as BatchNorm says to one sample, which has no variance."""
     if _TOO_FEW not in str(error) or min(batch.sizes) > 1:
         return
     parts = len(batch.sizes)

@@ -10,7 +10,7 @@ class StepLimit(TrainingEpochLoopBase):
     updates; a `budget`, which is worked out in batches, ends after those.
 
     Attributes:
-        counts_batches: whether the limit is one of batches. Then `max_steps` says that there is none until they are made.
+        counts_batches: whether the limit is one of batches. Then `max_steps` is -1 until they are made.
     """
 
     counts_batches = False

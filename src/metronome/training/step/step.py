@@ -44,8 +44,8 @@ class CutBatch:
         batch_samples: samples in the whole batch, over all devices.
         largest: samples in the largest share, where the sampler does not know it.
         index: of the batch in its epoch.
-        sizes, micro_batches, weights: the pieces, the samples that count in each, and what it weighs. All devices have as
-            many; one of size 0 only keeps the others company, which it may meet in `training_step` and in its backward.
+        sizes, micro_batches, weights: the pieces, the samples that count in each, and what it weighs. As many on all
+            devices; one of size 0 only keeps the others company, which it may meet in `training_step` and in its backward.
         arguments: what `training_step` takes besides the batch.
     """
 
