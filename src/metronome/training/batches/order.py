@@ -120,8 +120,9 @@ class EvaluationSampler(Sampler[Share]):
     """This device's share of every batch of an evaluation: each sample goes to exactly one device.
 
     Batches are of the same samples on every layout. Each is cut evenly over the devices, so that all of them run the
-    same number of batches: a model that exchanges its buffers in forward would hang otherwise, and so would the reduction of
-    the results. Where a last batch has fewer samples than there are devices, those without one read a sample that does
+    same number of batches: a model that exchanges its buffers in forward would hang otherwise, and so would the
+    reduction of the results.
+    Where a last batch has fewer samples than there are devices, those without one read a sample that does
     not count.
 
     Args:

@@ -45,7 +45,7 @@ class CutBatch:
         largest: samples in the largest share, where the sampler does not know it.
         index: of the batch in its epoch.
         sizes, micro_batches, weights: the pieces, the samples that count in each, and what it weighs. As many on all
-            devices; one of size 0 only keeps the others company, which it may meet in `training_step` and in its backward.
+            devices; one of size 0 only keeps the others company.
         arguments: what `training_step` takes besides the batch.
     """
 
