@@ -223,7 +223,7 @@ def test_by_default_an_evaluation_has_the_batches_of_training_and_their_micro_ba
         size, sampler = 30 if batch_size == "full" else batch_size, loader.batch_sampler  # pyright: ignore
         assert len(loader) == 720 / size
         assert {len(batch) for batch in loader} == {size / devices}
-        assert {-(-size // devices // sampler.pieces(0)) for _ in loader} == {share}
+        assert {-(-size // devices // sampler.pieces(0)) for _ in loader} == {share}  # pyright: ignore
 
 
 def test_no_validation_and_no_test() -> None:

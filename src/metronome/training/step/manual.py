@@ -77,7 +77,7 @@ class ManualStep(ManualOptimizationBase):
             self.watch.allows(loss.detach())
             return passed
 
-        strategy.backward = backward
+        strategy.backward = backward  # pyright: ignore
         try:
             yield
         finally:
