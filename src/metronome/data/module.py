@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, default_collate
 from metronome.data.on_device import OnDevice, is_rows
 from metronome.data.rows import BatchReader, as_dataset, whole_batch
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
-from metronome.units import BatchSchedule, InputError, check_number
+from metronome.units import BatchSchedule, InputError, check_number, micro_batch_size
 
 
 class Splits(NamedTuple):
@@ -36,8 +36,8 @@ class DataModule(L.LightningDataModule):
             accumulation grows along, unless `accumulate` is false.
         num_workers: processes that read ahead; 0 reads in the training process. The result is the same.
         shuffle: whether to reorder the training samples each epoch.
-        eval_batch_size: samples in a batch of validation and test, over all devices. None: as many as a
-            micro-batch of training, since what fits there fits here.
+        eval_batch_size: samples in a batch of validation and test, over all devices. None: as many as in a batch of
+            training. Devices and accumulation cut it up, as they do there: what fits in training fits here.
         pin_memory: whether to copy batches to page-locked memory; None: where a GPU trains.
         on_device: whether tensors and arrays are kept on the GPU that trains, as they are (uint8 stays uint8), and
             batches gathered there, by no worker and past any pinned memory; the result is the same. `auto`: where all
@@ -164,8 +164,14 @@ class DataModule(L.LightningDataModule):
         if dataset is None:
             return []
         trainer = self._attached_trainer()
-        size = self.eval_batch_size or self._micro_batch_size(trainer) * trainer.world_size
-        sampler = EvaluationSampler(len(dataset), size, devices=trainer.world_size, rank=trainer.global_rank)
+        size = self.eval_batch_size or self._batch_size_to_evaluate()
+        sampler = EvaluationSampler(
+            len(dataset),
+            size,
+            devices=trainer.world_size,
+            rank=trainer.global_rank,
+            at_once=self._samples_at_once(size, trainer),
+        )
         return self._loader(dataset, sampler, trainer)
 
     def _attached_trainer(self) -> L.Trainer:
@@ -176,10 +182,19 @@ class DataModule(L.LightningDataModule):
             )
         return self.trainer
 
-    def _micro_batch_size(self, trainer: L.Trainer) -> int:
-        if isinstance(trainer, Trainer) and self.splits.train is not None:
-            return trainer.plan_for(self.num_samples, self.schedule, self.drop_last).micro_batch_size
-        return int(self.batch_size) if str(self.batch_size).isdigit() else 256
+    def _batch_size_to_evaluate(self) -> int:
+        if str(self.batch_size).isdigit():
+            return int(self.batch_size)
+        return 256 if self.splits.train is None else self.schedule.at(0)
+
+    def _samples_at_once(self, size: int, trainer: L.Trainer) -> int | None:
+        """What a device takes through one pass of an evaluation: as many as in training, or more of a larger batch."""
+        if not isinstance(trainer, Trainer):
+            return None
+        cut = micro_batch_size(size, trainer.world_size, trainer.accumulate)
+        if self.splits.train is None:
+            return cut
+        return max(cut, trainer.plan_for(self.num_samples, self.schedule, self.drop_last).micro_batch_size)
 
     def _loader(self, dataset: Any, sampler: Any, trainer: L.Trainer) -> DataLoader:
         there = self._on_device.reader(dataset, self.splits._asdict(), trainer)

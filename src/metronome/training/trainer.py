@@ -108,7 +108,7 @@ class Trainer(L.Trainer):
             careful = PassesThatCanBeUndone(self, state, shares, watch)
             points = StepPoints(careful, careful.may_update if watch.looks else None)
         results = Results(self, training=True)
-        step, manual = Step(self, state, shares, results, points), ManualStep(self, state, shares, results)
+        step, manual = Step(self, state, shares, results, points), ManualStep(self, state, shares, results, watch)
         stock = self.fit_loop.epoch_loop
         validation = EvaluationLoop(self, stock.val_loop, state, shares, between_steps)
         epoch_loop = EpochLoop(self, stock, state, step, manual, validation, between_steps)

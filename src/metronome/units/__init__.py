@@ -3,6 +3,7 @@
 from metronome.units.duration import Duration
 from metronome.units.epoch_series import EpochPlan, accumulation_at
 from metronome.units.errors import InputError, RunFailed, check_number
+from metronome.units.micro_batches import micro_batch_size, micro_batches_of
 from metronome.units.plan import Plan
 from metronome.units.rate import scaled_rate
 from metronome.units.schedule import BatchSchedule
@@ -18,6 +19,8 @@ __all__ = [
     "accumulation_at",
     "check_number",
     "even_split",
+    "micro_batch_size",
+    "micro_batches_of",
     "scaled_rate",
     "share_size",
 ]

@@ -7,6 +7,7 @@ from math import ceil
 
 from metronome.units.duration import Duration
 from metronome.units.errors import InputError
+from metronome.units.micro_batches import micro_batch_size, micro_batches_of
 from metronome.units.schedule import BatchSchedule
 from metronome.units.split import share_size
 
@@ -30,8 +31,8 @@ def accumulation_at(accumulate_grad_batches: int, schedule: BatchSchedule, batch
     first_batch_size = schedule.at(0)
     if batch_size <= first_batch_size or not schedule.accumulate:
         return accumulate_grad_batches
-    micro_batch_size = share_size(share_size(first_batch_size, devices, 0), accumulate_grad_batches, 0)
-    return max(accumulate_grad_batches, ceil(Fraction(share_size(batch_size, devices, 0), micro_batch_size)))
+    most = micro_batch_size(first_batch_size, devices, accumulate_grad_batches)
+    return max(accumulate_grad_batches, ceil(Fraction(share_size(batch_size, devices, 0), most)))
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class EpochSeries:
         if not self.schedule.accumulate and self.schedule.factor > 1:
             most = self.schedule.maximum or self.num_samples
             largest = most if epochs is None else self.schedule.at(max(epochs - 1, 0))
-        return share_size(share_size(largest, self.devices, 0), self.accumulate_grad_batches, 0)
+        return micro_batch_size(largest, self.devices, self.accumulate_grad_batches)
 
     def uncut_steps(self, batch_size: int) -> int:
         """Steps in an epoch of such batches, before `limit_train_batches`."""
@@ -74,10 +75,10 @@ class EpochSeries:
             )
         return cut
 
-    def accumulation(self, batch_size: int) -> int:
-        """Micro-batches per device in a step of such a batch, on the device with the largest share."""
-        pieces = accumulation_at(self.accumulate_grad_batches, self.schedule, batch_size, self.devices)
-        return min(pieces, share_size(batch_size, self.devices, 0))
+    def micro_batches(self, samples: int, batch_size: int) -> int:
+        """Micro-batches per device in a step of so many samples, where a whole batch has `batch_size`."""
+        accumulation = accumulation_at(self.accumulate_grad_batches, self.schedule, batch_size, self.devices)
+        return micro_batches_of(samples, batch_size, self.devices, accumulation)
 
     def epoch(self, epoch: int, steps: int | None = None) -> EpochPlan:
         """Epoch `epoch` in full, or its first `steps` steps."""
@@ -86,9 +87,8 @@ class EpochSeries:
         if steps == 0:
             return EpochPlan(epoch, batch_size, 0, 0, 0)
         samples = min(steps * batch_size, self.num_samples)
-        accumulation = self.accumulation(batch_size)
-        last_share = share_size(samples - (steps - 1) * batch_size, self.devices, 0)
-        iterations = (steps - 1) * accumulation + min(accumulation, last_share)
+        in_the_last = self.micro_batches(samples - (steps - 1) * batch_size, batch_size)
+        iterations = (steps - 1) * self.micro_batches(batch_size, batch_size) + in_the_last
         return EpochPlan(epoch, batch_size, steps, iterations, samples)
 
     def stretches(self) -> Iterator[tuple[EpochPlan, int | None]]:

@@ -38,7 +38,7 @@ def plan_text(series: EpochSeries, totals: Mapping[str, int] | None, time_budget
 
 def _batch(series: EpochSeries) -> str:
     batch_size, devices = series.schedule.at(0), series.devices
-    accumulation = series.accumulation(batch_size)
+    accumulation = series.micro_batches(batch_size, batch_size)
     # At most two sizes of share occur: that of the first device and that of the last.
     shares = {share_size(batch_size, devices, 0), share_size(batch_size, devices, devices - 1)}
     sizes = sorted({size for share in shares for size in even_split(share, accumulation)} - {0})

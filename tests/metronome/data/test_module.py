@@ -161,12 +161,12 @@ def test_overfitting_sees_the_same_batches_each_epoch() -> None:
 @pytest.mark.parametrize(
     ("num_samples", "eval_batch_size", "devices", "sizes"),
     [
-        (10, 4, 1, [4, 3, 3]),
+        (10, 4, 1, [4, 4, 2]),
         (10, 10, 1, [10]),
         (10, 99, 1, [10]),
         (10, 1, 1, [1] * 10),
         (10, 4, 2, [4, 4, 2]),  # shares of 2 2, 2 2, 1 1
-        (11, 4, 3, [5, 3, 3]),  # shares of 2 2 1, 1 1 1, 1 1 1, none above 4 / 3
+        (11, 4, 3, [4, 4, 3]),  # shares of 2 1 1, 2 1 1, 1 1 1
         (2, 8, 4, [2]),  # two devices have none
     ],
 )
@@ -197,7 +197,7 @@ def test_evaluation_in_a_training() -> None:
     trainer.validate(model, datamodule=data, verbose=False)
     trainer.test(model, datamodule=data, verbose=False)
     assert isinstance(model, Recorder)
-    assert model.val_batches == [[100, 101, 102, 103], [104, 105, 106], [107, 108, 109]] * 3
+    assert model.val_batches == [[100, 101, 102, 103], [104, 105, 106, 107], [108, 109]] * 3
     assert model.test_batches == [[200, 201, 202, 203], [204, 205, 206]]
 
 
@@ -213,14 +213,17 @@ def test_evaluation_in_a_training() -> None:
         ("full", 4, 2, 4),  # 15 samples a device in pieces of 4 4 4 3
     ],
 )
-def test_by_default_a_device_evaluates_as_many_as_in_a_micro_batch(
+def test_by_default_an_evaluation_has_the_batches_of_training_and_their_micro_batches(
     batch_size: Any, accumulate: int, devices: int, share: int, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(Trainer, "world_size", devices, raising=False)
     data = Indices(30, 720, 720, batch_size=batch_size)
     data.trainer = jobs.trainer(accumulate_grad_batches=accumulate, max_epochs=1)
     for loader in (data.val_dataloader(), data.test_dataloader()):
-        assert {len(batch) for batch in loader} == {share}  # 720 is a multiple of each
+        size, sampler = 30 if batch_size == "full" else batch_size, loader.batch_sampler  # pyright: ignore
+        assert len(loader) == 720 / size
+        assert {len(batch) for batch in loader} == {size / devices}
+        assert {-(-size // devices // sampler.pieces(0)) for _ in loader} == {share}  # pyright: ignore
 
 
 def test_no_validation_and_no_test() -> None:

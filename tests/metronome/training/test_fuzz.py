@@ -167,11 +167,22 @@ def test_the_plan_is_what_the_samplers_yield(
         while max(micro_batch_sizes(len(range(0, full[0], layout.devices)), parts)) > largest:
             parts += 1
         run = [shares(sampler)[:steps] for sampler in layout.samplers(planned.epoch)]
-        cut = [[micro_batch_sizes(len(share), parts) for share in device if share] for device in run]
-        iterations = [sum(len(sizes) for sizes in device) for device in cut]
+        usual = max(micro_batch_sizes(len(range(0, full[0], layout.devices)), parts))
+        cut: list[list[list[int]]] = [[] for _ in run]
+        iterations = 0
+        for held, samples in zip(zip(*run, strict=True), full, strict=False):
+            pieces = min(parts, max(map(len, held)))
+            # A smaller last batch in fewer, as long as one sample would be alone, and none of them becomes too large.
+            while samples < full[0] and pieces > 1 and min(map(len, held)) // pieces < 2:
+                if -(-max(map(len, held)) // (pieces - 1)) > usual:
+                    break
+                pieces -= 1
+            iterations += pieces
+            for device, share in zip(cut, held, strict=True):
+                device += [micro_batch_sizes(len(share), pieces)] if share else []
         assert planned.steps == len(run[0]) == steps
         assert planned.samples == sum(len(share) for device in run for share in device)
-        assert planned.iterations == iterations[0] == max(iterations)
+        assert planned.iterations == iterations
         assert max(size for device in cut for sizes in device for size in sizes) <= largest
     assert plan.total_steps == sum(planned.steps for planned in plan.per_epoch)
 
@@ -184,9 +195,10 @@ def test_evaluation_gives_every_sample_to_one_device(num_samples: int, batch_siz
     assert sorted(index for device in found for share in device for index in share) == list(range(num_samples))
     batches = len(range(0, num_samples, batch_size))
     assert [len(device) for device in found] == [len(sampler) for sampler in samplers] == [batches] * devices
-    lengths = {len(share) for device in found for share in device}
-    assert max(lengths) - min(lengths) <= 1
-    assert max(lengths) <= len(range(0, batch_size, devices)), "more than a device's share of a batch"
+    for number, held in enumerate(zip(*found, strict=True)):
+        inside = range(number * batch_size, min((number + 1) * batch_size, num_samples))
+        assert [index for share in held for index in share] == list(inside), "the same samples on any devices"
+        assert max(map(len, held)) - min(map(len, held)) <= 1
     assert found == [shares(sampler) for sampler in samplers], "the second time too"
 
 

@@ -416,7 +416,8 @@ def test_a_growing_batch(first: int, limit: int, since: int, pieces: int) -> Non
     assert run.global_step == len(sizes) == run.plan.total_steps
     growth = [2**t for t in range(3) for _ in range(ceil(157 / (first * 2**t)))]  # of the batch, and of its pieces
     accumulation = {step: g * (pieces if step >= since else 1) for step, g in enumerate(growth)}
-    assert run.counters.iterations == iterations(accumulation, sizes)
+    fewer = 2 if limit == 10 else 0  # the last 29 samples of 128 = 16 x 8 in 14 pieces, none of them of one sample
+    assert run.counters.iterations == iterations(accumulation, sizes) - fewer
 
 
 def test_a_growing_batch_whose_micro_batches_grow() -> None:
@@ -434,7 +435,7 @@ def test_a_growing_batch_whose_micro_batches_grow() -> None:
     assert run.global_step == len(sizes)
     # From here on the plan is of what fits: the evaluation goes by it.
     assert run.plan.micro_batch_size == 4
-    assert [epoch.iterations for epoch in run.plan.per_epoch][1:] == [4 * (steps[1] - 1) + 4, 4 * (steps[2] - 1) + 4]
+    assert [epoch.iterations for epoch in run.plan.per_epoch][1:] == [4 * (steps[1] - 1) + 3, 4 * (steps[2] - 1) + 4]
 
 
 def test_a_plain_loader() -> None:
@@ -739,14 +740,14 @@ def assert_judged(found: dict[str, float], expected: dict[str, float]) -> None:
 @pytest.mark.parametrize("accumulation", [1, "auto"])
 @pytest.mark.parametrize(("limit", "pieces"), [(3, 4), (1, 16)])
 def test_an_evaluation_takes_smaller_batches(where: str, accumulation: Any, limit: int, pieces: int) -> None:
-    """31 samples in batches of 11, 10 and 10."""
+    """31 samples in batches of 11, 11 and 9."""
     lines, model = Lines(), Judge(limit, where)
     run = trainer(logger=lines, accumulate_grad_batches=accumulation)
     run.test(model, datamodule=Data(batch_size=32, eval_batch_size=11), verbose=False)
     assert_judged(model.found, judged(model.net, X[:31], Y[:31]))
     assert model.failures == pieces.bit_length() - 1
     assert [found["pieces"] for found in run.out_of_memory] == [2 ** (i + 1) for i in range(model.failures)]
-    batches = [(X[a:b], Y[a:b]) for a, b in ((0, 11), (11, 21), (21, 31))]
+    batches = [(X[a:b], Y[a:b]) for a, b in ((0, 11), (11, 22), (22, 31))]
     steps = [line for line in lines.lines if "test/loss_step" in line]
     assert [s["test/loss_step"] for s in steps] == pytest.approx(
         [nn.functional.mse_loss(model.net(x), y).item() for x, y in batches], rel=1e-12
@@ -783,7 +784,7 @@ def test_an_evaluation_whose_batches_cannot_be_cut() -> None:
 
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_evaluations_on_two_devices(where: str, tmp_path: Path) -> None:
-    """One of which is short of memory; and three samples in two batches, one of which leaves a device without any."""
+    """One of which is short of memory; and three samples, of which one device has one."""
     record, model = tmp_path / "seen.pt", Judge()
     for num_samples, limit in ((31, 3), (3, 1)):
 

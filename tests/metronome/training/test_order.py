@@ -17,7 +17,7 @@ from metronome.data import DataModule, Splits
 from metronome.training import BatchSampler, EvaluationSampler
 from metronome.training.batches.seeds import STORED_UP_TO, epoch_order, order_at, sample_words
 from metronome.training.batches.streams import stream_words
-from metronome.units import BatchSchedule, even_split
+from metronome.units import BatchSchedule
 
 HUGE = 10**12
 GOLDEN = {
@@ -149,16 +149,12 @@ def test_evaluation_gives_every_sample_to_one_device(num_samples: int, batch_siz
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
 @pytest.mark.parametrize(("num_samples", "batch_size"), [(1, 1), (2, 64), (1_000, 7), (1_003, 64), (24, 6)])
-def test_evaluation_cuts_the_samples_evenly(num_samples: int, batch_size: int, devices: int) -> None:
-    """As a list of all pieces would say."""
-    sizes = even_split(num_samples, -(-num_samples // batch_size) * devices)
-    ends = np.cumsum(sizes)
+def test_evaluation_cuts_each_batch_evenly(num_samples: int, batch_size: int, devices: int) -> None:
+    """The batches are those of one device, as torch cuts them; each of them is dealt out as torch cuts it."""
+    batches = torch.arange(num_samples).split(batch_size)
     for rank in range(devices):
-        sampler, of_rank = (
-            EvaluationSampler(num_samples, batch_size, devices=devices, rank=rank),
-            slice(rank, None, devices),
-        )
-        expected = [list(range(e - n, e)) for n, e in zip(sizes[of_rank], ends[of_rank].tolist(), strict=True)]
+        sampler = EvaluationSampler(num_samples, batch_size, devices=devices, rank=rank)
+        expected = [batch.tensor_split(devices)[rank].tolist() for batch in batches]
         assert [share.indices[: sampler.share_size(i)].tolist() for i, share in enumerate(sampler)] == expected
 
 

@@ -295,6 +295,11 @@ def play(job: Job) -> Iterator[Step]:
         for place, samples in enumerate(batches, 1):
             share = len(range(0, samples, job.devices))
             hands = sum(1 for first in range(pieces) if first < share)
+            usual = len(range(0, len(range(0, batch_size, job.devices)), pieces))
+            least = len(range(job.devices - 1, samples, job.devices))
+            # A smaller last batch: fewer, as long as somebody would hold one card, and nobody comes to hold too many.
+            while samples < batch_size and hands > 1 and least // hands < 2 and -(-share // (hands - 1)) <= usual:
+                hands -= 1
             yield Step(epoch, len(batches), place, batch_size, samples, hands)
 
 

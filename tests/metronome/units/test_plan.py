@@ -59,8 +59,8 @@ def test_growing_batch():
         EpochPlan(0, 8, 20, 40, 157),  # 19 x 8 + 5
         EpochPlan(1, 16, 10, 40, 157),  # 4 micro-batches of 4
         EpochPlan(2, 32, 5, 40, 157),  # 4 x 32 + 29
-        EpochPlan(3, 64, 3, 48, 157),  # 16 + 16 + 16 for the last 29
-        EpochPlan(4, 128, 2, 61, 157),  # 32 + 29 of one sample each
+        EpochPlan(3, 64, 3, 46, 157),  # 16 + 16 + 14 for the last 29, none of one sample
+        EpochPlan(4, 128, 2, 46, 157),  # 32 + 14
         EpochPlan(5, 157, 1, 40, 157),  # 157 / 4
         EpochPlan(6, 157, 1, 40, 157),
     )
@@ -279,7 +279,17 @@ def simulate(num_samples, first, factor, every, maximum, devices, accumulate, dr
                 per_device = [
                     sum(1 for size in deal(share, pieces) if size) for share in deal(batches[position], devices)
                 ]
-                done = [done[0] + 1, done[1] + max(per_device), done[2] + batches[position]]
+                iterations, usual = max(per_device), max(deal(max(deal(batch_size, devices)), pieces))
+                hands = deal(batches[position], devices)
+                # A smaller last batch in fewer, as long as one card would be alone, and no hand becomes too large.
+                while (
+                    batches[position] < batch_size
+                    and iterations > 1
+                    and min(deal(min(hands), iterations)) < 2
+                    and max(deal(max(hands), iterations - 1)) <= usual
+                ):
+                    iterations -= 1
+                done = [done[0] + 1, done[1] + iterations, done[2] + batches[position]]
                 all_steps, all_samples = all_steps + 1, all_samples + batches[position]
         epochs.append((len(epochs), batch_size, *done))
 

@@ -82,7 +82,11 @@ def join_outputs(
         outputs, sizes: of each micro-batch, and the samples in it.
         weights: of the scalars; None: the samples.
     """
-    if len(outputs) == 1:
+    if 0 in sizes and any(sizes):  # those that only keep other devices company
+        kept = [i for i, size in enumerate(sizes) if size]
+        outputs, sizes = [outputs[i] for i in kept], [sizes[i] for i in kept]
+        weights = None if weights is None else [weights[i] for i in kept]
+    if len(outputs) == 1 or not any(sizes):
         return outputs[0]
     joined = dict(outputs[-1])
     for name in joined:

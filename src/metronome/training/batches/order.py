@@ -119,20 +119,26 @@ class BatchSampler(Sampler[Share]):
 class EvaluationSampler(Sampler[Share]):
     """This device's share of every batch of an evaluation: each sample goes to exactly one device.
 
-    The samples are cut evenly into `devices` times the number of batches, so that all devices run the same number
-    of batches: a model that exchanges its buffers in forward would hang otherwise, and so would the reduction of the
-    results. With fewer samples than pieces some are empty; there a device reads one sample that does not count.
+    Batches are of the same samples on every layout. Each is cut evenly over the devices, so that all of them run the
+    same number of batches: a model that exchanges its buffers in forward would hang otherwise, and so would the
+    reduction of the results.
+    Where a last batch has fewer samples than there are devices, those without one read a sample that does
+    not count.
 
     Args:
         num_samples: samples in the data set.
-        batch_size: samples in a batch, over all devices (rounded so that the batches are even).
+        batch_size: samples in a batch, over all devices.
         devices: processes that evaluate together.
         rank: which of them this is.
+        at_once: samples that a device takes through one forward pass; None: its share of a batch.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, *, devices: int = 1, rank: int = 0) -> None:
-        self.num_samples, self.devices, self.rank = num_samples, devices, rank
+    def __init__(
+        self, num_samples: int, batch_size: int, *, devices: int = 1, rank: int = 0, at_once: int | None = None
+    ) -> None:
+        self.num_samples, self.size, self.devices, self.rank = num_samples, batch_size, devices, rank
         self.batches = -(-num_samples // batch_size)
+        self.at_once = at_once or share_size(batch_size, devices, 0)
 
     def __len__(self) -> int:
         return self.batches
@@ -142,13 +148,21 @@ class EvaluationSampler(Sampler[Share]):
         start, end = self._piece(batch)
         return end - start
 
+    def pieces(self, batch: int) -> int:
+        """Into how many pieces every device cuts its share of this batch."""
+        return max(1, -(-share_size(self._samples(batch), self.devices, 0) // self.at_once))
+
     def __iter__(self) -> Iterator[Share]:
         for batch in range(self.batches):
             start, end = self._piece(batch)
             yield Share(0, np.arange(start, end) if end > start else np.zeros(1, dtype=np.int64))
 
     def _piece(self, batch: int) -> tuple[int, int]:
-        return _piece(self.num_samples, self.batches * self.devices, batch * self.devices + self.rank)
+        start, end = _piece(self._samples(batch), self.devices, self.rank)
+        return batch * self.size + start, batch * self.size + end
+
+    def _samples(self, batch: int) -> int:
+        return min(self.size, self.num_samples - batch * self.size)
 
 
 def _piece(count: int, parts: int, index: int) -> tuple[int, int]:

@@ -7,19 +7,21 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 
-from metronome.training.batches.cut import HINT, count_samples, cut_batch
+from metronome.training.batches.cut import HINT, count_samples, cut_batch, micro_batch_sizes
 from metronome.training.batches.loaders import batch_sampler, batch_sizes, collates_by_default
 from metronome.training.state import TrainingState
-from metronome.units import BatchSchedule, InputError, RunFailed, accumulation_at, share_size
+from metronome.units import BatchSchedule, InputError, RunFailed, accumulation_at, micro_batches_of, share_size
 
 log = logging.getLogger("metronome.training")
 
 
 class BatchSizes(NamedTuple):
-    """Samples of one batch: those of this device's share (0 if it only keeps company), and all of them."""
+    """Samples of one batch: those of this device's share (0 if it only keeps company), all of them, and those of the
+    largest share (0 where our sampler knows it)."""
 
     share: int
     batch: int
+    largest: int = 0
 
 
 class Shares:
@@ -52,9 +54,25 @@ class Shares:
             return BatchSizes(sampler.share_size(self.state.step), sampler.batch_size(self.state.step))
         count = self._count_if_need_be(share)
         if trainer.world_size == 1:
-            return BatchSizes(count, count)
-        total = trainer.strategy.reduce(torch.tensor(count, device=trainer.strategy.root_device), reduce_op="sum")
-        return BatchSizes(count, int(total))  # pyright: ignore
+            return BatchSizes(count, count, count)
+        counts = torch.zeros(trainer.world_size, dtype=torch.int64, device=trainer.strategy.root_device)
+        counts[trainer.global_rank] = count
+        every = trainer.strategy.reduce(counts, reduce_op="sum").tolist()  # pyright: ignore
+        return BatchSizes(count, sum(every), max(every))
+
+    def micro_batches(self, batch_samples: int, largest: int) -> int:
+        """Into how many micro-batches every device cuts its share of a batch: as many on all, as they meet in each.
+
+        Args:
+            batch_samples, largest: of `BatchSizes`.
+        """
+        accumulation = self.accumulation
+        if accumulation == 1:
+            return 1
+        sampler, devices = batch_sampler(self.trainer), self.trainer.world_size
+        if sampler is not None:
+            return micro_batches_of(batch_samples, sampler.schedule.at(sampler.epoch), devices, accumulation)
+        return micro_batches_of(largest * devices, self._whole_share(largest) * devices, devices, accumulation)
 
     def count(self, batch: Any) -> int:
         """Samples in a batch that a loader gave to this device. Raises InputError if they cannot be counted."""
@@ -66,22 +84,42 @@ class Shares:
             return own(share, sizes)
         return cut_batch(share, sizes, self._doubt)
 
-    def cut_finer(self, batch_samples: int, reason: str | None) -> None:
-        """Twice as many micro-batches, from this batch on. Raises RunFailed if they hold one sample each already."""
-        state, samples = self.state, share_size(batch_samples, self.trainer.world_size, 0)
-        if self.accumulation >= samples:
+    def pieces(self, share: Any, samples: int, parts: int) -> tuple[Sequence[Any], list[int]]:
+        """A share in so many pieces, and the samples in each; where it has fewer samples, the rest are pieces of one
+        that counts 0 and keeps the other devices company. Raises as `cut`."""
+        if samples == 0:
+            return [share] * parts, [0] * parts
+        if parts == 1:
+            return [share], [samples]  # a share that is not cut need not have a countable structure
+        sizes = micro_batch_sizes(samples, parts)
+        pieces = self.cut(share, sizes) if len(sizes) > 1 else [share]
+        missing = parts - len(sizes)
+        return [*pieces, *[pieces[0]] * missing], sizes + [0] * missing
+
+    def cut_finer(self, batch_samples: int, largest: int, reason: str | None) -> None:
+        """More micro-batches from this batch on. Raises RunFailed if they hold one sample each already."""
+        state, samples = self.state, largest or share_size(batch_samples, self.trainer.world_size, 0)
+        before = self.micro_batches(batch_samples, largest)
+        if before >= samples:
             where = reason or "on another device"
             raise RunFailed(
                 f"out of memory in step {self.trainer.global_step + 1:,} with one sample at a time ({where})"
             )
         # Where accumulation grows along, at most as many as there are samples in the first batch: those of this follow.
         sampler = batch_sampler(self.trainer)
-        most = samples
+        most = self._whole_share(samples)
         if sampler is not None and sampler.schedule.accumulate:
             most = largest_share(sampler.schedule, self.trainer.world_size)
-        before = self.accumulation
-        while self.accumulation == before:
+        while self.micro_batches(batch_samples, largest) == before:
             state.accumulate = min(2 * state.accumulate, most)
+
+    def _whole_share(self, largest: int) -> int:
+        """Samples in the largest share of a batch that is not a last, smaller one; of this one, where none is known."""
+        sampler = batch_sampler(self.trainer)
+        if sampler is not None:
+            return share_size(sampler.schedule.at(sampler.epoch), self.trainer.world_size, 0)
+        size = getattr(self.trainer.train_dataloader, "batch_size", None)
+        return max(size, largest) if isinstance(size, int) else largest
 
     def _count_if_need_be(self, share: Any) -> int:
         needs_be = self.trainer.world_size > 1 or self.state.may_be_cut

@@ -14,16 +14,24 @@ from metronome.training.guards.nonfinite import Watch
 from metronome.training.guards.undo import Undo
 from metronome.training.logged.metrics import ListsSoFar
 from metronome.training.state import TrainingState
-from metronome.units import RunFailed
+from metronome.units import InputError, RunFailed
 
 log = logging.getLogger("metronome.training")
 
+_TOO_FEW = "Expected more than 1 value per channel when training"  # what torch says
+
 
 def explained(trainer: L.Trainer, step: Any, batch: Any) -> Any:
-    """The passes; where memory is short, one line that says what to do. Raises RunFailed."""
+    """The passes; where memory is short, or a layer was given too few samples, one line that says what to do.
+
+    Raises:
+        RunFailed: that line, for want of memory.
+        InputError: for a micro-batch of one sample in a layer that looks across samples.
+    """
     try:
         return step.passes(batch)
     except Exception as error:
+        check_samples_suffice(trainer, batch, error)
         if not is_out_of_memory(error):
             raise
         raise RunFailed(
@@ -31,6 +39,21 @@ def explained(trainer: L.Trainer, step: Any, batch: Any) -> Any:
             "trainer.accumulate_grad_batches=auto, or cut the batch into more than "
             f"{len(batch.sizes)} micro-batches"
         ) from error
+
+
+def check_samples_suffice(trainer: L.Trainer, batch: Any, error: Exception) -> None:
+    """Raises InputError in place of what a layer such as BatchNorm says to one sample, which has no variance."""
+    if _TOO_FEW not in str(error) or min(batch.sizes) > 1:
+        return
+    parts = len(batch.sizes)
+    advice = "leave a last, smaller batch out with data.drop_last=true, or take another data.batch_size"
+    if parts > 1 and batch.share_samples >= parts:
+        advice = f"use fewer micro-batches than trainer.accumulate_grad_batches={parts}, or data.drop_last=true"
+    raise InputError(
+        f"a layer that looks across samples (BatchNorm, say) was given one sample alone in step "
+        f"{trainer.global_step + 1:,}, whose batch of {batch.batch_samples:,} is cut in {parts * trainer.world_size:,} "
+        f"({trainer.world_size} devices x {parts} micro-batches); {advice}"
+    ) from error
 
 
 class PassesThatCanBeUndone:
@@ -62,6 +85,7 @@ class PassesThatCanBeUndone:
             try:
                 passes = step.passes(batch)
             except Exception as error:
+                check_samples_suffice(trainer, batch, error)
                 if not is_out_of_memory(error) or not self.state.is_under_way:
                     raise  # to those who try what fits
                 reason = one_line(error)
@@ -74,7 +98,7 @@ class PassesThatCanBeUndone:
             for parameter in module.parameters():
                 parameter.grad = None
             free_memory()
-            self.shares.cut_finer(batch.batch_samples, reason)
+            self.shares.cut_finer(batch.batch_samples, batch.largest, reason)
             step.cut(batch)
             finer = True
         self._in_place.learn()
@@ -95,10 +119,10 @@ class PassesThatCanBeUndone:
 
     def _take_down(self, sizes: list[int]) -> None:
         step = self.trainer.global_step + 1
-        found = {"accumulate_grad_batches": self.state.accumulate, "micro_batch_size": max(sizes)}
+        found = {"accumulate_grad_batches": self.state.accumulate, "micro_batch_size": max(*sizes, 1)}
         self.state.out_of_memory.append({"step": step, **found})
         log.warning(
             "out of memory in step %s: each device now takes its share of a batch in %d micro-batches of up to %d "
             "samples; the step was done again, and the result stays the same",
-            f"{step:,}", len(sizes), max(sizes),
+            f"{step:,}", len(sizes), max(*sizes, 1),
         )  # fmt: skip

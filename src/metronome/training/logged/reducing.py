@@ -96,7 +96,7 @@ class Reducer:
             # device's keys differ from the others', they are new to it.
             total, squares = table[:, 0].tolist()
             if total**2 != squares * self.trainer.world_size:
-                keys = ", ".join(sorted([*sent.sums, *sent.others]))
+                keys = ", ".join(sorted([*sent.sums, *sent.others])) or "nothing"
                 raise InputError(
                     f"the devices log different values in one step or epoch (here: {keys}); log the same on "
                     "all, or use self.log(..., rank_zero_only=True)"

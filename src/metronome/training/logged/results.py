@@ -91,6 +91,10 @@ class Results(ResultCollectionBase):
     def is_counting(self) -> bool:
         return self._counted
 
+    def count_again(self, counts: bool) -> None:
+        """From here on what is logged counts, or does not, as before the step."""
+        self._counted = counts
+
     def end_step(self, share: Any, weight: Any, over_devices: bool = True) -> None:
         """Make the step's values those of the whole batch (of this device's share, if not `over_devices`, for which all
         devices must call it together).
@@ -241,15 +245,25 @@ class Results(ResultCollectionBase):
 
     # ---- over devices -----------------------------------------------------------------------------------
 
-    def share_epoch_values(self) -> None:
-        """Bring the epoch's values together, unless they are. All devices must call it together."""
+    def share_epoch_values(self, at_a_meeting: bool = False) -> None:
+        """Bring the epoch's values together, unless they are. All devices must call it together.
+
+        Args:
+            at_a_meeting: whether all devices are known to be here, so that one that has logged what the others have not
+                can be told: where it asks for its values, it would wait for them for ever.
+
+        Raises:
+            InputError: if the devices have logged different values.
+        """
+        if self.trainer.world_size == 1:
+            return
         due: dict[str, Part] = {}
         for key, metric in self.valid_items():
             mine = metric.meta.on_epoch and metric._computed is None and metric.is_tensor
             if mine and not metric.meta.sync.rank_zero_only:
                 weight = metric.cumulated_batch_size if metric.meta.is_mean_reduction else 0
                 due[key] = self._part(key, torch.as_tensor(metric.value), weight)
-        if due:
+        if due or at_a_meeting:
             for key, value in self._reducer.received(self._reducer.send(due)).items():
                 self[key]._computed = value
 

@@ -23,6 +23,7 @@ from metronome.training.logged.saving import load_results, results_state
 from metronome.training.loops.evaluation import EvaluationLoop, fingerprint
 from metronome.training.loops.fetching import batches_of
 from metronome.training.loops.phases import OF_A_STEP, Phase, has_reason_to_stop, phase_left, phase_of_lightning
+from metronome.training.loops.step_limit import StepLimit
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
 from metronome.training.step.manual import ManualStep
@@ -32,7 +33,7 @@ from metronome.training.step.step import Step
 log = logging.getLogger("metronome.training")
 
 
-class EpochLoop(TrainingEpochLoopBase):
+class EpochLoop(StepLimit):
     """One epoch: places the sampler, seeds every step, counts, and resumes exactly where a checkpoint was written.
 
     Lightning infers from its counters where a checkpoint was written, and leaves out what was still to be done there
@@ -174,6 +175,7 @@ class EpochLoop(TrainingEpochLoopBase):
         self._takes_index = "batch_idx" in self._build_kwargs(OrderedDict(), None, 0)
         optimizer: Any = trainer.optimizers[0] if trainer.optimizers else None
         self.step.prepare(self._hooks, optimizer, self.automatic_optimization.optim_progress.optimizer)
+        self.manual_optimization.prepare()
         self._schedules = Schedules(trainer, self._hooks)
 
     def _begins(self, batch: Any, batch_idx: int) -> bool:
@@ -231,6 +233,7 @@ class EpochLoop(TrainingEpochLoopBase):
             logger_connector(self.trainer)._first_loop_iter = False
         sampler = batch_sampler(self.trainer)
         if sampler is None:
+            self._seed_fetch(self.epoch, steps_taken)  # pyright: ignore  # for a sampler that draws its order at once
             super().on_run_start(data_fetcher)
             if steps_taken and self.phase is not Phase.LOG and not self._num_ready_batches_reached():
                 log.warning("resumed in mid-epoch with a loader that cannot be told where to start")

@@ -2,20 +2,25 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 
-from metronome.training.batches.cut import join_outputs, micro_batch_sizes
+from metronome.training.batches.cut import join_outputs
 from metronome.training.batches.order import EvaluationSampler
 from metronome.training.batches.shares import Shares
 from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.guards.undo import Undo
-from metronome.training.lightning_private import EvaluationLoopBase
+from metronome.training.lightning_private import (
+    EvaluationLoopBase,
+    call_callback_hooks,
+    call_module_hook,
+    logger_connector,
+)
 from metronome.training.logged.metrics import ListsSoFar, metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
@@ -34,6 +39,9 @@ def fingerprint(module: nn.Module) -> list[Tensor]:
 class EvaluationLoop(EvaluationLoopBase):
     """A validation or test, whose logged values weigh every sample the same over all devices.
 
+    A batch of our own data modules is of the same samples on every layout; devices and accumulation cut it up, and what
+    is logged in a step is that of the whole batch. What any other loader yields on a device is evaluated as it comes.
+
     A batch that does not fit into memory is evaluated in halves, and those after it too: on one device always, on
     several where `accumulate_grad_batches=auto` lets them agree on it.
     """
@@ -51,10 +59,12 @@ class EvaluationLoop(EvaluationLoopBase):
         super().__init__(trainer, stock._trainer_fn, stock._stage, stock.verbose, stock.inference_mode)
         self.state, self.shares, self.between_steps = state, shares, between_steps
         self._results = Results(trainer, training=False)
-        self.pieces = 1  # into which each batch is cut
+        self.pieces = 1  # into how many more each batch is cut for want of memory
+        self._cut: tuple[int, int] | None = None  # samples of this batch that count here, and pieces of it
         self.is_judged = False  # whether all that this evaluation finds has been logged
         self.weights_before: list[Tensor] = []  # a fingerprint of the weights, from before the validation
         self._lists: ListsSoFar = {}  # of the metrics' states, from batch to batch
+        self._to_end: tuple[Any, bool] | None = None  # what the batch weighs, and whether it counts, if it was cut
         self._may_agree = False  # whether all devices have the same number of batches
         self._runs = 0  # one within another: BatchSizeFinder tries batches from a hook
 
@@ -69,6 +79,18 @@ class EvaluationLoop(EvaluationLoopBase):
         self.is_judged, self._weights, self._lists = False, Weights(self.trainer), {}
         super().reset()
 
+    def _on_evaluation_epoch_end(self) -> None:
+        trainer = self.trainer
+        hook = "on_test_epoch_end" if trainer.testing else "on_validation_epoch_end"
+        call_callback_hooks(trainer, hook)
+        call_module_hook(trainer, hook)
+        self._results.share_epoch_values(at_a_meeting=True)
+        logger_connector(trainer).on_epoch_end()
+
+    def _store_dataloader_outputs(self) -> None:
+        self._results.share_epoch_values(at_a_meeting=True)
+        super()._store_dataloader_outputs()
+
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
         self.is_judged, self._lists = True, {}
         super()._on_evaluation_end(*args, **kwargs)
@@ -80,8 +102,10 @@ class EvaluationLoop(EvaluationLoopBase):
         self._may_agree = self.trainer.world_size == 1 or isinstance(sampler, EvaluationSampler)
         if self._may_agree:
             self.between_steps.stop_if_asked(self._has_its_weights)
+        is_ours = isinstance(sampler, EvaluationSampler)
+        self._cut = (sampler.share_size(batch_idx), sampler.pieces(batch_idx)) if is_ours else None
         with self._cut_up_if_need_be():
-            if not isinstance(sampler, EvaluationSampler) or sampler.share_size(batch_idx) > 0:
+            if self._cut is None or self._cut[0] > 0:
                 super()._evaluation_step(batch, batch_idx, dataloader_idx, *args)
                 return
             # One sample keeps the other devices company; it is counted where it belongs.
@@ -125,24 +149,34 @@ class EvaluationLoop(EvaluationLoopBase):
             if self._agrees:
                 is_short = self.between_steps.agreement.any(is_short)
             if not is_short:
+                if self._to_end is not None:  # now that no device will do it again
+                    divisor, counts = self._to_end
+                    self._results.end_step(batch, divisor if counts else 0, over_devices=self._cut is not None)
+                    self._results.count_again(counts)
                 return output
             undo()
+            if self._to_end is not None:
+                self._results.count_again(self._to_end[1])
             free_memory()
             self._halve(batch, reason or "on another device")
 
     def _step_in_pieces(self, step: Callable[..., Any], batch: Any, arguments: Sequence[Any]) -> Any:
-        results, weights = self._results, self._weights
-        if self.pieces == 1:
+        results, weights, self._to_end = self._results, self._weights, None
+        samples, parts = self._cut or (None, 1)
+        parts *= self.pieces
+        if parts == 1 and (self._cut is None or self.trainer.world_size == 1):
             if weights.are_own:
                 results.batch_size = weights.divisor(batch, None)
             return step(batch, *arguments)
-        samples = self.shares.count(batch)
-        sizes, outputs = micro_batch_sizes(samples, self.pieces), []
+        pieces, sizes = self.shares.pieces(batch, self.shares.count(batch) if samples is None else samples, parts)
+        outputs, divisor = [], weights.divisor(batch, sum(sizes))
+        counts = results.is_counting
+        self._to_end = divisor, counts
         results.begin_step()
-        for piece, size in zip(self.shares.cut(batch, sizes), sizes, strict=True):
-            results.begin_micro_batch(piece, weights.divisor(piece, size), results.is_counting)
-            outputs.append(step(piece, *arguments))
-        results.end_step(batch, weights.divisor(batch, samples), over_devices=False)
+        for piece, size in zip(pieces, sizes, strict=True):
+            results.begin_micro_batch(piece, weights.divisor(piece, size) if size else 0, counts and size > 0)
+            with nullcontext() if size else metrics_as_before(self.trainer.lightning_module):
+                outputs.append(step(piece, *arguments))
         if all(isinstance(output, dict) for output in outputs):
             return join_outputs(outputs, sizes)
         return join_outputs([{"output": output} for output in outputs], sizes)["output"]
@@ -159,9 +193,10 @@ class EvaluationLoop(EvaluationLoopBase):
         except InputError as error:
             raise RunFailed(f"out of memory in an evaluation ({reason}); {error}") from error
         # On several devices the largest batch decides, so that all decide alike.
-        if not self.between_steps.agreement.any(self.pieces < samples):
+        parts = self.pieces * (self._cut[1] if self._cut is not None else 1)
+        if not self.between_steps.agreement.any(parts < samples):
             raise RunFailed(f"out of memory in an evaluation with one sample at a time ({reason})")
         self.pieces *= 2
-        found = {"step": trainer.global_step, "evaluation": self._stage.value, "pieces": self.pieces}
+        found = {"step": trainer.global_step, "evaluation": self._stage.value, "pieces": 2 * parts}
         self.state.out_of_memory.append(found)
-        log.warning("out of memory in an evaluation: its batches are now cut in %d; the result stays", self.pieces)
+        log.warning("out of memory in an evaluation: its batches are now cut in %d; the result stays", 2 * parts)

@@ -1,11 +1,13 @@
 """All epochs of a training."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 
 from metronome.training.batches.loaders import batch_sampler
 from metronome.training.batches.order import BatchSampler
+from metronome.training.batches.seeds import StepSeeds, remember_generators
 from metronome.training.flags import check_module
 from metronome.training.guards.full_batch import warn_of_mini_batches
 from metronome.training.lightning_private import (
@@ -21,6 +23,10 @@ from metronome.training.planning import Planner
 from metronome.units import InputError
 
 
+def _nothing() -> None:
+    pass
+
+
 class FitLoop(FitLoopBase):
     """All epochs: loads the training data anew where the batch size changes, and only there."""
 
@@ -29,11 +35,14 @@ class FitLoop(FitLoopBase):
     def __init__(self, trainer: L.Trainer, stock: FitLoopBase, epoch_loop: EpochLoop, planner: Planner) -> None:
         super().__init__(trainer, stock.min_epochs, stock.max_epochs)
         self.epoch_loop, self.planner = epoch_loop, planner
+        self._put_generators_back: Callable[[], None] = _nothing
         self.is_finishing = False  # whether a checkpoint has left something to be done of its last step or epoch
 
     def run(self) -> None:
         trainer, between_steps = self.trainer, self.epoch_loop.between_steps
         check_module(trainer, self.epoch_loop.state)
+        is_manual = not trainer.lightning_module.automatic_optimization
+        self.epoch_loop.counts_batches = is_manual and self.planner.budget is not None
         self.setup_data()
         self.planner.check_schedulers()
         self._check_end()
@@ -75,13 +84,13 @@ class FitLoop(FitLoopBase):
         self.restarting = False
         self.epoch_loop.results.keep_latest(logger_connector(trainer))
         logger_connector(trainer).epoch_end_reached()
-        if self.epoch_loop.step.devices > 1:
-            # Before the hooks: some look at them on the first device only, a progress bar for instance.
-            self.epoch_loop.results.share_epoch_values()
+        # Before the hooks: some look at them on the first device only, a progress bar for instance.
+        self.epoch_loop.results.share_epoch_values(at_a_meeting=True)
         self.epoch_progress.increment_processed()
         # Those that look at a metric come after the module, which may log it in its own hook.
         call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=False)
         call_module_hook(trainer, "on_train_epoch_end")
+        self.epoch_loop.results.share_epoch_values(at_a_meeting=True)
         call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=True)
         self._log_epoch()
 
@@ -118,6 +127,7 @@ class FitLoop(FitLoopBase):
         if validated is not None and self.epoch_loop.state.is_under_way:
             # To load data anew is no validation, and where it is done each epoch there would be none.
             trainer._last_val_time = validated
+        self._put_generators_back()
         loaders = self._combined_loader.flattened if self._combined_loader is not None else []
         if len(loaders) > 1 and any(isinstance(getattr(x, "batch_sampler", None), BatchSampler) for x in loaders):
             raise InputError(
@@ -130,6 +140,12 @@ class FitLoop(FitLoopBase):
             )
         if self.planner.needs_data and self._combined_loader is not None:
             self.epoch_loop.max_steps = self.planner.steps_in_budget()
+
+    def _load_combined_loader_states(self) -> None:
+        # The last thing before the loader's iterator begins, where a sampler may draw its order, and with workers does.
+        super()._load_combined_loader_states()
+        self._put_generators_back = remember_generators(device := self.trainer.strategy.root_device)
+        StepSeeds(self.epoch_loop.state.seed, device, None)(self.epoch_loop.epoch, 0)
 
     def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict:
         state = super().state_dict(destination, prefix)

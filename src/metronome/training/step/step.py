@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from metronome.training.batches.cut import join_outputs, micro_batch_sizes
+from metronome.training.batches.cut import join_outputs
 from metronome.training.batches.shares import Shares
 from metronome.training.logged.metrics import metrics_as_before
 from metronome.training.logged.results import Results
@@ -42,23 +42,22 @@ class CutBatch:
         share: as the loader gave it.
         share_samples: samples in it that count; 0 where the one sample in it only keeps other devices company.
         batch_samples: samples in the whole batch, over all devices.
+        largest: samples in the largest share, where the sampler does not know it.
         index: of the batch in its epoch.
-        sizes, micro_batches, weights: the pieces, the samples in each, and what it weighs.
+        sizes, micro_batches, weights: the pieces, the samples that count in each, and what it weighs. As many on all
+            devices; one of size 0 only keeps the others company.
         arguments: what `training_step` takes besides the batch.
     """
 
     share: Any
     share_samples: int
     batch_samples: int
+    largest: int
     index: int
     arguments: Sequence[Any] = ()
     sizes: list[int] = field(default_factory=list)
     micro_batches: Sequence[Any] = ()
     weights: list[Weight] = field(default_factory=list)
-
-    @property
-    def counts(self) -> bool:
-        return self.share_samples > 0
 
 
 @dataclass(slots=True)
@@ -110,7 +109,7 @@ class Step:
     def __call__(self, share: Any, batch_idx: int, arguments: Sequence[Any]) -> dict[str, Any]:
         """Make the step. Returns what `training_step` did, for the whole batch; nothing where it gave no loss."""
         samples = self.shares.sizes(share)
-        batch = CutBatch(share, samples.share, samples.batch, batch_idx, arguments)
+        batch = CutBatch(share, samples.share, samples.batch, samples.largest, batch_idx, arguments)
         self.cut(batch)
         self.state.counters.samples += batch.batch_samples
         outputs: dict[str, Any] = {}
@@ -142,12 +141,9 @@ class Step:
 
     def cut(self, batch: CutBatch) -> None:
         """Cut the share as finely as this epoch's steps are."""
-        samples, parts = max(batch.share_samples, 1), self.shares.accumulation if batch.counts else 1
-        batch.sizes = [samples] if parts == 1 else micro_batch_sizes(samples, parts)
-        # A share that is not cut need not have a countable structure.
-        batch.micro_batches = self.shares.cut(batch.share, batch.sizes) if len(batch.sizes) > 1 else [batch.share]
-        counted = batch.sizes if batch.counts else [0]
-        batch.weights = self.weights(batch.micro_batches, counted, batch.batch_samples)
+        parts = self.shares.micro_batches(batch.batch_samples, batch.largest)
+        batch.micro_batches, batch.sizes = self.shares.pieces(batch.share, batch.share_samples, parts)
+        batch.weights = self.weights(batch.micro_batches, batch.sizes, batch.batch_samples)
 
     def passes(self, batch: CutBatch) -> Passes:
         """Every micro-batch forward and backward, once."""
@@ -155,10 +151,10 @@ class Step:
         results.begin_step()
         pieces = zip(batch.micro_batches, batch.sizes, batch.weights, strict=True)
         for i, (micro_batch, samples, weight) in enumerate(pieces):
-            results.begin_micro_batch(micro_batch, weight.divisor, batch.counts)
+            results.begin_micro_batch(micro_batch, weight.divisor, samples > 0)
             # Gradients need to meet the other devices' only once, in the last backward pass.
             with ways.gradients_meet(i == last and not self.state.auto_accumulate):
-                with _NOTHING if batch.counts else metrics_as_before(ways.module):
+                with _NOTHING if samples > 0 else metrics_as_before(ways.module):
                     output = ways.training_step(micro_batch, *batch.arguments)
                 if i == 0:
                     hook_later = self._zero_grad(batch.index, is_cut=last > 0)

@@ -1,0 +1,28 @@
+"""Where a training ends whose module optimizes manually: after the batches of its budget, not after as many updates."""
+
+from typing import Any
+
+from metronome.training.lightning_private import TrainingEpochLoopBase
+
+
+class StepLimit(TrainingEpochLoopBase):
+    """Lightning's loop, whose `max_steps` counts updates. One batch is a step, though with two optimizers it is two
+    updates; a `budget`, which is worked out in batches, ends after those.
+
+    Attributes:
+        counts_batches: whether the limit is one of batches. Then `max_steps` is -1 until they are made.
+    """
+
+    counts_batches = False
+    _limit = -1
+
+    @property
+    def max_steps(self) -> int:  # pyright: ignore
+        if not self.counts_batches or self._limit == -1:
+            return self._limit
+        progress: Any = self.batch_progress
+        return self.global_step if progress.total.ready >= self._limit else -1
+
+    @max_steps.setter
+    def max_steps(self, limit: int) -> None:
+        self._limit = limit
