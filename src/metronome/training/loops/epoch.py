@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import lightning as L
@@ -26,6 +27,7 @@ from metronome.training.loops.phases import OF_A_STEP, Phase, has_reason_to_stop
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
 from metronome.training.step.manual import ManualStep
+from metronome.training.step.mid_step import MidStep
 from metronome.training.step.schedules import Schedules
 from metronome.training.step.step import Step
 
@@ -53,7 +55,8 @@ class EpochLoop(TrainingEpochLoopBase):
         self.state, self.between_steps = state, between_steps
         self.step, self.manual_optimization = step, manual
         self._results, self.val_loop = step.results, validation
-        self.phase = Phase.MAKE
+        progress = self.batch_progress, self.scheduler_progress
+        self.phase, self._mid_step = Phase.MAKE, MidStep(trainer, step.results, state.counters, *progress)
         self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
         self._metrics_before: dict[str, Any] | None = None  # torchmetrics as they were before a validation
         self._order_before: dict[str, Any] | None = None  # that of the checkpoint, if it was written in mid-epoch
@@ -98,6 +101,9 @@ class EpochLoop(TrainingEpochLoopBase):
         self.val_loop.is_judged = False
         batch_idx = progress.current.ready
         state.epoch, state.step = self.epoch, batch_idx
+        self._mid_step.counted = state.counters.iterations, state.counters.samples
+        if self._mid_step.remembers:
+            self._mid_step.remember(state.epoch, batch_idx)
         if self._seed_fetch is not None:
             self._seed_fetch(state.epoch, batch_idx)
         batch, progress.is_last_batch = self._batches.next()
@@ -175,6 +181,7 @@ class EpochLoop(TrainingEpochLoopBase):
         optimizer: Any = trainer.optimizers[0] if trainer.optimizers else None
         self.step.prepare(self._hooks, optimizer, self.automatic_optimization.optim_progress.optimizer)
         self._schedules = Schedules(trainer, self._hooks)
+        self._mid_step.prepare()
 
     def _begins(self, batch: Any, batch_idx: int) -> bool:
         """The hooks before a step; whether it is made, and does not end the epoch."""
@@ -259,6 +266,10 @@ class EpochLoop(TrainingEpochLoopBase):
         return True  # `run` makes up for it before it asks
 
     # ---- checkpoints ----------------------------------------------------------------------------------------
+
+    def saving(self) -> AbstractContextManager[None]:
+        """Around a save: one in the middle of a step is one from before it."""
+        return self._mid_step.left_out(self._progress[1]) if self.phase is Phase.MAKE else nullcontext()
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         trainer, sampler = self.trainer, batch_sampler(self.trainer)
