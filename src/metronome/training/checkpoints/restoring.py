@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,6 +21,13 @@ class CheckpointConnector(CheckpointConnectorBase):
     Raises:
         InputError: for a state of another optimizer or scheduler, or one that is damaged.
     """
+
+    def restore_model(self) -> None:
+        # Lightning converts the module later, and what was loaded into less precise weights would be rounded.
+        precision = self.trainer.precision_plugin
+        if self._loaded_checkpoint and isinstance(precision, DoublePrecision | HalfPrecision):
+            precision.convert_module(self.trainer.lightning_module)
+        super().restore_model()
 
     def restore_training_state(self) -> None:
         try:
