@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from metronome.training.checkpoints.averaging import averaging, go_on_in_mid_epoch, is_renewing_batch_norm
 from metronome.training.lightning_private import CheckpointConnectorBase
 from metronome.units import InputError
 
@@ -60,6 +61,14 @@ class CheckpointConnector(CheckpointConnectorBase):
                 )
 
     def restore_lr_schedulers(self) -> None:
+        if (callback := averaging(self.trainer)) is not None:
+            if is_renewing_batch_norm(self.trainer, callback):
+                raise self._misfit(
+                    "StochasticWeightAveraging was at its last pass, in which BatchNorm gets new means, and has kept "
+                    "nothing of it; take the checkpoint of the epoch before"
+                )
+            go_on_in_mid_epoch(self.trainer, callback)
+            return
         configs, states = self.trainer.lr_scheduler_configs, self._loaded_checkpoint["lr_schedulers"]
         if len(configs) != len(states):
             raise self._misfit(f"it has the states of {len(states)} schedulers, and this training {len(configs)}")
