@@ -87,8 +87,8 @@ def test_save_on_exception(step: int, tmp_path: Path) -> None:
     """By Lightning's own ModelCheckpoint, of an error in `training_step` itself."""
     whole = fit(model=Seen(), max_epochs=2)
     save = ModelCheckpoint(tmp_path, "saved", save_on_exception=True, save_top_k=0)
+    model = boom(Seen, "training_step", step + 1)
     with pytest.raises(Boom):
-        model = boom(Seen, "training_step", step + 1)
         fit(model=model, max_epochs=2, callbacks=[save], enable_checkpointing=True)
     assert_same(fit(model=Seen(), max_epochs=2, checkpoint=str(next(tmp_path.glob("*.ckpt")))), whole, step)
 

@@ -1,4 +1,4 @@
-"""A resumed run ends with bitwise the same weights in every precision, and on another layout with the same to rounding."""
+"""A resumed run ends with bitwise the same weights in every precision; on another layout the same to rounding."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A run with Lightning's StochasticWeightAveraging goes on: its scheduler takes the place of the module's own in time."""
+"""A run with Lightning's StochasticWeightAveraging goes on: its scheduler is put in the place of the module's own."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

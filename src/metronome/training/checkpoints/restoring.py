@@ -46,6 +46,26 @@ class CheckpointConnector(CheckpointConnectorBase):
         if self.trainer.state.fn == TrainerFn.FITTING and there != here:
             raise self._misfit(f"it is of step {there}, and its counters are at step {here}")
 
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._count_in_steps()
+
+    def _count_in_steps(self) -> None:
+        """Lightning's own Trainer counts micro-batches where it accumulates."""
+        loop = self.trainer.fit_loop
+        batches, epochs, steps = loop.epoch_loop.batch_progress, loop.epoch_progress.current, self.trainer.global_step
+        is_theirs = "counters" not in self._loaded_checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]
+        if not is_theirs or not self.trainer.lightning_module.automatic_optimization:
+            return
+        if batches.total.processed > steps:
+            if epochs.started > epochs.processed and not batches.is_last_batch:
+                raise self._misfit(
+                    f"Lightning's own Trainer wrote it in the middle of an epoch, after {batches.total.processed:,} "
+                    f"micro-batches in {steps:,} steps, so which samples are left cannot be told; take one from an "
+                    "epoch's end"
+                )
+            for name in vars(batches.total):
+                setattr(batches.total, name, steps)
+
     def restore_optimizers(self) -> None:
         optimizers, states = self.trainer.optimizers, self._loaded_checkpoint.get("optimizer_states", ())
         if len(states) != len(optimizers):

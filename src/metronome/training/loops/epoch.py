@@ -1,9 +1,9 @@
 """One epoch, step by step: each step, and the phases of it."""
 
-import logging
 import warnings
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -24,14 +24,13 @@ from metronome.training.logged.saving import load_results, results_state
 from metronome.training.loops.evaluation import EvaluationLoop, fingerprint
 from metronome.training.loops.fetching import Batches
 from metronome.training.loops.phases import OF_A_STEP, Phase, has_reason_to_stop, phase_left, phase_of_lightning
+from metronome.training.loops.starting import ForeignLoaders, begin_ours
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
 from metronome.training.step.manual import ManualStep
 from metronome.training.step.mid_step import MidStep
 from metronome.training.step.schedules import Schedules
 from metronome.training.step.step import Step
-
-log = logging.getLogger("metronome.training")
 
 
 class EpochLoop(TrainingEpochLoopBase):
@@ -55,8 +54,8 @@ class EpochLoop(TrainingEpochLoopBase):
         self.state, self.between_steps = state, between_steps
         self.step, self.manual_optimization = step, manual
         self._results, self.val_loop = step.results, validation
-        progress = self.batch_progress, self.scheduler_progress
-        self.phase, self._mid_step = Phase.MAKE, MidStep(trainer, step.results, state.counters, *progress)
+        self.foreign_loaders, self.phase = ForeignLoaders(trainer, state), Phase.MAKE
+        self._mid_step = MidStep(trainer, step.results, state.counters, self.batch_progress, self.scheduler_progress)
         self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
         self._metrics_before: dict[str, Any] | None = None  # torchmetrics as they were before a validation
         self._order_before: dict[str, Any] | None = None  # that of the checkpoint, if it was written in mid-epoch
@@ -236,23 +235,14 @@ class EpochLoop(TrainingEpochLoopBase):
         else:
             # Values of the epoch's first step replace those before it; this is not the first.
             logger_connector(self.trainer)._first_loop_iter = False
-        sampler = batch_sampler(self.trainer)
-        if sampler is None:
-            super().on_run_start(data_fetcher)
-            if steps_taken and self.phase is not Phase.LOG and not self._num_ready_batches_reached():
-                log.warning("resumed in mid-epoch with a loader that cannot be told where to start")
-            return
-        position = self.epoch, steps_taken
-        if steps_taken and self._order_before is not None:
-            sampler.check_order(self._order_before)
-        self._order_before = None
-        if sampler.position != position:
-            # An iterator was made when the loader was, or for the epoch before: make it anew from this position.
-            sampler.position = position
-            iter(data_fetcher)
-        data_fetcher.fetched += steps_taken
         data_fetcher._start_profiler = self._on_before_fetch
         data_fetcher._stop_profiler = self._on_after_fetch
+        sampler = batch_sampler(self.trainer)
+        if sampler is not None:
+            begin_ours(sampler, data_fetcher, (self.epoch, steps_taken), self._order_before)
+        else:
+            fetch = None if steps_taken and self._num_ready_batches_reached() else partial(self._seed_fetch, self.epoch)
+            self.foreign_loaders.begin(data_fetcher, self.epoch, steps_taken, fetch)
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         # A run that `max_steps` ends in mid-epoch ends with a validation all the same: what it leaves is judged.
@@ -282,12 +272,14 @@ class EpochLoop(TrainingEpochLoopBase):
             "rest": phase.value,
             "results": results_state(trainer, self.results, metrics),
             "order": None if sampler is None else sampler.order,
+            "generators": self.foreign_loaders.state_dict(trainer.fit_loop._combined_loader),
             "should_stop": has_reason_to_stop(trainer),
         }  # fmt: skip
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         trainer = self.trainer
+        self.foreign_loaders.load_state_dict(state_dict)
         if "counters" not in state_dict:
             self.phase = phase_of_lightning(*self._progress)
             return

@@ -1,5 +1,6 @@
 """All epochs of a training."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -29,6 +30,7 @@ class FitLoop(FitLoopBase):
     def __init__(self, trainer: L.Trainer, stock: FitLoopBase, epoch_loop: EpochLoop, planner: Planner) -> None:
         super().__init__(trainer, stock.min_epochs, stock.max_epochs)
         self.epoch_loop, self.planner = epoch_loop, planner
+        self._put_generators_back: Callable[[], None] | None = None  # after an iterator was made
         self.is_finishing = False  # whether a checkpoint has left something to be done of its last step or epoch
 
     def run(self) -> None:
@@ -112,7 +114,10 @@ class FitLoop(FitLoopBase):
         if self._combined_loader is not None and not self._should_reload_train_dl:
             return
         self.planner.check_validation_interval()
+        self._put_generators_back = None
         super().setup_data()
+        if self._put_generators_back is not None:
+            self._put_generators_back()
         loaders = self._combined_loader.flattened if self._combined_loader is not None else []
         if len(loaders) > 1 and any(isinstance(getattr(x, "batch_sampler", None), BatchSampler) for x in loaders):
             raise InputError(
@@ -125,6 +130,12 @@ class FitLoop(FitLoopBase):
             )
         if self.planner.needs_data and self._combined_loader is not None:
             self.epoch_loop.max_steps = self.planner.steps_in_budget()
+
+    def _load_combined_loader_states(self) -> None:
+        super()._load_combined_loader_states()
+        if batch_sampler(self.trainer) is None and self._combined_loader is not None:  # an iterator is made next
+            foreign = self.epoch_loop.foreign_loaders
+            self._put_generators_back = foreign.set_up(self._combined_loader, self.epoch_loop.epoch)
 
     def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict:
         state = super().state_dict(destination, prefix)
@@ -143,6 +154,7 @@ class FitLoop(FitLoopBase):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
+        self.epoch_loop.foreign_loaders.are_restored = bool(state_dict.get("combined_loader"))
         for progress in (self.epoch_progress.current, self.epoch_progress.total):
             # An epoch whose start hooks were being called is begun again.
             progress.ready = progress.started  # pyright: ignore

@@ -1,4 +1,4 @@
-"""A checkpoint that is written in the middle of a step is one from before it: a run that goes on makes the step anew."""
+"""A checkpoint written in the middle of a step is one from before it: a run that goes on makes the step anew."""
 
 import logging
 from collections.abc import Iterator
@@ -33,9 +33,7 @@ class MidStep:
         batches, schedules: Lightning's counters of the epoch's steps, and of those of its schedulers.
     """
 
-    def __init__(
-        self, trainer: L.Trainer, results: Results, counters: Counters, batches: Any, schedules: Any
-    ) -> None:
+    def __init__(self, trainer: L.Trainer, results: Results, counters: Counters, batches: Any, schedules: Any) -> None:
         self.trainer, self.results, self.counters = trainer, results, counters
         self.batches, self.schedules = batches, schedules
         self.remembers = False
