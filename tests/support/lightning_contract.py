@@ -143,7 +143,8 @@ def made_in(name: str) -> bool:
 def lightning_source() -> str:
     folder = Path(lightning.__file__).parent / "pytorch"
     parts = ("callbacks/model_checkpoint.py", "callbacks/progress/progress_bar.py",
-             "callbacks/stochastic_weight_avg.py", "core/module.py", "loops/**/*.py", "strategies/*.py", "trainer/**/*.py", "utilities/combined_loader.py")  # fmt: skip
+             "callbacks/stochastic_weight_avg.py", "core/module.py", "loops/**/*.py", "strategies/*.py",
+             "trainer/**/*.py", "utilities/combined_loader.py")  # fmt: skip
     return "\n".join(path.read_text() for part in parts for path in sorted(folder.glob(part)))
 
 
