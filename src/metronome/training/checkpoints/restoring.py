@@ -51,7 +51,7 @@ class CheckpointConnector(CheckpointConnectorBase):
 
     def _count_in_steps(self) -> None:
         """Lightning's own Trainer counts micro-batches where it accumulates."""
-        loop = self.trainer.fit_loop
+        loop: Any = self.trainer.fit_loop
         batches, epochs, steps = loop.epoch_loop.batch_progress, loop.epoch_progress.current, self.trainer.global_step
         is_theirs = "counters" not in self._loaded_checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]
         if not is_theirs or not self.trainer.lightning_module.automatic_optimization:

@@ -212,8 +212,7 @@ class EpochLoop(TrainingEpochLoopBase):
 
     # ---- where it starts --------------------------------------------------------------------------------
 
-    def update_restart_stage(self) -> None:
-        """Lightning's guess of where the checkpoint was written; `phase` says it."""
+    def update_restart_stage(self) -> None: ...  # Lightning's guess of where the checkpoint was written
 
     def reset(self) -> None:
         if not self.restarting:
@@ -241,7 +240,8 @@ class EpochLoop(TrainingEpochLoopBase):
         if sampler is not None:
             begin_ours(sampler, data_fetcher, (self.epoch, steps_taken), self._order_before)
         else:
-            fetch = None if steps_taken and self._num_ready_batches_reached() else partial(self._seed_fetch, self.epoch)
+            seed: Any = self._seed_fetch
+            fetch = None if steps_taken and self._num_ready_batches_reached() else partial(seed, self.epoch)
             self.foreign_loaders.begin(data_fetcher, self.epoch, steps_taken, fetch)
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:

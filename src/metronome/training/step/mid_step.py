@@ -37,7 +37,7 @@ class MidStep:
         self.trainer, self.results, self.counters = trainer, results, counters
         self.batches, self.schedules = batches, schedules
         self.remembers = False
-        self.counted = (0, 0)  # iterations and samples before the step
+        self.counted: tuple[int, int] = (0, 0)  # iterations and samples before the step
         self._at = (-1, -1)
         self._values: dict[str, dict[str, Any]] = {}
         self._buffers: list[tuple[dict[str, Any], str, Any]] = []
