@@ -21,6 +21,7 @@ SOURCE = Path(__file__).parents[2] / "src/metronome"
 CONTRACT = Path(__file__).parents[1] / "metronome/training/lightning_contract.json"
 # Private names of others than Lightning, which their own tests keep: torch, torchmetrics, numpy, Python, Hydra.
 OTHERS = {
+    "_version",
     "_asdict", "_buffers", "_compiled_call_impl", "_computed", "_defaults", "_enable_grad", "_fields", "_foreach_div_",
     "_amp_foreach_non_finite_check_and_unscale_", "_is_synced", "_last_lr", "_pytree", "_reductions",
     "_return_value", "_root_", "_should_unsync", "_sync_buffers", "_target_", "_to_sync", "_update_count",
@@ -141,8 +142,9 @@ def made_in(name: str) -> bool:
 @cache
 def lightning_source() -> str:
     folder = Path(lightning.__file__).parent / "pytorch"
-    parts = ("callbacks/model_checkpoint.py", "callbacks/progress/progress_bar.py", "core/module.py", "loops/**/*.py",
-             "strategies/*.py", "trainer/**/*.py", "utilities/combined_loader.py")  # fmt: skip
+    parts = ("callbacks/model_checkpoint.py", "callbacks/progress/progress_bar.py",
+             "callbacks/stochastic_weight_avg.py", "core/module.py", "loops/**/*.py", "strategies/*.py",
+             "trainer/**/*.py", "utilities/combined_loader.py")  # fmt: skip
     return "\n".join(path.read_text() for part in parts for path in sorted(folder.glob(part)))
 
 

@@ -75,7 +75,8 @@ class RunFound(Protocol):
 def choose_folder(asked: Asked, new: Path, there: Sequence[RunFound], around: RunFound | None = None) -> Path:
     """The folder of a run: `new`, or that of an earlier one that goes on.
 
-    1. `ckpt_path=last`: of the runs that have a checkpoint, the one whose was written last.
+    1. `ckpt_path=last`: of the runs that have a checkpoint, the one whose was written last; a new one if that is
+       finished, which stays as it is.
     2. The path of a checkpoint: the run that it lies in, if that was cut off there: it is not finished, and has nothing
        newer. Else a new one.
     3. `resume`: of the runs of the same overrides the one started last, those not finished first; a finished one too,
@@ -92,7 +93,8 @@ def choose_folder(asked: Asked, new: Path, there: Sequence[RunFound], around: Ru
         InputError: for `ckpt_path=last` where no run has a checkpoint.
     """
     if asked.checkpoint == "last":
-        return newest_of(there, new.parent).folder
+        newest = newest_of(there, new.parent)
+        return new if newest.status == "finished" else newest.folder
     if asked.checkpoint is not None:
         if around is None or around.status == "finished":
             return new

@@ -208,7 +208,7 @@ class Trainer(L.Trainer):
         if self.model is None:
             raise AttributeError("there is nothing to save before fit, validate, test or predict were called")
         self._watch.settle()
-        with self.profiler.profile("save_checkpoint"):  # pyright: ignore
+        with self.profiler.profile("save_checkpoint"), self.fit_loop.epoch_loop.saving():  # pyright: ignore
             checkpoint, failure = checkpoint_connector(self).dump_checkpoint(weights_only), None
             try:
                 self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)

@@ -289,6 +289,21 @@ def test_a_longer_run_goes_on_along_its_own_schedule(cut: Path, commands: Comman
     assert schedule["_last_lr"] == [pytest.approx(0.05 / 25 / 1e4)]
 
 
+def test_last_of_a_finished_run_begins_a_new_one(whole: Path, commands: Commands) -> None:
+    """Nothing of it is replaced, and its best stays the best until there is a better one."""
+    shutil.copytree(whole / "runs", commands.folder / "runs")
+    run = commands.folder / FIRST
+    best = result(run)["best"]
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    done = commands("train", *JOB, *EACH_EPOCH, "ckpt_path=last", "trainer.max_epochs=4")
+    assert done.code == 0, done.err
+    (new,) = [other for other in (commands.folder / "runs/digits").iterdir() if other.name != "first"]
+    assert result(new)["progress"]["steps"] == 20
+    assert result(new)["best"]["value"] <= best["value"]  # a loss
+    assert (new / result(new)["best"]["checkpoint"]).is_file()
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
 def test_a_schedule_of_torch_cannot_be_longer_than_it_was(commands: Commands) -> None:
     cycle = ("scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~scheduler.warmup", "+scheduler.max_lr=0.05")
     assert commands("train", *JOB, *cycle, "trainer.max_epochs=1").code == 0

@@ -48,7 +48,9 @@ def in_run(name: str) -> str:
         # 1. ckpt_path=last: the checkpoint that was written last, whoever was started last, however it ended
         (asks("last"), [Found("a", started=9, files={"last.ckpt": 1}), Found("b", files={"last.ckpt": 2})], "b"),
         (asks("last"), [Found("a", files={"a": 1, "b": 5}), Found("b", files={"a": 2, "b": 3})], "a"),
-        (asks("last"), [Found("a", OTHERS, "finished", files={"last.ckpt": 1}), Found("b", started=5)], "a"),
+        (asks("last"), [Found("a", OTHERS, "failed", files={"last.ckpt": 1}), Found("b", started=5)], "a"),
+        # a finished one stays as it is
+        (asks("last"), [Found("a", OTHERS, "finished", files={"last.ckpt": 1}), Found("b", started=5)], "new"),
         # 3. resume: the newest of the same values, unfinished before finished
         (asks(resume=True), [], "new"),
         (asks(resume=True), [Found("a", OTHERS)], "new"),

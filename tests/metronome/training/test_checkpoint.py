@@ -189,3 +189,20 @@ def test_a_save_after_forked_processes_have_ended(tmp_path: Path) -> None:
     run.save_checkpoint(tmp_path / "after.ckpt")
     saved = torch.load(tmp_path / "after.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(saved[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_best_of_the_run_before_is_known_in_a_new_folder(tmp_path: Path) -> None:
+    """It stays where it is, and counts until there is a better one."""
+    before, new = tmp_path / "before", tmp_path / "new"
+    fit(max_epochs=2, callbacks=[Checkpoint(before, "best", monitor="val/loss")], enable_checkpointing=True)
+    (best,) = before.glob("best*.ckpt")
+    state = Checkpoint(before, "best", monitor="val/loss").state_dict() | {
+        "best_model_path": str(best), "best_model_score": torch.tensor(0.0),
+        "best_k_models": {str(best): torch.tensor(0.0)},
+        "kth_best_model_path": str(best), "kth_value": torch.tensor(0.0),
+    }  # fmt: skip
+    again = Checkpoint(new, "best", monitor="val/loss")
+    again.load_state_dict(state)
+    fit(max_epochs=1, callbacks=[again], enable_checkpointing=True)
+    assert (again.best_model_path, again.best_model_score) == (str(best), torch.tensor(0.0))
+    assert best.is_file()

@@ -186,6 +186,8 @@ def _moved(state: dict[str, Any], before: Path, here: Path) -> dict[str, Any]:
 
     best = {moved(path): score for path, score in state["best_k_models"].items()}
     if not all(Path(path).is_file() for path in best):
-        return state
+        # A new run goes on from another, whose best stays where it is: Lightning removes none outside of its folder.
+        is_there = best and all(Path(path).is_file() for path in state["best_k_models"])
+        return state | {"dirpath": str(here), "last_model_path": ""} if is_there else state
     names = ("best_model_path", "kth_best_model_path", "last_model_path", "last_checkpoint_saved")
     return state | {name: moved(state.get(name, "")) for name in names} | {"dirpath": str(here), "best_k_models": best}

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from metronome.training.checkpoints.averaging import averaging, go_on_in_mid_epoch, is_renewing_batch_norm
 from metronome.training.lightning_private import CheckpointConnectorBase
 from metronome.units import InputError
 
@@ -21,6 +23,13 @@ class CheckpointConnector(CheckpointConnectorBase):
     Raises:
         InputError: for a state of another optimizer or scheduler, or one that is damaged.
     """
+
+    def restore_model(self) -> None:
+        # Lightning converts the module later, and what was loaded into less precise weights would be rounded.
+        precision = self.trainer.precision_plugin
+        if self._loaded_checkpoint and isinstance(precision, DoublePrecision | HalfPrecision):
+            precision.convert_module(self.trainer.lightning_module)
+        super().restore_model()
 
     def restore_training_state(self) -> None:
         try:
@@ -50,6 +59,26 @@ class CheckpointConnector(CheckpointConnectorBase):
         if self.trainer.state.fn == TrainerFn.FITTING and there != here:
             raise self._misfit(f"it is of step {there}, and its counters are at step {here}")
 
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._count_in_steps()
+
+    def _count_in_steps(self) -> None:
+        """Lightning's own Trainer counts micro-batches where it accumulates."""
+        loop: Any = self.trainer.fit_loop
+        batches, epochs, steps = loop.epoch_loop.batch_progress, loop.epoch_progress.current, self.trainer.global_step
+        is_theirs = "counters" not in self._loaded_checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]
+        if not is_theirs or not self.trainer.lightning_module.automatic_optimization:
+            return
+        if batches.total.processed > steps:
+            if epochs.started > epochs.processed and not batches.is_last_batch:
+                raise self._misfit(
+                    f"Lightning's own Trainer wrote it in the middle of an epoch, after {batches.total.processed:,} "
+                    f"micro-batches in {steps:,} steps, so which samples are left cannot be told; take one from an "
+                    "epoch's end"
+                )
+            for name in vars(batches.total):
+                setattr(batches.total, name, steps)
+
     def restore_optimizers(self) -> None:
         optimizers, states = self.trainer.optimizers, self._loaded_checkpoint.get("optimizer_states", ())
         if len(states) != len(optimizers):
@@ -65,6 +94,14 @@ class CheckpointConnector(CheckpointConnectorBase):
                 )
 
     def restore_lr_schedulers(self) -> None:
+        if (callback := averaging(self.trainer)) is not None:
+            if is_renewing_batch_norm(self.trainer, callback):
+                raise self._misfit(
+                    "StochasticWeightAveraging was at its last pass, in which BatchNorm gets new means, and has kept "
+                    "nothing of it; take the checkpoint of the epoch before"
+                )
+            go_on_in_mid_epoch(self.trainer, callback)
+            return
         configs, states = self.trainer.lr_scheduler_configs, self._loaded_checkpoint["lr_schedulers"]
         if len(configs) != len(states):
             raise self._misfit(f"it has the states of {len(states)} schedulers, and this training {len(configs)}")

@@ -1,8 +1,9 @@
 """One epoch, step by step: each step, and the phases of it."""
 
-import logging
 import warnings
 from collections import OrderedDict
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -23,14 +24,14 @@ from metronome.training.logged.saving import load_results, results_state
 from metronome.training.loops.evaluation import EvaluationLoop, fingerprint
 from metronome.training.loops.fetching import batches_of
 from metronome.training.loops.phases import OF_A_STEP, Phase, has_reason_to_stop, phase_left, phase_of_lightning
+from metronome.training.loops.starting import ForeignLoaders, begin_ours
 from metronome.training.loops.step_limit import StepLimit
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
 from metronome.training.step.manual import ManualStep
+from metronome.training.step.mid_step import MidStep
 from metronome.training.step.schedules import Schedules
 from metronome.training.step.step import Step
-
-log = logging.getLogger("metronome.training")
 
 
 class EpochLoop(StepLimit):
@@ -54,7 +55,8 @@ class EpochLoop(StepLimit):
         self.state, self.between_steps = state, between_steps
         self.step, self.manual_optimization = step, manual
         self._results, self.val_loop = step.results, validation
-        self.phase = Phase.MAKE
+        self.foreign_loaders, self.phase = ForeignLoaders(trainer, state), Phase.MAKE
+        self._mid_step = MidStep(trainer, step.results, state.counters, self.batch_progress, self.scheduler_progress)
         self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
         self._metrics_before: dict[str, Any] | None = None  # torchmetrics as they were before a validation
         self._order_before: dict[str, Any] | None = None  # that of the checkpoint, if it was written in mid-epoch
@@ -99,6 +101,9 @@ class EpochLoop(StepLimit):
         self.val_loop.is_judged = False
         batch_idx = progress.current.ready
         state.epoch, state.step = self.epoch, batch_idx
+        self._mid_step.counted = state.counters.iterations, state.counters.samples
+        if self._mid_step.remembers:
+            self._mid_step.remember(state.epoch, batch_idx)
         if self._seed_fetch is not None:
             self._seed_fetch(state.epoch, batch_idx)
         batch, progress.is_last_batch = self._batches.next()
@@ -126,10 +131,9 @@ class EpochLoop(StepLimit):
     def _log(self) -> None:
         """Hand the step's values to the loggers when it is time, then save what is to be saved after the step."""
         trainer: Any = self.trainer
-        every = trainer.log_every_n_steps
         self._results.end_batch()
         self.batch_progress.increment_completed()
-        is_due = every and (self._batches_that_stepped + 1) % every == 0
+        is_due = (every := trainer.log_every_n_steps) and (self._batches_that_stepped + 1) % every == 0
         if is_due or trainer.should_stop or trainer.fast_dev_run:
             self._results.keep_latest(self._connector)
             self._connector.update_train_step_metrics()
@@ -148,9 +152,7 @@ class EpochLoop(StepLimit):
         self.between_steps.watch.settle()
         self._metrics_before = self._metrics_state()
         self.val_loop.weights_before = fingerprint(trainer.lightning_module)
-        self.between_steps.agreement.new_pace()
         self.val_loop.run()
-        self.between_steps.agreement.new_pace()
         self._metrics_before = None
         trainer.training, connector._first_loop_iter = True, first_step
 
@@ -177,6 +179,7 @@ class EpochLoop(StepLimit):
         self.step.prepare(self._hooks, optimizer, self.automatic_optimization.optim_progress.optimizer)
         self.manual_optimization.prepare()
         self._schedules = Schedules(trainer, self._hooks)
+        self._mid_step.prepare()
 
     def _begins(self, batch: Any, batch_idx: int) -> bool:
         """The hooks before a step; whether it is made, and does not end the epoch."""
@@ -208,8 +211,7 @@ class EpochLoop(StepLimit):
 
     # ---- where it starts --------------------------------------------------------------------------------
 
-    def update_restart_stage(self) -> None:
-        """Lightning's guess of where the checkpoint was written; `phase` says it."""
+    def update_restart_stage(self) -> None: ...  # Lightning's guess of where the checkpoint was written
 
     def reset(self) -> None:
         if not self.restarting:
@@ -231,24 +233,15 @@ class EpochLoop(StepLimit):
         else:
             # Values of the epoch's first step replace those before it; this is not the first.
             logger_connector(self.trainer)._first_loop_iter = False
-        sampler = batch_sampler(self.trainer)
-        if sampler is None:
-            self._seed_fetch(self.epoch, steps_taken)  # pyright: ignore  # for a sampler that draws its order at once
-            super().on_run_start(data_fetcher)
-            if steps_taken and self.phase is not Phase.LOG and not self._num_ready_batches_reached():
-                log.warning("resumed in mid-epoch with a loader that cannot be told where to start")
-            return
-        position = self.epoch, steps_taken
-        if steps_taken and self._order_before is not None:
-            sampler.check_order(self._order_before)
-        self._order_before = None
-        if sampler.position != position:
-            # An iterator was made when the loader was, or for the epoch before: make it anew from this position.
-            sampler.position = position
-            iter(data_fetcher)
-        data_fetcher.fetched += steps_taken
         data_fetcher._start_profiler = self._on_before_fetch
         data_fetcher._stop_profiler = self._on_after_fetch
+        sampler = batch_sampler(self.trainer)
+        if sampler is not None:
+            begin_ours(sampler, data_fetcher, (self.epoch, steps_taken), self._order_before)
+        else:
+            seed: Any = self._seed_fetch
+            fetch = None if steps_taken and self._num_ready_batches_reached() else partial(seed, self.epoch)
+            self.foreign_loaders.begin(data_fetcher, self.epoch, steps_taken, fetch)
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         # A run that `max_steps` ends in mid-epoch ends with a validation all the same: what it leaves is judged.
@@ -265,23 +258,28 @@ class EpochLoop(StepLimit):
 
     # ---- checkpoints ----------------------------------------------------------------------------------------
 
+    def saving(self) -> AbstractContextManager[None]:
+        """Around a save: one in the middle of a step is one from before it."""
+        return self._mid_step.left_out(self._progress[1]) if self.phase is Phase.MAKE else nullcontext()
+
     def on_save_checkpoint(self) -> dict[str, Any]:
         trainer, sampler = self.trainer, batch_sampler(self.trainer)
         phase = phase_left(self.phase, *self._progress, self.val_loop.is_judged)
         self._results.keep_latest(logger_connector(trainer))
-        metrics = self._metrics_before if phase is Phase.VALIDATE else None  # the validation will be done again
-        if metrics is None:
-            metrics = self._metrics_state()
+        before = self._metrics_before if phase is Phase.VALIDATE else None  # the validation will be done again
+        metrics = self._metrics_state() if before is None else before
         return super().on_save_checkpoint() | self.state.state_dict() | {
             "rest": phase.value,
             "results": results_state(trainer, self.results, metrics),
             "order": None if sampler is None else sampler.order,
+            "generators": self.foreign_loaders.state_dict(trainer.fit_loop._combined_loader),
             "should_stop": has_reason_to_stop(trainer),
         }  # fmt: skip
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         trainer = self.trainer
+        self.foreign_loaders.load_state_dict(state_dict)
         if "counters" not in state_dict:
             self.phase = phase_of_lightning(*self._progress)
             return

@@ -70,10 +70,12 @@ class EvaluationLoop(EvaluationLoopBase):
 
     def run(self) -> Any:
         self._runs += 1
+        self.between_steps.agreement.new_pace()  # what lies between two exchanges is another thing here
         try:
             return super().run()
         finally:
             self._runs -= 1
+            self.between_steps.agreement.new_pace()
 
     def reset(self) -> None:
         self.is_judged, self._weights, self._lists = False, Weights(self.trainer), {}

@@ -7,7 +7,6 @@ import lightning as L
 
 from metronome.training.batches.loaders import batch_sampler
 from metronome.training.batches.order import BatchSampler
-from metronome.training.batches.seeds import StepSeeds, remember_generators
 from metronome.training.flags import check_module
 from metronome.training.guards.full_batch import warn_of_mini_batches
 from metronome.training.lightning_private import (
@@ -23,10 +22,6 @@ from metronome.training.planning import Planner
 from metronome.units import InputError
 
 
-def _nothing() -> None:
-    pass
-
-
 class FitLoop(FitLoopBase):
     """All epochs: loads the training data anew where the batch size changes, and only there."""
 
@@ -35,7 +30,7 @@ class FitLoop(FitLoopBase):
     def __init__(self, trainer: L.Trainer, stock: FitLoopBase, epoch_loop: EpochLoop, planner: Planner) -> None:
         super().__init__(trainer, stock.min_epochs, stock.max_epochs)
         self.epoch_loop, self.planner = epoch_loop, planner
-        self._put_generators_back: Callable[[], None] = _nothing
+        self._put_generators_back: Callable[[], None] | None = None  # after an iterator was made
         self.is_finishing = False  # whether a checkpoint has left something to be done of its last step or epoch
 
     def run(self) -> None:
@@ -123,11 +118,13 @@ class FitLoop(FitLoopBase):
         self.planner.check_validation_interval()
         trainer: Any = self.trainer
         validated = None if self._combined_loader is None else getattr(trainer, "_last_val_time", None)
+        self._put_generators_back = None
         super().setup_data()
         if validated is not None and self.epoch_loop.state.is_under_way:
             # To load data anew is no validation, and where it is done each epoch there would be none.
             trainer._last_val_time = validated
-        self._put_generators_back()
+        if self._put_generators_back is not None:
+            self._put_generators_back()
         loaders = self._combined_loader.flattened if self._combined_loader is not None else []
         if len(loaders) > 1 and any(isinstance(getattr(x, "batch_sampler", None), BatchSampler) for x in loaders):
             raise InputError(
@@ -142,10 +139,10 @@ class FitLoop(FitLoopBase):
             self.epoch_loop.max_steps = self.planner.steps_in_budget()
 
     def _load_combined_loader_states(self) -> None:
-        # The last thing before the loader's iterator begins, where a sampler may draw its order, and with workers does.
         super()._load_combined_loader_states()
-        self._put_generators_back = remember_generators(device := self.trainer.strategy.root_device)
-        StepSeeds(self.epoch_loop.state.seed, device, None)(self.epoch_loop.epoch, 0)
+        if batch_sampler(self.trainer) is None and self._combined_loader is not None:  # an iterator is made next
+            foreign = self.epoch_loop.foreign_loaders
+            self._put_generators_back = foreign.set_up(self._combined_loader, self.epoch_loop.epoch)
 
     def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict:
         state = super().state_dict(destination, prefix)
@@ -164,6 +161,7 @@ class FitLoop(FitLoopBase):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
+        self.epoch_loop.foreign_loaders.are_restored = bool(state_dict.get("combined_loader"))
         for progress in (self.epoch_progress.current, self.epoch_progress.total):
             # An epoch whose start hooks were being called is begun again.
             progress.ready = progress.started  # pyright: ignore

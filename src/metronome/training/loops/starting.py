@@ -1,0 +1,139 @@
+"""Where an epoch's batches begin: at the step that a checkpoint has left, whoever has made the loaders."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+
+from metronome.training.batches.order import BatchSampler
+from metronome.training.batches.seeds import StepSeeds, remember_generators
+from metronome.training.lightning_private import DataFetcher
+from metronome.training.state import TrainingState
+
+log = logging.getLogger("metronome.training")
+
+
+def begin_ours(
+    sampler: BatchSampler, fetcher: DataFetcher, position: tuple[int, int], order_before: dict[str, Any] | None
+) -> None:
+    """Our sampler is placed at (epoch, step). `order_before` is that of a checkpoint from the middle of an epoch.
+
+    Raises:
+        InputError: if the order of the epoch has changed since.
+    """
+    if position[1] and order_before is not None:
+        sampler.check_order(order_before)
+    if sampler.position != position:
+        # An iterator was made when the loader was, or for the epoch before: make it anew from this position.
+        sampler.position = position
+        iter(fetcher)
+    fetcher.fetched += position[1]
+
+
+class ForeignLoaders:
+    """Begins the epochs of loaders that draw their own order.
+
+    Where an iterator is made, the generators of torch, numpy and Python are seeded for the epoch: with workers a loader
+    draws its order there, without them at the first batch. A generator of the loader's own goes on from epoch to epoch,
+    and is kept in checkpoints. In mid-epoch a loader that keeps its own state is believed; any other is read from the
+    epoch's first batch on, with all that is drawn in between, and what the checkpoint had seen is dropped.
+    """
+
+    def __init__(self, trainer: L.Trainer, state: TrainingState) -> None:
+        self.trainer, self.state = trainer, state
+        self.are_restored = False  # whether the checkpoint has the loaders' own states
+        self.is_of_lightning = False  # whether it was written by Lightning's own Trainer
+        self._is_begun = False  # whether the loaders' setup has made the iterator of the first epoch
+        self._at_start: list[Tensor] = []  # of the loaders' own generators, where the epoch began
+        self._before: dict[str, list[Tensor]] = {}  # the same, and as they were later, of the checkpoint
+
+    def set_up(self, loader: CombinedLoader, epoch: int) -> Callable[[], None]:
+        """Before the first iterator is made; what is returned is to be called after that."""
+        self._is_begun, self._at_start = epoch == 0, _states(loader)
+        return self._seed(epoch)
+
+    def _seed(self, epoch: int) -> Callable[[], None]:
+        """Seed for the order of an epoch; what is returned puts the generators back."""
+        device = self.trainer.strategy.root_device
+        put_back = remember_generators(device)
+        StepSeeds(self.state.seed, device, None)(epoch, 0)
+        return put_back
+
+    def begin(self, fetcher: DataFetcher, epoch: int, steps_taken: int, fetch: Callable[[int], Any] | None) -> None:
+        """An epoch of which this many steps have been made. `fetch` seeds for the fetch of a batch."""
+        if self.are_restored and steps_taken:
+            if states := self.trainer.fit_loop._combined_loader_states_to_load:  # the setup came before the checkpoint
+                fetcher.combined_loader._load_state_dicts(states)
+                self.trainer.fit_loop._combined_loader_states_to_load = []
+                iter(fetcher)
+            self.are_restored = False
+            fetcher.fetched += steps_taken
+            return
+        loader, before, is_begun = fetcher.combined_loader, self._before, self._is_begun and epoch == 0
+        self._before, self._is_begun, self.are_restored = {}, False, False
+        if fetch is None:  # nothing is left of the epoch
+            _put_back(loader, before)
+            fetcher.fetched += steps_taken
+            return
+        if before:
+            _put_back(loader, before, "start" if steps_taken else "now")
+        if before or not is_begun:
+            self._at_start, put_back = _states(loader), self._seed(epoch)
+            iter(fetcher)
+            put_back()
+        if steps_taken:
+            self._tell(loader, epoch, steps_taken)
+            for step in range(steps_taken):
+                fetch(step)
+                next(fetcher)
+
+    def _tell(self, loader: CombinedLoader, epoch: int, steps_taken: int) -> None:
+        samplers = [getattr(each, "sampler", None) for each in loader.flattened]
+        if self.is_of_lightning and not all(isinstance(sampler, SequentialSampler) for sampler in samplers):
+            log.warning(
+                "resumed in mid-epoch from a checkpoint of Lightning's own Trainer, whose order of samples cannot be "
+                "had again: the rest of the epoch is not what it had left; start from a checkpoint at an epoch's end"
+            )
+        if epoch and any(getattr(each, "persistent_workers", False) for each in loader.flattened):
+            log.warning(
+                "resumed with persistent_workers=True: what the workers draw goes on from epoch to epoch, and cannot "
+                "be had again; the order of the samples is the same"
+            )
+        log.info("resumed in mid-epoch: read past the %s batches before the checkpoint", f"{steps_taken:,}")
+
+    # ---- in a checkpoint --------------------------------------------------------------------------------
+
+    def state_dict(self, loader: CombinedLoader | None) -> dict[str, list[Tensor]]:
+        """The loaders' own generators where the epoch began, and as they are; nothing where there are none."""
+        now = [] if loader is None else _states(loader)
+        return {"start": self._at_start, "now": now} if now else {}
+
+    def load_state_dict(self, epoch_state: dict[str, Any]) -> None:
+        """From what a checkpoint has kept of an epoch."""
+        self._before, self.is_of_lightning = epoch_state.get("generators", {}), "counters" not in epoch_state
+
+
+def _states(loader: CombinedLoader) -> list[Tensor]:
+    return [generator.get_state() for generator in _own_generators(loader)]
+
+
+def _put_back(loader: CombinedLoader, states: dict[str, list[Tensor]], which: str = "now") -> None:
+    for generator, state in zip(_own_generators(loader), states.get(which, ()), strict=False):
+        generator.set_state(state)
+
+
+def _own_generators(loader: CombinedLoader) -> list[torch.Generator]:
+    """The generators that were given to the loaders or their samplers."""
+    found: dict[int, torch.Generator] = {}
+    for each in loader.flattened:
+        of_batches = getattr(each, "batch_sampler", None)
+        for owner in (each, getattr(each, "sampler", None), of_batches, getattr(of_batches, "sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                found[id(generator)] = generator
+    return list(found.values())
