@@ -84,7 +84,7 @@ class Measure:
         """The passes over each of this many micro-batches alone, as if it were all there is."""
         whole, parts = self._cut(cut), []
         for micro_batch, samples in zip(whole.micro_batches, whole.sizes, strict=True):
-            part = CutBatch(micro_batch, samples, samples, self.batch.index, self.batch.arguments, [samples])
+            part = CutBatch(micro_batch, samples, samples, samples, self.batch.index, self.batch.arguments, [samples])
             part.micro_batches, part.weights = [micro_batch], [Weight(samples, 1.0)]
             parts.append(self._passes(part, held, 0))
         return parts
@@ -106,7 +106,8 @@ class Measure:
             share = deepcopy(given.share)  # some modules take it apart
         except (TypeError, RuntimeError, NotImplementedError):
             share = given.share
-        batch = CutBatch(share, given.share_samples, given.batch_samples, given.index, given.arguments)
+        sizes = given.share_samples, given.batch_samples, given.largest
+        batch = CutBatch(share, *sizes, given.index, given.arguments)
         self.state.accumulate = cut
         self.step.cut(batch)
         return batch
