@@ -596,7 +596,7 @@ def test_what_a_terminal_shows(tmp_path: Path) -> None:
     a_file(tmp_path / "mine/made.txt")
     (tmp_path / "mine/train.log").symlink_to("/dev/full")
     done = run_forked(tmp_path, "train", *TINY, "trainer=cpu", "model.network.num_inputs=7", "hydra.run.dir=mine")
-    told(done, "Linear(in_features=7, out_features=1, bias=True) does not take input (6, 10) float32")
+    told(done, "Linear(in_features=7, out_features=1, bias=True) does not take input (10, 10) float32")
 
 
 # ---- files and folders ------------------------------------------------------------------------------------
@@ -925,7 +925,7 @@ def test_checkpoint_to_evaluate(make: Any, words: str, trained: Path, commands: 
         (lambda config: config.pop("data"), [], "its configuration has no data with a _target_ to make"),
         (lambda config: config["data"].update(_target_="os.system"), [], "data asks for os.system; allowed are"),
         (lambda config: config["data"].update(nope=1), [], "unexpected keyword argument 'nope'"),
-        (lambda config: config["data"].update(num_features=7), [], "does not take input (6, 7) float32"),
+        (lambda config: config["data"].update(num_features=7), [], "does not take input (10, 7) float32"),
         (lambda config: config["trainer"].update(precision="13"), [], "Precision '13' is invalid"),
         (lambda config: config["trainer"].update(limit_test_batches="x"), [], "limit_test_batches='x' is not a number"),
         (lambda config: config.update(seed="x"), [], "seed='x' is not a whole number"),

@@ -230,7 +230,8 @@ class Watch:
 
 
 def _are_finite(gradients: list[Tensor]) -> bool:
-    return all(bool(gradient.isfinite().all()) for gradient in gradients)
+    values = [gradient.coalesce().values() if gradient.is_sparse else gradient for gradient in gradients]
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 def _is_finite(probe: _Probe) -> bool:
