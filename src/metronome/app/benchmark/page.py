@@ -77,6 +77,6 @@ def _draw(panel: Axes, measured: Measured) -> None:
     panel.invert_yaxis()
     panel.xaxis.set_major_locator(MaxNLocator(3))
     panel.xaxis.set_major_formatter(FuncFormatter(plain))
-    panel.set_xlim(0, 1.6 * max(max(row.values) for row in rows))
+    panel.set_xlim(0, 1.75 * max(max(row.values) for row in rows))
     panel.grid(visible=False, axis="y")
     panel.set_title(measured.case.name, loc="left", fontweight="bold")
