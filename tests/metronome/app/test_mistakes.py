@@ -454,6 +454,7 @@ MORE_DATA = [
     ("labels as bool", [], "these are torch.bool"),
     ("labels in a column", [], "of shape (10, 1); bring them to it with .long(), .flatten()"),
     ("images", ["model.network._target_=theirs.images"], "Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1)) does not"),
+    ("images", ["model.network._target_=theirs.images", "+debug=layout"], "Conv2d(1, 4, kernel_size=(3, 3), stride"),
     ("bytes", [], "does not take input (10, 10) uint8"),
     ("labels as int32", ["model._target_=theirs.Plain"], "cross_entropy does not take input (10, 4) float32, target"),
     ("good", ["model.network.num_outputs=5"], "the network has 5 outputs and the model 4 classes"),

@@ -36,6 +36,8 @@ def _refusal(error: BaseException) -> FrameType | None:
     found = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
+        if function == "__torch_dispatch__":
+            continue  # somebody looks on at what is computed
         is_layer = function == "forward" and module.startswith("torch.nn.modules.")
         if not module.startswith("torch."):
             found = None
