@@ -31,9 +31,9 @@ class Meets(Net):
     ("devices", "accumulation", "num_samples", "batch_size"),
     [
         (2, 2, 131, 32),  # last shares of 2 and 1 samples
-        (2, 2, 131, 4),  # the same, where micro-batches have one sample each
+        pytest.param(2, 2, 131, 4, marks=pytest.mark.slow),  # the same, where micro-batches have one sample each
         (2, 3, 157, 31),  # shares of 16 and 15, and of 1 and 1
-        (3, 2, 35, 4),  # 2, 1 and 1 samples; the last 1, 1 and 1
+        pytest.param(3, 2, 35, 4, marks=pytest.mark.slow),  # 2, 1 and 1 samples; the last 1, 1 and 1
         (3, 2, 37, 4),  # the last batch leaves two devices without a share
     ],
 )

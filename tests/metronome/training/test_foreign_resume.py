@@ -101,8 +101,12 @@ def saved(folder: Path) -> list[Path]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [Net, Asks], ids=["", "asks for steps"])
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(Net, id=""), pytest.param(Asks, id="asks for steps", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize(
+    "name", [n if "workers" not in n else pytest.param(n, marks=pytest.mark.slow) for n in LOADERS]
+)
 def test_every_checkpoint(name: str, kind: type[Net], tmp_path: Path) -> None:
     if name == "stream" and kind is Asks:
         pytest.skip("it has no length to ask for")

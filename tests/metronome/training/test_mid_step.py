@@ -65,7 +65,10 @@ def assert_same(again: tuple[Any, Any], whole: tuple[Any, Any], name: Any) -> No
     assert model.val_losses == other.val_losses[len(other.val_losses) - len(model.val_losses) :], name
 
 
-@pytest.mark.parametrize("owner", [Seen, Callback], ids=["of the module", "of a callback"])
+@pytest.mark.parametrize(
+    "owner",
+    [pytest.param(Seen, id="of the module"), pytest.param(Callback, id="of a callback", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("hook", [*IN_A_STEP, *AROUND])
 def test_an_error_in_any_call_of_a_hook(hook: str, owner: type, tmp_path: Path) -> None:
     whole, call = fit(model=Seen(), **FLAGS), 0
