@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader, default_collate
 
-from metronome.data.on_device import OnDevice, is_rows
-from metronome.data.rows import BatchReader, as_dataset, whole_batch
+from metronome.data.on_device import OnDevice
+from metronome.data.rows import BatchReader, as_dataset, is_rows, whole_batch
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
 from metronome.units import BatchSchedule, InputError, check_number, micro_batch_size
 

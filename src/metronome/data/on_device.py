@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 
-from metronome.data.rows import Rows
+from metronome.data.rows import Rows, is_rows
 from metronome.training.batches.order import Share
+from metronome.training.step.hooks import is_foreign
 from metronome.units import InputError
 
 # The part of the device's free memory that `auto` takes for the data at most; the rest is for the training.
@@ -89,11 +90,6 @@ class DeviceReader(Dataset):
         return self.rows[indices.to(self.device, non_blocking=True)]
 
 
-def is_rows(dataset: Any) -> bool:
-    """Whether it is read by indexing tensors and nothing else."""
-    return isinstance(dataset, Rows) and type(dataset).__getitem__ is Rows.__getitem__
-
-
 def num_bytes(dataset: Any) -> int:
     """What it would take on a device; 0 for one that is not kept there."""
     columns = tree_leaves(dataset.columns) if is_rows(dataset) else ()
@@ -112,13 +108,7 @@ def free_bytes(device: torch.device) -> int:
 def _may_gather_there(trainer: L.Trainer) -> bool:
     """Whether nobody does anything to a batch on its way; what this library does on it only looks."""
     owners = (trainer.lightning_module, getattr(trainer, "datamodule", None))
-    bases = ("lightning.", "metronome.")
-    return all(
-        (getattr(getattr(owner, name), "__module__", None) or "").startswith(bases)
-        for owner in owners
-        if owner is not None
-        for name in _HOOKS_BEFORE
-    )
+    return not any(is_foreign(owner, name) for owner in owners if owner is not None for name in _HOOKS_BEFORE)
 
 
 def _in_gb(size: int) -> str:

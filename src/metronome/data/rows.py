@@ -60,18 +60,14 @@ class BatchReader(Dataset):
         return len(self.dataset)
 
     def __getitems__(self, share: Share) -> Any:
-        if self._is_indexed or get_worker_info() is not None:
+        if is_rows(self.dataset) or get_worker_info() is not None:
             return self.read(share)
         with generators_as_before():
             return self.read(share)
 
-    @property
-    def _is_indexed(self) -> bool:
-        return type(self.dataset).__getitem__ is Rows.__getitem__
-
     def read(self, share: Share) -> Any:
         """The same, for who seeds the generators of this process anew before drawing from them: it takes less time."""
-        if self._is_indexed:
+        if is_rows(self.dataset):
             return self.dataset[torch.from_numpy(share.indices)]
         samples = self.seeded(self._sample, share.epoch, share.indices)
         try:
@@ -94,6 +90,11 @@ class BatchReader(Dataset):
                 raise InputError(f"sample {index}: {error.filename}: {error.strerror}") from error
             error.add_note(f"in sample {index} of {type(self.dataset).__name__}")
             raise
+
+
+def is_rows(dataset: Any) -> bool:
+    """Whether a data set is read by indexing tensors and nothing else; a subclass may read in its own way."""
+    return isinstance(dataset, Rows) and type(dataset).__getitem__ is Rows.__getitem__
 
 
 def as_dataset(source: Any) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metronome.training.guards.arriving import is_far, send
+
 
 class LiveValues:
     """On a CPU the values as they are. On a GPU those that were sent off when it was asked before: nobody waits for a
@@ -27,14 +29,4 @@ class LiveValues:
             self._on_the_way = list(metrics), *self._send(values)
         return self._latest
 
-    @staticmethod
-    def _is_far(value: Tensor) -> bool:
-        return value.device.type == "cuda"
-
-    @staticmethod
-    def _send(values: Tensor) -> tuple[Tensor, Any]:
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        host.copy_(values, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        return host, arrived
+    _is_far, _send = staticmethod(is_far), staticmethod(send)

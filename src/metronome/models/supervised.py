@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -16,6 +15,7 @@ from metronome.models.fused import choose_for_step, make_fused
 from metronome.models.optimizers import check_options
 from metronome.models.schedulers import Plateau
 from metronome.training.checkpoints.restoring import set_rates
+from metronome.training.speed import backend_of
 from metronome.units import InputError
 
 
@@ -93,10 +93,7 @@ class Supervised(L.LightningModule):
         # Called once for each fit, test and predict.
         if not self.compile_with or self.network._compiled_call_impl is not None:
             return
-        backend = self.compile_with if isinstance(self.compile_with, str) else "inductor"
-        if backend not in (known := torch.compiler.list_backends(exclude_tags=())):
-            raise InputError(f"model.compile={backend} is no backend of torch.compile; there are: {', '.join(known)}")
-        self.network.compile(backend=backend)
+        self.network.compile(backend=backend_of("model", self.compile_with))
 
     def configure_optimizers(self) -> Any:
         optimizer = _made("optimizer", self.make_optimizer, self.parameters())

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metronome.training.batches.loaders import batch_sampler
 from metronome.training.guards.agreement import Agreement
+from metronome.training.guards.arriving import is_far, send
 from metronome.training.state import TrainingState
 from metronome.units import InputError, RunFailed
 
@@ -113,19 +114,7 @@ class Watch:
             return _are_finite(gradients)
         return not found.item()
 
-    @staticmethod
-    def _is_far(values: Tensor) -> bool:
-        """Whether to read them means to wait for a device."""
-        return values.is_cuda
-
-    @staticmethod
-    def _send(values: Tensor) -> tuple[Tensor, Any]:
-        """Where they will arrive, and the event that says so."""
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        host.copy_(values, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record()
-        return host, arrived
+    _is_far, _send = staticmethod(is_far), staticmethod(send)
 
     def look_back(self) -> None:
         """See what has arrived, without waiting (unless the device is far behind)."""

@@ -41,9 +41,7 @@ class Hooks:
 
     def is_read(self, name: str) -> bool:
         """Whether somebody other than this library and Lightning has written this hook, and may look at what comes."""
-        modules = [getattr(getattr(callback, name), "__module__", None) or "" for callback in self._callbacks[name]]
-        strangers = [module for module in modules if not module.startswith(("metronome.", "lightning."))]
-        return self._of_module[name] or bool(strangers)
+        return self._of_module[name] or any(is_foreign(callback, name) for callback in self._callbacks[name])
 
     def __call__(self, name: str, *arguments: Any) -> Any:
         """What the module's hook returns; None without one."""
@@ -65,6 +63,12 @@ class Hooks:
 def is_written(owner: Any, name: str, base: type) -> bool:
     """Whether an object has a method of its own, in its class or put on it, in the place of that of the base class."""
     return name in vars(owner) or getattr(type(owner), name) is not getattr(base, name)
+
+
+def is_foreign(owner: Any, name: str) -> bool:
+    """Whether neither this library nor Lightning has written a method that an object has."""
+    home = getattr(getattr(owner, name), "__module__", None) or ""
+    return not home.startswith(("metronome.", "lightning."))
 
 
 def remember_signature(method: Any) -> None:

@@ -9,10 +9,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, OnExceptionCheckpoint
 from torchmetrics import Metric
 
-from metronome.training.logged.metrics import remember_metrics, state_names
+from metronome.training.logged.metrics import modules_of, remember_metrics, state_names
 from metronome.training.logged.results import Results
 from metronome.training.state import Counters
-from metronome.training.step.hooks import is_written
+from metronome.training.step.hooks import is_foreign, is_written
 
 log = logging.getLogger("metronome.training")
 
@@ -49,8 +49,8 @@ class MidStep:
         self.remembers = (
             any(saves_on_exception(callback) for callback in callbacks)
             or not self.module.automatic_optimization  # where Lightning's guide has `training_step` save
-            or any(_is_foreign(self.module, name, L.LightningModule) for name in _HOOKS)
-            or any(_is_foreign(callback, name, Callback) for callback in callbacks for name in _HOOKS)
+            or any(_is_foreign_hook(self.module, name, L.LightningModule) for name in _HOOKS)
+            or any(_is_foreign_hook(callback, name, Callback) for callback in callbacks for name in _HOOKS)
         )
 
     def remember(self, epoch: int, step: int) -> None:
@@ -61,7 +61,7 @@ class MidStep:
         self._put_metrics_back = remember_metrics(self.module)
         self._buffers = [
             (owner._buffers, name, None if buffer is None else buffer.detach().clone())
-            for owner in self.module.modules() for name, buffer in owner._buffers.items()
+            for owner in modules_of(self.module) for name, buffer in owner._buffers.items()
         ]  # fmt: skip
 
     @contextmanager
@@ -97,7 +97,7 @@ class MidStep:
         if self._changes != self._changes_of_weights():
             self._warn("its weights have been changed by that step, which will be made again")
         # Others are put in their place: what is in use now stays as it is.
-        results, metrics = self.results, [m for m in self.module.modules() if isinstance(m, Metric)]
+        results, metrics = self.results, [m for m in modules_of(self.module) if isinstance(m, Metric)]
         values_now = {key: (metric, dict(vars(metric))) for key, metric in results.items()}
         metrics_now = [dict(vars(metric)) for metric in metrics]
         buffers_now = [(owner, name, owner[name]) for owner, name, _ in self._buffers]
@@ -133,7 +133,7 @@ class MidStep:
     def _seen_by(self) -> str:
         """What the step may have changed already, in words."""
         is_logged = any(metric.meta.on_epoch and not metric.has_reset for metric in self.results.values())
-        modules = list(self.module.modules())
+        modules = list(modules_of(self.module))
         has_metrics = any(isinstance(module, Metric) and state_names(module) for module in modules)
         has_buffers = any(True for module in modules if not isinstance(module, Metric) for _ in module._buffers)
         found = [(is_logged, "logged values"), (has_metrics, "torchmetrics"), (has_buffers, "buffers")]
@@ -144,10 +144,8 @@ def saves_on_exception(callback: Any) -> bool:
     """Whether a callback may save when an error has ended a step."""
     if isinstance(callback, OnExceptionCheckpoint) or getattr(callback, "save_on_exception", False):
         return True
-    return _is_foreign(callback, "on_exception", Callback)
+    return _is_foreign_hook(callback, "on_exception", Callback)
 
 
-def _is_foreign(owner: Any, name: str, base: type) -> bool:
-    """Whether an object has a hook that neither this library nor Lightning has written."""
-    home = getattr(getattr(owner, name), "__module__", None) or ""
-    return is_written(owner, name, base) and not home.startswith(("metronome.", "lightning."))
+def _is_foreign_hook(owner: Any, name: str, base: type) -> bool:
+    return is_written(owner, name, base) and is_foreign(owner, name)

@@ -11,13 +11,12 @@ samples says so (`weights.py`).
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metronome.training.batches.cut import join_outputs
@@ -26,12 +25,10 @@ from metronome.training.logged.metrics import metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks
-from metronome.training.step.ways import Ways
+from metronome.training.step.ways import NOTHING, Ways
 from metronome.training.step.weights import Number, Weight, Weights
 from metronome.training.step.whole_loss import looks_at_its_loss, mean_over_devices
 from metronome.units import InputError, RunFailed
-
-_NOTHING = nullcontext()
 
 
 @dataclass(slots=True)
@@ -120,7 +117,7 @@ class Step:
             nonlocal evaluations
             around = self.points.around_passes
             # Some optimizers call this without gradients.
-            with _NOTHING if torch.is_grad_enabled() else torch.enable_grad():
+            with NOTHING if torch.is_grad_enabled() else torch.enable_grad():
                 passes = self.passes(batch) if around is None else around(self, batch)
             loss = self._joined(batch, passes)
             outputs.clear()
@@ -154,7 +151,7 @@ class Step:
             results.begin_micro_batch(micro_batch, weight.divisor, samples > 0)
             # Gradients need to meet the other devices' only once, in the last backward pass.
             with ways.gradients_meet(i == last and not self.state.auto_accumulate):
-                with _NOTHING if samples > 0 else metrics_as_before(ways.module):
+                with NOTHING if samples > 0 else metrics_as_before(ways.module):
                     output = ways.training_step(micro_batch, *batch.arguments)
                 if i == 0:
                     hook_later = self._zero_grad(batch.index, is_cut=last > 0)
@@ -196,10 +193,9 @@ class Step:
 
         def later() -> None:
             now = [parameter.grad for parameter in parameters]
-            for gradients, do in ((kept, call), (now, lambda: None)):
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.grad = gradient
-                do()
+            _put_gradients(parameters, kept)
+            call()
+            _put_gradients(parameters, now)
 
         return later
 
@@ -218,6 +214,11 @@ class Step:
                 "training_step returned None: on several devices no step can be left out; return a loss of 0"
             )
         warnings.warn("`training_step` returned `None`: the step has no gradient", stacklevel=2)
+
+
+def _put_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
 
 
 def _joined_extras(passes: Passes) -> dict[str, Any]:

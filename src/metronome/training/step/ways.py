@@ -28,8 +28,7 @@ _OF_STRATEGY = ("backward", "batch_to_device", "on_train_batch_start", "optimize
 _OF_PRECISION = ("backward", "convert_input", "forward_context", "optimizer_step", "post_backward", "pre_backward",
                  "train_step_context")  # fmt: skip
 
-
-_NOTHING = nullcontext()
+NOTHING = nullcontext()  # one does for all
 
 
 class Ways:
@@ -105,7 +104,7 @@ class Ways:
 
     def gradients_meet(self, wanted: bool) -> AbstractContextManager[Any]:
         """Around a backward pass: whether the devices' gradients are averaged in it."""
-        return _NOTHING if wanted or not self._is_wrapped else without_gradient_sync(self.strategy, block=True)
+        return NOTHING if wanted or not self._is_wrapped else without_gradient_sync(self.strategy, block=True)
 
     # ---- the update ----------------------------------------------------------------------------------------
 
