@@ -1,5 +1,6 @@
 """The batches of an epoch, straight from where they are read if nothing stands in between."""
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,14 @@ class Batches:
             return batch, fetcher.done
         if fetcher.done:
             raise StopIteration
-        batch = next(self.iterator)
+        try:
+            batch = next(self.iterator)
+        except StopIteration:
+            warnings.warn(
+                f"the training loader has ended after {fetcher.fetched:,} of the {fetcher.length:,} batches that its "
+                "length says: the epoch is that much shorter", stacklevel=2,
+            )  # fmt: skip
+            raise
         fetcher.fetched += 1
         fetcher.done = fetcher.fetched >= fetcher.length  # pyright: ignore
         return batch, fetcher.done

@@ -161,7 +161,7 @@ class FitLoop(FitLoopBase):
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
-        self.epoch_loop.foreign_loaders.are_restored = bool(state_dict.get("combined_loader"))
+        self.epoch_loop.foreign_loaders.restored = state_dict.get("combined_loader", [])
         for progress in (self.epoch_progress.current, self.epoch_progress.total):
             # An epoch whose start hooks were being called is begun again.
             progress.ready = progress.started  # pyright: ignore

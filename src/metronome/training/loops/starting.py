@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from inspect import GEN_CREATED, GEN_SUSPENDED, getgeneratorstate, isgenerator
 from typing import Any
 
 import lightning as L
@@ -16,6 +17,8 @@ from metronome.training.lightning_private import DataFetcher
 from metronome.training.state import TrainingState
 
 log = logging.getLogger("metronome.training")
+
+_NOTHING = object()
 
 
 def begin_ours(
@@ -40,13 +43,14 @@ class ForeignLoaders:
 
     Where an iterator is made, the generators of torch, numpy and Python are seeded for the epoch: with workers a loader
     draws its order there, without them at the first batch. A generator of the loader's own goes on from epoch to epoch,
-    and is kept in checkpoints. In mid-epoch a loader that keeps its own state is believed; any other is read from the
+    and is kept in checkpoints. A loader that keeps its own state is believed; any other is read in mid-epoch from the
     epoch's first batch on, with all that is drawn in between, and what the checkpoint had seen is dropped.
     """
 
     def __init__(self, trainer: L.Trainer, state: TrainingState) -> None:
         self.trainer, self.state = trainer, state
-        self.are_restored = False  # whether the checkpoint has the loaders' own states
+        self.restored: list[Any] = []  # the loaders' own states, of the checkpoint
+        self._is_restored = False  # whether the epoch being run was begun from those
         self.is_of_lightning = False  # whether it was written by Lightning's own Trainer
         self._is_begun = False  # whether the loaders' setup has made the iterator of the first epoch
         self._at_start: list[Tensor] = []  # of the loaders' own generators, where the epoch began
@@ -66,17 +70,20 @@ class ForeignLoaders:
 
     def begin(self, fetcher: DataFetcher, epoch: int, steps_taken: int, fetch: Callable[[int], Any] | None) -> None:
         """An epoch of which this many steps have been made. `fetch` seeds for the fetch of a batch."""
-        if self.are_restored and steps_taken:
-            if states := self.trainer.fit_loop._combined_loader_states_to_load:  # the setup came before the checkpoint
-                fetcher.combined_loader._load_state_dicts(states)
-                self.trainer.fit_loop._combined_loader_states_to_load = []
-                iter(fetcher)
-            self.are_restored = False
-            fetcher.fetched += steps_taken
-            return
         loader, before, is_begun = fetcher.combined_loader, self._before, self._is_begun and epoch == 0
-        self._before, self._is_begun, self.are_restored = {}, False, False
-        if fetch is None:  # nothing is left of the epoch
+        states, self.restored, self._before, self._is_begun = self.restored, [], {}, False
+        if self._is_restored and fetcher.done:
+            # Some note at their end alone that they begin anew; by its length Lightning does not go there.
+            for each in _generators_of(loader, GEN_SUSPENDED):
+                next(each, None)
+            self._is_restored = False
+        self._is_restored |= bool(states)
+        if states and (steps_taken or epoch):
+            self._begin_restored(fetcher, states, is_over=fetch is None or not steps_taken)
+            if steps_taken:
+                fetcher.fetched += steps_taken
+                return
+        elif fetch is None:  # nothing is left of the epoch
             _put_back(loader, before)
             fetcher.fetched += steps_taken
             return
@@ -86,11 +93,25 @@ class ForeignLoaders:
             self._at_start, put_back = _states(loader), self._seed(epoch)
             iter(fetcher)
             put_back()
-        if steps_taken:
+        if steps_taken and fetch is not None:
             self._tell(loader, epoch, steps_taken)
             for step in range(steps_taken):
                 fetch(step)
                 next(fetcher)
+
+    def _begin_restored(self, fetcher: DataFetcher, states: list[Any], is_over: bool) -> None:
+        """`is_over`: the states are of an epoch's end."""
+        loader, fit_loop = fetcher.combined_loader, self.trainer.fit_loop
+        if fit_loop._combined_loader_states_to_load:  # the setup came before the checkpoint
+            fit_loop._combined_loader_states_to_load = []
+            loader._load_state_dicts(states)
+            iter(fetcher)
+        # A loader whose `__iter__` is a generator takes its state up with the first batch only: without one its next
+        # epoch would begin where this one has ended.
+        waiting = _generators_of(loader, GEN_CREATED) if is_over else []
+        has_more = [next(each, _NOTHING) is not _NOTHING for each in waiting]
+        if has_more == [True] and len(loader.flattened) == 1:  # at its end it says where its next epoch begins
+            loader._load_state_dicts(states)
 
     def _tell(self, loader: CombinedLoader, epoch: int, steps_taken: int) -> None:
         samplers = [getattr(each, "sampler", None) for each in loader.flattened]
@@ -125,6 +146,12 @@ def _states(loader: CombinedLoader) -> list[Tensor]:
 def _put_back(loader: CombinedLoader, states: dict[str, list[Tensor]], which: str = "now") -> None:
     for generator, state in zip(_own_generators(loader), states.get(which, ()), strict=False):
         generator.set_state(state)
+
+
+def _generators_of(loader: CombinedLoader, state: str) -> list[Any]:
+    """Those of the loaders' iterators that are Python generators in this state."""
+    iterators: Any = [] if loader._iterator is None else loader._iterator.iterators
+    return [each for each in iterators if isgenerator(each) and getgeneratorstate(each) == state]
 
 
 def _own_generators(loader: CombinedLoader) -> list[torch.Generator]:
