@@ -15,7 +15,6 @@ from metronome.models.fused import choose_for_step, make_fused
 from metronome.models.optimizers import check_options
 from metronome.models.schedulers import Plateau
 from metronome.training.checkpoints.restoring import set_rates
-from metronome.training.speed import backend_of
 from metronome.units import InputError
 
 
@@ -28,8 +27,10 @@ class Supervised(L.LightningModule):
         scheduler: called with the optimizer; of `plan` (the run's `units.Plan`) and `total_steps` it is given those
             that it takes and that are not set. None keeps the rate constant. A `Plateau` is judged at each validation,
             in `on_validation_epoch_end`.
-        compile: compile the network with `torch.compile`: true, or the name of a backend. It is done in place, so the
-            names in a checkpoint stay the same.
+        compile: false. Networks are compiled with `Trainer(compile=...)`; what was configured before that has both.
+
+    Raises:
+        InputError: for what cannot make these.
     """
 
     def __init__(
@@ -37,13 +38,15 @@ class Supervised(L.LightningModule):
         network: nn.Module,
         optimizer: Callable[..., Optimizer],
         scheduler: Callable[..., LRScheduler] | None = None,
-        compile: bool | str = False,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
             raise InputError(f"model.network must make an nn.Module, and it makes a {type(network).__name__}")
-        if not isinstance(compile, bool | str):
-            raise InputError(f"model.compile={compile!r} is neither true nor false, nor the name of a backend")
+        if compile is not False:
+            raise InputError(
+                f"model.compile={compile} is no more; use trainer.compile={compile}, and model.compile=false"
+            )
         for name, make in (("optimizer", optimizer), ("scheduler", scheduler)):
             if make is not None and not callable(make):
                 raise InputError(
@@ -52,7 +55,6 @@ class Supervised(L.LightningModule):
                 )
         self.network = network
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.compile_with = compile
         self._chooses_fused = self._rate_was_found = False
 
     @property
@@ -88,12 +90,6 @@ class Supervised(L.LightningModule):
                 f"{type(batch).__name__}{' of ' if kinds else ''}{', '.join(kinds)}"
             )
         return batch[0], batch[1]
-
-    def configure_model(self) -> None:
-        # Called once for each fit, test and predict.
-        if not self.compile_with or self.network._compiled_call_impl is not None:
-            return
-        self.network.compile(backend=backend_of("model", self.compile_with))
 
     def configure_optimizers(self) -> Any:
         optimizer = _made("optimizer", self.make_optimizer, self.parameters())

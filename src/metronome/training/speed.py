@@ -65,22 +65,12 @@ class Speed:
             yield
 
     def _backend(self, device: torch.device) -> str:
-        name = backend_of("trainer", self.compile)
+        name = self.compile if isinstance(self.compile, str) else "inductor"
+        if name not in (known := torch.compiler.list_backends(exclude_tags=())):
+            raise InputError(f"trainer.compile={name} is no backend of torch.compile; there are: {', '.join(known)}")
         if name == "inductor" and (missing := _missing_compiler(device)):
             raise InputError(f"trainer.compile={self.compile} needs {missing}, which is not there; use false")
         return name
-
-
-def backend_of(owner: str, asked: bool | str) -> str:
-    """The backend of `torch.compile` that `compile` asks for, where it is not false. `owner` has that option, by name.
-
-    Raises:
-        InputError: for one that is not known.
-    """
-    name = asked if isinstance(asked, str) else "inductor"
-    if name not in (known := torch.compiler.list_backends(exclude_tags=())):
-        raise InputError(f"{owner}.compile={name} is no backend of torch.compile; there are: {', '.join(known)}")
-    return name
 
 
 @contextmanager

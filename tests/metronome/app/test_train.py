@@ -175,7 +175,7 @@ def test_resume_from_the_command_line(commands: Commands) -> None:
         ("model=mlp", "optimizer=adamw", "scheduler=cosine", "trainer.max_epochs=1"),
         ("model=mlp", "optimizer=adam", "scheduler=constant", "trainer.max_epochs=1"),
         ("model=mlp", "optimizer=sgd", "trainer.max_epochs=1", "test=false"),
-        ("model=mlp", "model.compile=eager", "trainer.max_epochs=1"),
+        ("model=mlp", "trainer.compile=eager", "trainer.max_epochs=1"),
         (
             "trainer.max_epochs=1",
             "data.num_workers=1",

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from metronome.models import Regressor
+from metronome.units import InputError
 
 
 def regressor(**options: Any) -> Regressor:
     return Regressor(network=jobs.network(), optimizer=partial(torch.optim.SGD, lr=0.1), **options)
 
 
-def trained(**options: Any) -> tuple[Regressor, dict[str, float], Any]:
-    model, data = regressor(**options), jobs.Data(batch_size=32)
-    _, trainer = jobs.fit(model=model, data=data, max_epochs=2, accumulate_grad_batches=2)
+def trained(**flags: Any) -> tuple[Regressor, dict[str, float], Any]:
+    model, data = regressor(), jobs.Data(batch_size=32)
+    _, trainer = jobs.fit(model=model, data=data, max_epochs=2, accumulate_grad_batches=2, **flags)
     metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
     for run in (trainer.validate, trainer.test):
         metrics.update(run(model, datamodule=data, verbose=False)[0])
@@ -58,3 +59,9 @@ def test_it_is_compiled_once_with_the_backend_named(compile: Any, backends: list
     monkeypatch.setattr(torch, "compile", compiled)
     trained(compile=compile)  # a fit, a validation and a test
     assert asked == backends
+
+
+def test_the_trainer_compiles() -> None:
+    with pytest.raises(InputError, match=r"^model\.compile=eager is no more; use trainer\.compile=eager"):
+        regressor(compile="eager")
+    regressor(compile=False)  # as the configuration in an older checkpoint has it

@@ -14,6 +14,7 @@ from torch import Tensor
 from metronome.training.batches.loaders import batch_sampler
 from metronome.training.guards.agreement import Agreement
 from metronome.training.guards.arriving import is_far, send
+from metronome.training.precise import most_precise
 from metronome.training.state import TrainingState
 from metronome.units import InputError, RunFailed
 
@@ -84,7 +85,7 @@ class Watch:
                 )
                 return True
         norm = self._gradient_norm()
-        dtype = torch.float32 if loss.device.type == "mps" else torch.float64  # MPS has no more
+        dtype = most_precise(loss.device)
         values = torch.stack([value.detach().to(dtype).reshape(()) for value in (loss, norm) if value is not None])
         if self.skips or not self._is_far(values):
             probe = _Probe(values.cpu(), None, {})
@@ -162,8 +163,7 @@ class Watch:
         if not gradients:
             return None
         # In more precision than the gradient has: the squares of finite numbers may overflow in its own.
-        dtype = torch.float32 if any(gradient.device.type == "mps" for gradient in gradients) else torch.float64
-        norms = torch._foreach_norm(gradients, 2.0, dtype)  # pyright: ignore
+        norms = torch._foreach_norm(gradients, 2.0, most_precise(gradients[0].device))  # pyright: ignore
         return torch.linalg.vector_norm(torch.stack([norm.to(norms[0].device) for norm in norms]))
 
     def _facts(self) -> dict[str, Any]:

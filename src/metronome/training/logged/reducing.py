@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, distributed
 
+from metronome.training.precise import most_precise
 from metronome.units import InputError
 
 # Room for this many values in the one collective that reduces them. It has the same size on every device also where
@@ -60,7 +61,7 @@ class Reducer:
     def send(self, parts: Mapping[str, Part]) -> Sent:
         """Begin: one collective for all sums and means, one for each largest or smallest; none is waited for."""
         device = self.trainer.strategy.root_device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no more
+        dtype = most_precise(device)
         keys = sorted(parts)
         sums = [key for key in keys if parts[key].operation in ("sum", "mean")]
         digest = zlib.crc32("\n".join(keys).encode()) & 0xFFFFF  # 20 bits: its square is exact in float64

@@ -18,6 +18,7 @@ import lightning as L
 import torch
 from torch import Tensor, distributed
 
+from metronome.training.precise import most_precise
 from metronome.units import InputError
 
 Number = int | float | Tensor
@@ -90,8 +91,7 @@ class Weights:
         if self.devices == 1:
             return part
         device = self.trainer.strategy.root_device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no more
-        total = torch.as_tensor(part, dtype=dtype, device=device).clone()
+        total = torch.as_tensor(part, dtype=most_precise(device), device=device).clone()
         distributed.all_reduce(total)
         return _at_hand(total)
 
