@@ -2,8 +2,6 @@
 
 import warnings
 from collections import OrderedDict
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import lightning as L
@@ -18,28 +16,19 @@ from metronome.training.lightning_private import (
     call_strategy_hook,
     logger_connector,
 )
-from metronome.training.logged.metrics import metrics_state
-from metronome.training.logged.results import Results
-from metronome.training.logged.saving import load_results, results_state
 from metronome.training.loops.evaluation import EvaluationLoop, fingerprint
 from metronome.training.loops.fetching import batches_of
-from metronome.training.loops.phases import OF_A_STEP, Phase, has_reason_to_stop, phase_left, phase_of_lightning
-from metronome.training.loops.starting import ForeignLoaders, begin_ours
-from metronome.training.loops.step_limit import StepLimit
+from metronome.training.loops.going_on import GoesOn
+from metronome.training.loops.phases import OF_A_STEP, Phase
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
 from metronome.training.step.manual import ManualStep
-from metronome.training.step.mid_step import MidStep
 from metronome.training.step.schedules import Schedules
 from metronome.training.step.step import Step
 
 
-class EpochLoop(StepLimit):
-    """One epoch: places the sampler, seeds every step, counts, and resumes exactly where a checkpoint was written.
-
-    Lightning infers from its counters where a checkpoint was written, and leaves out what was still to be done there
-    (a validation, a line in the logs, a scheduler). Here a checkpoint says it, and resuming starts at that phase.
-    """
+class EpochLoop(GoesOn):
+    """One epoch: seeds every step, makes it, logs, validates and counts. Where it starts is a matter of `GoesOn`."""
 
     def __init__(
         self,
@@ -51,28 +40,13 @@ class EpochLoop(StepLimit):
         validation: EvaluationLoop,
         between_steps: BetweenSteps,
     ) -> None:
-        super().__init__(trainer, stock.min_steps, stock.max_steps)
-        self.state, self.between_steps = state, between_steps
-        self.step, self.manual_optimization = step, manual
-        self._results, self.val_loop = step.results, validation
-        self.foreign_loaders, self.phase = ForeignLoaders(trainer, state), Phase.MAKE
-        self._mid_step = MidStep(trainer, step.results, state.counters, self.batch_progress, self.scheduler_progress)
+        super().__init__(trainer, stock, state, step.results, validation)
+        self.step, self.manual_optimization, self.between_steps = step, manual, between_steps
         self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
-        self._metrics_before: dict[str, Any] | None = None  # torchmetrics as they were before a validation
-        self._order_before: dict[str, Any] | None = None  # that of the checkpoint, if it was written in mid-epoch
-
-    @property
-    def results(self) -> Results:
-        """What the modules log in training."""
-        return self.step.results
-
-    @property
-    def epoch(self) -> int:
-        """The epoch being run, from 0; unlike `current_epoch`, right while a resumed run is being set up too."""
-        return self.trainer.fit_loop.epoch_progress.current.processed  # pyright: ignore
 
     def run(self, data_fetcher: DataFetcher) -> None:
         self.reset()
+        self._may_validate = self.trainer.enable_validation
         self.on_run_start(data_fetcher)
         self.restarting = False  # from here on all is as if the run had never been interrupted
         self.on_iteration_done()
@@ -181,6 +155,15 @@ class EpochLoop(StepLimit):
         self._schedules = Schedules(trainer, self._hooks)
         self._mid_step.prepare()
 
+    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
+        # A run that `max_steps` ends in mid-epoch ends with a validation all the same: what it leaves is judged.
+        if not self._may_validate:
+            return False
+        ended = self.max_steps != -1 and self.global_step >= self.max_steps
+        due = ended or super()._should_check_val_fx(data_fetcher)
+        by_clock = self.trainer._val_check_time_interval is not None  # pyright: ignore
+        return self.between_steps.agreement.any(due) if by_clock else due  # each device has a clock of its own
+
     def _begins(self, batch: Any, batch_idx: int) -> bool:
         """The hooks before a step; whether it is made, and does not end the epoch."""
         response = self._hooks("on_train_batch_start", batch, batch_idx)
@@ -208,93 +191,3 @@ class EpochLoop(StepLimit):
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
             if self._num_ready_batches_reached():
                 self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-
-    # ---- where it starts --------------------------------------------------------------------------------
-
-    def update_restart_stage(self) -> None: ...  # Lightning's guess of where the checkpoint was written
-
-    def reset(self) -> None:
-        if not self.restarting:
-            super().reset()
-            return
-        # A step that was begun and not done is done again.
-        if self.phase is not Phase.LOG:
-            for progress in (self.batch_progress.current, self.batch_progress.total):
-                progress.reset_on_restart()
-        self.scheduler_progress.reset_on_restart()
-        self.automatic_optimization.optim_progress.reset_on_restart()
-        self.val_loop.batch_progress.reset()
-
-    def on_run_start(self, data_fetcher: DataFetcher) -> None:
-        self._may_validate = self.trainer.enable_validation
-        steps_taken = self.batch_progress.current.ready  # of this epoch; more than 0 only after a resume
-        if steps_taken == 0:
-            self.state.counters.epochs += 1
-        else:
-            # Values of the epoch's first step replace those before it; this is not the first.
-            logger_connector(self.trainer)._first_loop_iter = False
-        data_fetcher._start_profiler = self._on_before_fetch
-        data_fetcher._stop_profiler = self._on_after_fetch
-        sampler = batch_sampler(self.trainer)
-        if sampler is not None:
-            begin_ours(sampler, data_fetcher, (self.epoch, steps_taken), self._order_before)
-        else:
-            seed: Any = self._seed_fetch
-            fetch = None if steps_taken and self._num_ready_batches_reached() else partial(seed, self.epoch)
-            self.foreign_loaders.begin(data_fetcher, self.epoch, steps_taken, fetch)
-
-    def _should_check_val_fx(self, data_fetcher: Any) -> bool:
-        # A run that `max_steps` ends in mid-epoch ends with a validation all the same: what it leaves is judged.
-        if not self._may_validate:
-            return False
-        ended = self.max_steps != -1 and self.global_step >= self.max_steps
-        due = ended or super()._should_check_val_fx(data_fetcher)
-        by_clock = self.trainer._val_check_time_interval is not None  # pyright: ignore
-        return self.between_steps.agreement.any(due) if by_clock else due  # each device has a clock of its own
-
-    @property
-    def _is_validation_done(self) -> bool:
-        return True  # `run` makes up for it before it asks
-
-    # ---- checkpoints ----------------------------------------------------------------------------------------
-
-    def saving(self) -> AbstractContextManager[None]:
-        """Around a save: one in the middle of a step is one from before it."""
-        return self._mid_step.left_out(self._progress[1]) if self.phase is Phase.MAKE else nullcontext()
-
-    def on_save_checkpoint(self) -> dict[str, Any]:
-        trainer, sampler = self.trainer, batch_sampler(self.trainer)
-        phase = phase_left(self.phase, *self._progress, self.val_loop.is_judged)
-        self._results.keep_latest(logger_connector(trainer))
-        before = self._metrics_before if phase is Phase.VALIDATE else None  # the validation will be done again
-        metrics = self._metrics_state() if before is None else before
-        return super().on_save_checkpoint() | self.state.state_dict() | {
-            "rest": phase.value,
-            "results": results_state(trainer, self.results, metrics),
-            "order": None if sampler is None else sampler.order,
-            "generators": self.foreign_loaders.state_dict(trainer.fit_loop._combined_loader),
-            "should_stop": has_reason_to_stop(trainer),
-        }  # fmt: skip
-
-    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        super().on_load_checkpoint(state_dict)
-        trainer = self.trainer
-        self.foreign_loaders.load_state_dict(state_dict)
-        if "counters" not in state_dict:
-            self.phase = phase_of_lightning(*self._progress)
-            return
-        self.phase = Phase(state_dict["rest"])
-        self.state.load_state_dict(state_dict)
-        self._order_before = state_dict["order"]
-        load_results(trainer, self.results, state_dict["results"])
-        trainer.should_stop = state_dict["should_stop"]
-
-    def _metrics_state(self) -> dict[str, Any]:
-        """The module's torchmetrics, but for those that a validation has logged, which it empties at its end."""
-        emptied = {id(metric.value) for metric in self.val_loop._results.values() if not metric.is_tensor}
-        return metrics_state(self.trainer.lightning_module, emptied)
-
-    @property
-    def _progress(self) -> tuple[Any, Any]:
-        """Lightning's counters of this epoch's steps, and of the epochs."""
-        return self.batch_progress.current, self.trainer.fit_loop.epoch_progress.current
