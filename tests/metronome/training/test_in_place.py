@@ -1,5 +1,6 @@
 """A step that ran out of memory is done again as if it had not been begun: batch and weights are as they were."""
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ class Changes(L.LightningModule):
         torch.manual_seed(1)
         self.layer = nn.Linear(3, 1).double()
         self.teacher = nn.Linear(3, 1).double()
-        self.changes, self.fails, self.since, self.failures = changes, fails, since, 0
+        self.changes, self.fails, self.since = changes, fails, since
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y, scale = batch["x"], batch["y"], batch["extra"]["scale"]
@@ -49,7 +50,6 @@ class Changes(L.LightningModule):
                 for mine, its in zip(self.layer.parameters(), self.teacher.parameters(), strict=True):
                     its.lerp_(mine, 0.1)
         if is_short:
-            self.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
         return ((self.layer(x) - scale * y - self.teacher(x).detach()) ** 2).mean()
 
@@ -79,7 +79,7 @@ def plain(module: Changes) -> Tensor:
 def test_the_step_is_done_again_with_the_batch_as_it_was(changes: str, fails: int) -> None:
     module, run = Changes(changes, fails), Trainer(accumulate_grad_batches="auto", **QUIET)
     run.fit(module, Batches())
-    assert (module.failures, run.accumulate) == (1, 2)
+    assert (len(run.state_of_training.out_of_memory), run.accumulate) == (1, 2)
     torch.testing.assert_close(weights(module), plain(Changes(changes)), rtol=1e-12, atol=1e-14)
 
 
@@ -88,3 +88,52 @@ def test_what_is_changed_for_the_first_time_in_a_later_step_is_said(changes: str
     """Nobody copies all of it in each step."""
     with pytest.raises(RunFailed, match=rf"step 3, which cannot be done again: training_step has changed {words} in"):
         Trainer(accumulate_grad_batches="auto", **QUIET).fit(Changes(changes, 2, since=2), Batches())
+
+
+class Counts(Changes):
+    """Keeps counters and containers on itself; begins with it in the step `since`."""
+
+    def __init__(self, fails: int | None, since: int, rows: int = 0) -> None:
+        super().__init__("nothing", fails, since)
+        self.count, self.rows = 0, list(range(rows))
+        self.recent, self.nested, self.labels = deque(maxlen=3), {"totals": {"n": 0}}, set()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        if batch_idx >= self.since:
+            self.count += len(batch["x"])
+            self.rows.extend(batch["x"][:, 0].tolist())
+            self.recent.append(batch_idx)
+            self.nested["totals"]["n"] += len(batch["x"])
+            self.nested[str(len(batch["x"]))] = self.labels.add(batch_idx)
+            self.last = batch_idx
+        return super().training_step(batch, batch_idx)
+
+    def kept(self) -> Any:
+        return self.count, self.rows, self.nested["totals"], self.labels, self.recent[-1], self.last
+
+
+@pytest.mark.parametrize("rows", [0, 2_000])
+@pytest.mark.parametrize(("fails", "since"), [(0, 0), (2, 0), (2, 2)])
+def test_what_the_module_keeps_is_as_it_was(fails: int, since: int, rows: int) -> None:
+    """In whichever step it is kept for the first time."""
+    module, whole = Counts(fails, since, rows), Counts(None, since, rows)
+    run = Trainer(accumulate_grad_batches="auto", **QUIET)
+    run.fit(module, Batches())
+    torch.testing.assert_close(weights(module), plain(whole), rtol=1e-12, atol=1e-14)
+    assert run.accumulate == 2
+    assert module.kept() == whole.kept()
+    assert ("8" in module.nested) is (since < fails)
+
+
+def test_a_long_container_that_cannot_be_put_back_is_said() -> None:
+    class Forgets(Changes):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            self.recent.append(batch_idx)
+            return super().training_step(batch, batch_idx)
+
+    module = Forgets("nothing", 2)
+    module.recent = deque(range(2_000), maxlen=2_000)
+    with pytest.raises(
+        RunFailed, match=r"step 3, which cannot be done again: training_step has changed self\.recent in"
+    ):
+        Trainer(accumulate_grad_batches="auto", **QUIET).fit(module, Batches())

@@ -57,6 +57,12 @@ class _Backward(torch.autograd.Function):
         no_memory()
 
 
+class Tally:
+    """Counts what is not put back when a step is made again: no plain attribute of the module, but an object's."""
+
+    failures = 0
+
+
 class Short:
     """Mixed into a module: out of memory where a micro-batch has more than `limit` samples, from a step on.
 
@@ -76,7 +82,7 @@ class Short:
     ) -> None:
         super().__init__(**options)
         self.limit, self.since, self.where, self.fail, self.rank = limit, since, where, fail, rank
-        self.failures, self.part = 0, 0
+        self.tally, self.part = Tally(), 0
 
     def on_before_zero_grad(self, optimizer: Any) -> None:
         self.part = 1  # gradients are zeroed between the first forward pass and its backward pass
@@ -91,7 +97,7 @@ class Short:
         if self.where == "second":
             is_short = is_short and self.part == 2
         is_short = is_short and this.trainer.global_step >= self.since and self.rank in (None, this.global_rank)
-        self.failures += is_short
+        self.tally.failures += is_short
         if is_short and self.where == "before":
             self.fail()
         loss = super().training_step(batch, batch_idx)  # pyright: ignore
@@ -218,7 +224,7 @@ def undisturbed(num_samples: int = 157) -> Net:
 def test_the_result_stays(where: str, limit: int, since: int, pieces: int) -> None:
     expected, losses = plain_loop(epochs=2)
     model, run = fit(model=ShortNet(limit, since=since, where=where), **AUTO, max_epochs=2)
-    assert model.failures == pieces.bit_length() - 1  # each doubling once, never again
+    assert model.tally.failures == pieces.bit_length() - 1  # each doubling once, never again
     assert_equal(weights(model), expected)
     assert_equal(model.step_losses, losses)
     assert_equal(model.logged, losses)
@@ -239,7 +245,7 @@ def test_bitwise_as_if_cut_so_from_that_step_on(where: str, since: int) -> None:
     """Dropout draws the same numbers; BatchNorm, torchmetrics and the logs know nothing of the attempts."""
     by_hand, reference = fit(model=Rich(), callbacks=[Cut({since: 4})], max_epochs=2)
     model, run = fit(model=ShortRich(10, since=since, where=where), **AUTO, max_epochs=2)
-    assert model.failures
+    assert model.tally.failures
     assert_same((state(model), model.seen), (state(by_hand), by_hand.seen))
     assert run.counters == reference.counters
     assert run.logged_metrics == reference.logged_metrics
@@ -251,7 +257,7 @@ def test_in_the_second_micro_batch(since: int) -> None:
     cuts = {0: 2} if since else {}
     by_hand, reference = fit(model=Rich(), callbacks=[Cut(cuts | {since: 4})], max_epochs=2)
     model, run = fit(model=ShortRich(8, since=since, where="second"), **AUTO, callbacks=[Cut({0: 2})], max_epochs=2)
-    assert model.failures == 1
+    assert model.tally.failures == 1
     assert_same((state(model), model.seen), (state(by_hand), by_hand.seen))
     assert run.counters == reference.counters
 
@@ -518,7 +524,7 @@ def test_a_resumed_run_starts_with_what_was_found(tmp_path: Path) -> None:
     for step in (3, 4, 7):
         path = str(tmp_path / f"step={step}.ckpt")
         again, rerun = fit(model=ShortRich(10, since=3), **AUTO, checkpoint=path, max_epochs=2)
-        assert again.failures == (2 if step < 4 else 0)
+        assert again.tally.failures == (2 if step < 4 else 0)
         assert_same((state(again), again.seen[-2:]), (state(model), model.seen[-2:]))
         assert (rerun.accumulate, rerun.out_of_memory) == (4, run.out_of_memory)
         assert rerun.counters == run.counters
@@ -681,7 +687,7 @@ class Judge(Net):
         super().__init__(**options)
         self.limit, self.where, self.rank = limit, where, rank
         self.mean, self.pearl = MeanMetric(), MeanMetric()
-        self.failures = 0
+        self.tally = Tally()
         self.outputs: list[Tensor] = []
         self.found: dict[str, float] = {}
 
@@ -694,7 +700,7 @@ class Judge(Net):
     def judge(self, batch: Any, name: str) -> Any:
         x, y = batch
         is_short = len(x) > self.limit and self.rank in (None, self.global_rank)
-        self.failures += is_short
+        self.tally.failures += is_short
         if is_short and self.where == "before":
             no_memory()
         loss = nn.functional.mse_loss(self.net(x), y)
@@ -745,8 +751,8 @@ def test_an_evaluation_takes_smaller_batches(where: str, accumulation: Any, limi
     run = trainer(logger=lines, accumulate_grad_batches=accumulation)
     run.test(model, datamodule=Data(batch_size=32, eval_batch_size=11), verbose=False)
     assert_judged(model.found, judged(model.net, X[:31], Y[:31]))
-    assert model.failures == pieces.bit_length() - 1
-    assert [found["pieces"] for found in run.out_of_memory] == [2 ** (i + 1) for i in range(model.failures)]
+    assert model.tally.failures == pieces.bit_length() - 1
+    assert [found["pieces"] for found in run.out_of_memory] == [2 ** (i + 1) for i in range(model.tally.failures)]
     batches = [(X[a:b], Y[a:b]) for a, b in ((0, 11), (11, 22), (22, 31))]
     steps = [line for line in lines.lines if "test/loss_step" in line]
     assert [s["test/loss_step"] for s in steps] == pytest.approx(
@@ -761,7 +767,7 @@ def test_validations_in_a_training(where: str) -> None:
     model, run = fit(model=Judge(5, where), num_sanity_val_steps=2)
     assert torch.equal(weights(model), weights(expected))
     assert_equal(model.val_losses[-4:], expected.val_losses)
-    assert model.failures == 3  # 23 = 12 + 11, 6 + ..., 3 + ...: found once
+    assert model.tally.failures == 3  # 23 = 12 + 11, 6 + ..., 3 + ...: found once
     assert [found["pieces"] for found in run.out_of_memory] == [2, 4, 8]
 
 

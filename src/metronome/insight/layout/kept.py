@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from metronome.training.guards.attributes import BOOKS
+
 _PLAIN = (bool, int, float, str, type(None), Tensor, np.ndarray, list, tuple, dict, set, deque, random.Random,
           np.random.Generator, torch.Generator)  # fmt: skip
-_BOOKS = frozenset(vars(L.LightningModule()))  # what PyTorch and Lightning keep on a module
 
 
 class Kept:
@@ -42,7 +43,7 @@ class Kept:
         self._attributes = {
             _joined(name, key): (owner, key, copy)
             for name, owner in own.items() for key, value in vars(owner).items()
-            if key not in _BOOKS and (copy := self._copy(value)) is not None
+            if key not in BOOKS and (copy := self._copy(value)) is not None
         }  # fmt: skip
 
     def _copy(self, value: Any) -> tuple[Any] | None:
@@ -81,7 +82,7 @@ class Kept:
                 vars(owner)[key] = copy[0]
         for owner, keys in self._keys:
             new = [key for key, value in vars(owner).items() if key not in keys and isinstance(value, _PLAIN)]
-            for key in [key for key in new if key not in _BOOKS]:
+            for key in [key for key in new if key not in BOOKS]:
                 del vars(owner)[key]
 
     def changed_weights(self) -> list[str]:

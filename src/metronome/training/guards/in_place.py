@@ -1,4 +1,4 @@
-"""What a module changes in place while it looks at a batch: the batch itself, and weights that no optimizer trains."""
+"""What a module changes while it looks at a batch: the batch, weights that no optimizer trains, its own attributes."""
 
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import is_dataclass
@@ -6,8 +6,9 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metronome.training.guards.attributes import Attributes, own_modules
 from metronome.units import RunFailed
 
 _BATCH = "the batch"
@@ -15,7 +16,7 @@ _BATCH = "the batch"
 
 class ChangedInPlace:
     """Puts a batch back for another try (keys taken out, values replaced, tensors written into), and weights too, such
-    as those of a teacher that follows in `training_step`.
+    as those of a teacher that follows in `training_step`, and the module's plain attributes.
 
     Copies are made in the first step; from then on only of what was seen to change in it. All else is known by the
     counter of each tensor of how often it was written into.
@@ -26,11 +27,15 @@ class ChangedInPlace:
 
     def __init__(self, trainer: L.Trainer) -> None:
         self.trainer = trainer
+        self._owners: list[nn.Module] | None = None
         self._changing: set[str] | None = None  # what is copied; None: all that may be
 
     @torch.no_grad()
     def remember(self, batch: Any) -> None:
         """Before the passes over a batch."""
+        if self._owners is None:
+            self._owners = own_modules(self.trainer.lightning_module)
+        self._attributes = Attributes(self._owners)
         self._put_containers_back, tensors = _containers(batch)
         self._seen = [(_BATCH, tensor, self._copy(_BATCH, tensor), _version(tensor)) for tensor in tensors]
         trained = {id(p) for o in self.trainer.optimizers for group in o.param_groups for p in group["params"]}
@@ -48,15 +53,19 @@ class ChangedInPlace:
     def put_back(self) -> None:
         """Everything as it was. Raises RunFailed for what was changed and has no copy."""
         self._put_containers_back()
+        if (lost := self._attributes.put_back()) is not None:
+            raise self._cannot(f"self.{lost}")
         for name, tensor, copy, version in self._seen:
             if copy is not None:
                 tensor.copy_(copy)
             elif _version(tensor) != version:
-                raise RunFailed(
-                    f"out of memory in step {self.trainer.global_step + 1:,}, which cannot be done again: "
-                    f"training_step has changed {name} in place; let it change a copy, or give "
-                    "trainer.accumulate_grad_batches a number"
-                )
+                raise self._cannot(name)
+
+    def _cannot(self, name: str) -> RunFailed:
+        return RunFailed(
+            f"out of memory in step {self.trainer.global_step + 1:,}, which cannot be done again: training_step has "
+            f"changed {name} in place; let it change a copy, or give trainer.accumulate_grad_batches a number"
+        )
 
     def _copy(self, name: str, tensor: Tensor) -> Tensor | None:
         if self._changing is not None and name not in self._changing:
