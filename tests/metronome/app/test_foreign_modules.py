@@ -8,6 +8,8 @@ import torch
 from commands import Commands
 from torch import nn
 
+from metronome.models import Regressor
+
 LINEAR = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=2", "logger=none", "~model", "test=false",
           "callbacks.checkpoint.monitor=null")  # fmt: skip
 RATES: list[float] = []
@@ -34,8 +36,20 @@ class Usual(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}
 
 
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
+
+
 class ByEpochs(Usual):
     interval = "epoch"
+
+
+def usual(**options: Any) -> Usual:
+    return Usual(**options)
+
+
+def ours(net: nn.Module, **options: Any) -> Regressor:
+    return Regressor(net, **options)
 
 
 class Own(L.LightningModule):
@@ -90,3 +104,35 @@ def test_a_schedule_by_steps_that_is_stepped_by_epochs(commands: Commands) -> No
     done = commands("train", *LINEAR, model("ByEpochs"), "scheduler=onecycle")
     assert done.code == 2, done.err
     assert "scheduler onecycle goes by steps, and ByEpochs has it stepped once an epoch" in done.err
+
+
+def test_a_constant_rate_may_be_stepped_by_epochs(commands: Commands) -> None:
+    done = commands("train", *LINEAR, model("ByEpochs"))
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("name", ["usual", "ours"])
+def test_what_a_function_makes_gets_its_schedule(name: str, commands: Commands) -> None:
+    done = commands("train", *LINEAR, model(name, f"optimizer: '${{optimizer}}', scheduler: '${{scheduler}}', {NET}"),
+                    "scheduler=onecycle")  # fmt: skip
+    assert done.code == 0, done.err
+    (kept,) = torch.load(done.run / "checkpoints/last.ckpt", weights_only=True)["lr_schedulers"]
+    assert kept["_last_lr"] == [pytest.approx(0.01 / 25 / 1e4)]
+
+
+def test_the_rate_falls_on_a_plateau(commands: Commands) -> None:
+    RATES.clear()
+    done = commands("train", *LINEAR, model("Usual"), "scheduler=plateau", "scheduler.patience='1 epochs'",
+                    "scheduler.threshold=1e9", "trainer.max_epochs=3")  # fmt: skip
+    assert done.code == 0, done.err
+    # The first validation is the best so far, the second no better.
+    assert RATES == pytest.approx([0.01] * 200 + [0.001] * 100)
+
+
+def test_a_schedule_of_torch_gets_the_number_of_steps(commands: Commands) -> None:
+    RATES.clear()
+    cycle = ("scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "~scheduler.warmup", "+scheduler.max_lr=0.02")
+    done = commands("train", *LINEAR, model("Usual"), *cycle)
+    assert done.code == 0, done.err
+    assert max(RATES) == pytest.approx(0.02)
+    assert RATES[-1] == pytest.approx(0.02 / 25 / 1e4)

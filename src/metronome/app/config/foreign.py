@@ -6,16 +6,17 @@ plan, for which such a module does not ask.
 
 import inspect
 import re
-from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import lightning as L
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback
 
+from metronome.models.schedulers import constant
 from metronome.runs.overrides import key_and_value
-from metronome.units import InputError
+from metronome.units import Duration, InputError
 
 _GROUPS = ("optimizer", "scheduler")
 
@@ -65,43 +66,64 @@ def _parameters(target: str) -> Any:
 class GivesPlan(Callback):
     """Makes a scheduler for a module that calls it with the optimizer alone, adding what it wants to know of the run.
 
+    To a module that asks what the scheduler takes it looks like the partial that it is made of.
+
     Args:
         make: a partial of the scheduler.
-        name: of it, for words.
+        trainer: of the run.
 
     Raises:
         InputError: if the run's number of steps is not known; as training starts, if the module steps it by epochs.
     """
 
-    def __init__(self, make: Callable[..., Any], name: str, trainer: L.Trainer) -> None:
-        self.make, self.name, self.trainer, self.made = make, name, trainer, []
+    def __init__(self, make: Any, trainer: L.Trainer) -> None:
+        self.make, self.trainer, self.made = make, trainer, []
+        self.func, self.keywords, self.name = make.func, make.keywords, make.func.__name__
+        self.__signature__ = inspect.signature(make)
         trainer.callbacks.append(self)  # pyright: ignore
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        wanted, bound = inspect.signature(self.make).parameters, {*getattr(self.make, "keywords", {}), *named}
-        if "plan" in wanted and "plan" not in bound:
-            if (plan := getattr(self.trainer, "plan", None)) is None:
-                raise InputError(f"scheduler {self.name} must know the number of steps in the training; give the "
-                                 "budget in epochs, steps or samples, with a data set of known length")  # fmt: skip
+        trainer: Any = self.trainer
+        lacks, plan = _lacks(self.make) - named.keys(), getattr(trainer, "plan", None)
+        can_do_without = "plan" in lacks and self.__signature__.parameters["plan"].default is None
+        if "plan" in lacks and (plan is not None or not can_do_without):
             named["plan"] = plan
-        self.made.append(self.make(*arguments, **named))
-        return self.made[-1]
+        if "total_steps" in lacks:
+            named["total_steps"] = trainer.estimated_stepping_batches
+        if any(named.get(name, 0) in (None, float("inf")) for name in lacks):
+            raise InputError(f"scheduler {self.name} must know the number of steps in the training; give the "
+                             "budget in epochs, steps or samples, with a data set of known length")  # fmt: skip
+        scheduler = self.make(*arguments, **named)
+        if lacks:  # else the module has told it in what units it goes
+            self.made.append(scheduler)
+        return scheduler
 
     def __deepcopy__(self, memo: Any) -> "GivesPlan":
         return self  # Lightning copies hyperparameters; the trainer is the same
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.func is constant and Duration.parse(self.keywords.get("warmup", "0 steps")).value == 0:
+            return  # the same, however it is stepped
+        of_module = type(pl_module).__name__
         for config in trainer.lr_scheduler_configs:
-            if any(config.scheduler is scheduler for scheduler in self.made) and config.interval != "step":
+            is_ours = any(config.scheduler is scheduler for scheduler in self.made)
+            if is_ours and (config.interval != "step" or config.frequency != 1):
+                every = f"every {config.frequency} {config.interval}s"
+                if config.frequency == 1:
+                    every = f"once an {config.interval}"
                 raise InputError(
-                    f"scheduler {self.name} goes by steps, and {type(pl_module).__name__} has it stepped once an "
-                    f'{config.interval}; let configure_optimizers return it with "interval": "step"'
+                    f"scheduler {self.name} goes by steps, and {of_module} has it stepped {every}; let "
+                    'configure_optimizers return it with "interval": "step"'
                 )
 
 
-def wants_plan(make: Any) -> bool:
-    """Whether a partial of a scheduler lacks the plan."""
+def wants_to_know(make: Any) -> bool:
+    """Whether a partial of a scheduler lacks something that only the run knows."""
+    return isinstance(make, partial) and bool(_lacks(make))
+
+
+def _lacks(make: Any) -> set[str]:
     try:
-        return callable(make) and "plan" in inspect.signature(make).parameters and "plan" not in make.keywords
-    except (AttributeError, TypeError, ValueError):
-        return False
+        return ({"plan", "total_steps"} & inspect.signature(make).parameters.keys()) - make.keywords.keys()
+    except (TypeError, ValueError):
+        return set()

@@ -28,6 +28,7 @@ from metronome.training.loops.starting import ForeignLoaders, begin_ours
 from metronome.training.loops.step_limit import StepLimit
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
+from metronome.training.step.judged import check_judged
 from metronome.training.step.manual import ManualStep
 from metronome.training.step.mid_step import MidStep
 from metronome.training.step.schedules import Schedules
@@ -227,6 +228,7 @@ class EpochLoop(StepLimit):
 
     def on_run_start(self, data_fetcher: DataFetcher) -> None:
         self._may_validate = self.trainer.enable_validation
+        check_judged(self.trainer)
         steps_taken = self.batch_progress.current.ready  # of this epoch; more than 0 only after a resume
         if steps_taken == 0:
             self.state.counters.epochs += 1
