@@ -35,7 +35,6 @@ class Usual(L.LightningModule):
         scheduler = hparams.scheduler(optimizer=optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.interval}}
 
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val/loss", nn.functional.mse_loss(self.net(batch[0]), batch[1]))
 
@@ -126,7 +125,7 @@ def test_the_rate_falls_on_a_plateau(commands: Commands) -> None:
                     "scheduler.threshold=1e9", "trainer.max_epochs=3")  # fmt: skip
     assert done.code == 0, done.err
     # The first validation is the best so far, the second no better.
-    assert RATES == pytest.approx([0.01] * 200 + [0.001] * 100)
+    assert pytest.approx([0.01] * 200 + [0.001] * 100) == RATES
 
 
 def test_a_schedule_of_torch_gets_the_number_of_steps(commands: Commands) -> None:

@@ -514,11 +514,14 @@ def test_plateau_of_a_metric_that_a_subclass_logs() -> None:
     assert run.lr_scheduler_configs[0].scheduler.judged == 20  # by the Trainer
     make: Any = partial(Plateau, patience="5 steps")
     model = Forgets(network=jobs.network(), optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=make)
-    stock = L.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    stock = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_model_summary=False
+    )
+    loader: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(jobs.X, jobs.Y), batch_size=32)
     with pytest.raises(
         InputError, match=r"Forgets.on_validation_epoch_end must call super\(\).on_validation_epoch_end"
     ):
-        stock.fit(model, datamodule=jobs.Data(batch_size=32))
+        stock.fit(model, loader, loader)
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,9 @@ from metronome.training.loops.starting import ForeignLoaders, begin_ours
 from metronome.training.loops.step_limit import StepLimit
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
-from metronome.training.step.judged import check_judged
 from metronome.training.step.manual import ManualStep
 from metronome.training.step.mid_step import MidStep
-from metronome.training.step.schedules import Schedules
+from metronome.training.step.schedules import Schedules, check_judged
 from metronome.training.step.step import Step
 
 
@@ -235,8 +234,7 @@ class EpochLoop(StepLimit):
         else:
             # Values of the epoch's first step replace those before it; this is not the first.
             logger_connector(self.trainer)._first_loop_iter = False
-        data_fetcher._start_profiler = self._on_before_fetch
-        data_fetcher._stop_profiler = self._on_after_fetch
+        data_fetcher._start_profiler, data_fetcher._stop_profiler = self._on_before_fetch, self._on_after_fetch
         sampler = batch_sampler(self.trainer)
         if sampler is not None:
             begin_ours(sampler, data_fetcher, (self.epoch, steps_taken), self._order_before)

@@ -24,7 +24,7 @@ from metronome.training.lightning_private import (
 from metronome.training.logged.metrics import ListsSoFar, metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
-from metronome.training.step.judged import judge
+from metronome.training.step.schedules import judge
 from metronome.training.step.weights import Weights
 from metronome.units import InputError, RunFailed
 
