@@ -94,6 +94,33 @@ def test_what_a_module_does_not_take_is_refused(typed: str, commands: Commands) 
     assert len(done.err.strip().splitlines()) == 1
 
 
+LINE = f"optimizer=sgd, as the experiment has it, changes nothing: {__name__}.Own takes no optimizer; take it out"
+
+
+def test_what_an_experiment_sets_beside_its_model_is_refused_too(commands: Commands) -> None:
+    """What the configuration has by itself is nobody's choice: here the scheduler."""
+    (commands.folder / "experiment").mkdir()
+    (commands.folder / "experiment/own.yaml").write_text(
+        "# @package _global_\ndefaults: [override /data: linear, override /optimizer: sgd, override /model: own]\n"
+        "trainer: {max_epochs: 1}\n"
+    )
+    (commands.folder / "model").mkdir()
+    (commands.folder / "model/own.yaml").write_text(f"_target_: {__name__}.Own\nlr: 0.01\n")
+    job = ("+experiment=own", *LINEAR[1:2], *LINEAR[3:4], *LINEAR[5:], f"hydra.searchpath=[file://{commands.folder}]")
+    done = commands("train", *job)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert f"error: {LINE}" in done.err
+    assert commands("train", *job, "~optimizer").code == 0
+
+
+def test_what_an_experiment_sets_for_another_model_is_said(commands: Commands) -> None:
+    done = commands("train", *LINEAR, model("Own", "lr: 0.01"))
+    assert (done.code, done.out.count("changes nothing")) == (0, 1), done.err
+    assert LINE in done.out
+    done = commands("train", "data=linear", *LINEAR[1:], model("Own", "lr: 0.01"))
+    assert "changes nothing" not in done.out
+
+
 def test_a_file_that_refers_to_them_takes_them(commands: Commands) -> None:
     done = commands("train", *LINEAR, model("Own", "lr: '${optimizer.lr}'"), "optimizer.lr=0.03")
     assert done.code == 0, done.err

@@ -1,10 +1,11 @@
 """A LightningModule written elsewhere, and the groups `optimizer` and `scheduler`.
 
-They are given to a module that takes them; for another, what was typed of them is refused. A scheduler of ours gets the
-plan, for which such a module does not ask.
+They are given to a module that takes them; for another, what was typed or an experiment sets of them is refused. A
+scheduler of ours gets the plan, for which such a module does not ask.
 """
 
 import inspect
+import logging
 import re
 from copy import deepcopy
 from functools import partial
@@ -14,9 +15,12 @@ import lightning as L
 from hydra.utils import get_object
 from lightning.pytorch.callbacks import Callback
 
+from metronome.app.config.chosen import chosen_by_files
 from metronome.models.schedulers import constant
 from metronome.runs.overrides import key_and_value
 from metronome.units import Duration, InputError
+
+log = logging.getLogger("metronome")
 
 _GROUPS = ("optimizer", "scheduler")
 
@@ -30,30 +34,44 @@ def give_groups(settings: dict[str, Any], written: dict[str, Any], overrides: li
         overrides: what was typed.
 
     Raises:
-        InputError: for one that was typed, and that nothing in the configuration takes.
+        InputError: for one that was typed, or that an experiment sets beside its model, and that nothing in the
+            configuration takes. Where only the model was typed one line says it.
     """
     model = settings.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("_target_"), str):
         return
+    said: list[str] = []
     text = str({name: part for name, part in written.items() if name not in _GROUPS})
     for group in _GROUPS:
         if group in model or re.search(rf"\$\{{\.*{group}\b", text):
             continue
         takes = _parameters(model["_target_"])
         if takes is None:
-            return  # there is no such class, or it does not say: whoever makes it finds out
+            break  # there is no such class, or it does not say: whoever makes it finds out
         # A default of its own (a name, a number) says that it wants something else under this name.
         if group in takes and takes[group].default in (inspect.Parameter.empty, None):
             if settings.get(group) is not None:
                 model[group] = deepcopy(settings[group])
             continue
+        if f"~{group}" in overrides:
+            settings.pop(group, None)  # what a file leaves of it
+            continue
         keys = [(key_and_value(override)[0], override) for override in overrides]
         typed = [override for key, override in keys if key == group or key.startswith(f"{group}.")]
+        mend = f"give its __init__ a parameter named {group}, or write ${{{group}...}} in the model's file"
         if typed:
             raise InputError(
-                f"{typed[0]} would change nothing: {model['_target_']} takes no {group}; leave it out, give its "
-                f"__init__ a parameter named {group}, or write ${{{group}...}} in the model's file"
+                f"{typed[0]} would change nothing: {model['_target_']} takes no {group}; leave it out, {mend}"
             )
+        if in_file := chosen_by_files(group, written):
+            said.append(
+                f"{in_file}, as the experiment has it, changes nothing: {model['_target_']} takes no {group}; take it "
+                f"out of the file or say ~{group}, {mend}"
+            )
+    if said and not any(key_and_value(override)[0].split(".")[0] == "model" for override in overrides):
+        raise InputError(said[0])
+    for line in said:  # it was right for the model that the experiment has
+        log.warning(line)
 
 
 def _parameters(target: str) -> Any:
@@ -100,6 +118,9 @@ class GivesPlan(Callback):
 
     def __deepcopy__(self, memo: Any) -> "GivesPlan":
         return self  # Lightning copies hyperparameters; the trainer is the same
+
+    def __reduce__(self) -> Any:
+        return self.make.__reduce__()  # Lightning takes out of the hyperparameters what cannot be pickled
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.func is constant and Duration.parse(self.keywords.get("warmup", "0 steps")).value == 0:
