@@ -14,7 +14,7 @@ from metronome.app.console import output
 from metronome.app.console.jobs import job_of_a_sweep
 from metronome.app.errors.exits import codes_of_signals, sigterm_stops
 from metronome.app.processes.start import processes_to_start, run_processes
-from metronome.app.run.checkpoints import KEY, model_checkpoint, read_checkpoint
+from metronome.app.run.checkpoints import KEY, call_after_first_save, model_checkpoint, read_checkpoint
 from metronome.app.run.claim import Run
 from metronome.app.run.logs import go_on_with_rows, take_back
 from metronome.app.run.result import Result
@@ -34,7 +34,7 @@ def train(config: DictConfig) -> float | None:
             return output.done_before(run)
         with sigterm_stops(), Result(run) as result:
             job = run.build()
-            result.take_over()
+            result.take_over_unless_it_replaces()
             result.take_plan(job.plan, job.rates)
             output.show_plan(run, job.plan, job.rates)
             if count := processes_to_start(job.trainer):
@@ -49,8 +49,9 @@ def train(config: DictConfig) -> float | None:
 def train_in_one_of_several(run: Run) -> None:
     """What each process of a run on several devices does."""
     output.quiet_for(run)
-    with Result(run, taken_over=True) as result:
+    with Result(run) as result:
         job = run.build()
+        result.take_over_unless_it_replaces()
         result.take_plan(job.plan, job.rates)
         fit_and_test(run, job, result)
 
@@ -63,10 +64,12 @@ def fit_and_test(run: Run, job: Job, result: Result) -> None:
 
     with codes_of_signals():
         try:
+            call_after_first_save(trainer, result.take_over)
             trainer.fit(model, datamodule=data, ckpt_path=run.checkpoint, weights_only=True)
         finally:
             result.lap("fit")
             result.take_progress(trainer)
+        result.take_over()
         result.take_weights(model)
 
         if run.config["test"] and is_overridden("test_step", model) and is_overridden("test_dataloader", data):

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
 from metronome.app.errors.exits import EXIT_FAILED, sigterm_stops
-from metronome.app.processes.start import end_with_parent, report_failure
+from metronome.app.processes.start import config_file, end_with_parent, report_failure
 from metronome.app.run.claim import Run
 from metronome.app.train import train_in_one_of_several
 
@@ -23,7 +23,7 @@ def main(folder: Path, start: dict[str, Any]) -> None:
     _log_to(folder)
     try:
         with sigterm_stops():
-            train_in_one_of_several(Run.load(folder, start))
+            train_in_one_of_several(Run.load(folder, start, config_file(folder)))
         _part()
     except Exception as error:
         report_failure(error)

@@ -12,6 +12,7 @@ from commands import Commands, Done, a_process_in
 from forked import run_forked
 
 from metronome.runs.overrides import what_it_is
+from metronome.units import InputError
 
 JOB = ("+experiment=digits", "model=mlp", "data.batch_size=256", "trainer.max_epochs=3", "trainer.log_every_n_steps=1")
 FIRST = Path("runs/digits/first")
@@ -208,8 +209,7 @@ def test_a_mistake_destroys_nothing(change: str, words: str, whole: Path, comman
     done = commands("train", *job, "ckpt_path=last", change)
     assert done.code == 2
     assert words in done.err
-    if "batch_size" not in change:  # that is known when the data are there, and the training has begun
-        assert before == {name: (run / name).read_text() for name in before}
+    assert before == {name: (run / name).read_text() for name in before}
 
 
 def test_folders_that_count_versions(commands: Commands) -> None:
@@ -302,6 +302,50 @@ def test_last_of_a_finished_run_begins_a_new_one(whole: Path, commands: Commands
     assert result(new)["best"]["value"] <= best["value"]  # a loss
     assert (new / result(new)["best"]["checkpoint"]).is_file()
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+@pytest.mark.parametrize("last", ["last", f"{FIRST}/checkpoints/last.ckpt"])
+def test_a_finished_run_with_the_same_end_has_nothing_left(last: str, whole: Path, commands: Commands) -> None:
+    shutil.copytree(whole / "runs", commands.folder / "runs")
+    before = {path: path.stat().st_mtime_ns for path in commands.folder.rglob("*")}
+    done = commands("train", *JOB, *EACH_EPOCH, f"ckpt_path={last}")
+    assert done.code == 2
+    assert done.err.startswith(f"error: checkpoint {FIRST}/checkpoints/")
+    assert done.err.endswith(
+        "is of epoch 3, where this run ends too: nothing is left to train; to train longer let it end later, such as "
+        "with trainer.max_epochs=6\n"
+    )
+    after = {path: path.stat().st_mtime_ns for path in commands.folder.rglob("*")}
+    assert {path for path in after if path not in before} == set()
+    runs = commands.folder / "runs"
+    assert before == after | {path: before[path] for path in (runs, runs / "digits")}  # folders know of a passing guest
+
+
+@pytest.mark.parametrize("change", ["trainer.max_epochs=4", "trainer.accumulate_grad_batches=2", "data.batch_size=128"])
+def test_other_values_replace_nothing_before_they_have_saved(
+    change: str, cut: Path, whole: Path, commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that dies before leaves the run as it was, for the command that began it."""
+    (cut / "result.json").write_text('{"status": "stopped"}')
+    names = ("config.yaml", "plan.json", "result.json")
+    before = {name: (cut / name).read_text() for name in names}
+
+    def dies(*_: object) -> None:
+        assert before == {name: (cut / name).read_text() for name in names}
+        raise InputError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("metronome.models.Classifier.training_step", dies)
+        done = commands(
+            "train",
+            *(each for each in JOB if each.split("=")[0] != change.split("=")[0]),
+            *EACH_EPOCH,
+            "ckpt_path=last",
+            change,
+        )
+        assert done.code == 2
+    assert before == {name: (cut / name).read_text() for name in names}
+    same(commands("train", *JOB, *EACH_EPOCH, "resume=auto"), cut, whole)
 
 
 def test_a_schedule_of_torch_cannot_be_longer_than_it_was(commands: Commands) -> None:

@@ -13,14 +13,21 @@ from torch import Tensor
 
 from metronome.app.run.tested import callbacks_leave_the_weights
 
+AVERAGES = {
+    "EMAWeightAveraging": "decay: 0.99",
+    "WeightAveraging": "use_buffers: true",
+    "StochasticWeightAveraging": "swa_lrs: 0.01, swa_epoch_start: 1",
+}
 
-def test_with_lightnings_average_of_weights(commands: Commands) -> None:
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n[0] != "E" else ()) for n in AVERAGES])
+def test_with_lightnings_average_of_weights(name: str, commands: Commands) -> None:
     job = ("+experiment=digits", "trainer=cpu", "trainer.max_epochs=2", "model=mlp", "logger=none")
-    target = "lightning.pytorch.callbacks.EMAWeightAveraging"
-    done = commands("train", *job, f"+callbacks.ema._target_={target}", "+callbacks.ema.decay=0.99")
+    average = f"+callbacks.average={{_target_: lightning.pytorch.callbacks.{name}, {AVERAGES[name]}}}"
+    done = commands("train", *job, average)
     assert done.code == 0, done.err
     tested = {name: value for name, value in done.result["metrics"].items() if name.startswith("test/")}
-    again = commands("evaluate", str(done.run / "checkpoints/best.ckpt"))
+    again = commands("evaluate", str(done.run / done.result["best"]["checkpoint"]))
     assert json.loads(again.out) == pytest.approx(tested, rel=1e-6)
 
 

@@ -510,10 +510,18 @@ class Remembers(Bumpy):
 def test_plateau_of_a_metric_that_a_subclass_logs() -> None:
     _, run = bumpy(partial(Plateau, monitor="val/f1", patience="1 epoch", factor=0.5), kind=Remembers)
     assert run.lr_scheduler_configs[0].scheduler.factor == 0.125
+    _, run = bumpy(partial(Plateau, patience="1 epoch", factor=0.5), kind=Forgets)
+    assert run.lr_scheduler_configs[0].scheduler.judged == 20  # by the Trainer
+    make: Any = partial(Plateau, patience="5 steps")
+    model = Forgets(network=jobs.network(), optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=make)
+    stock = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_model_summary=False
+    )
+    loader: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(jobs.X, jobs.Y), batch_size=32)
     with pytest.raises(
         InputError, match=r"Forgets.on_validation_epoch_end must call super\(\).on_validation_epoch_end"
     ):
-        bumpy(Plateau, kind=Forgets)
+        stock.fit(model, loader, loader)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
-from metronome.app.config.foreign import GivesPlan, wants_plan
+from metronome.app.config.foreign import GivesPlan, wants_to_know
 from metronome.app.config.rates import scaled
 from metronome.models.supervised import Supervised
 from metronome.training import Trainer
@@ -115,9 +115,9 @@ def build_model(config: dict[str, Any], trainer: Trainer) -> L.LightningModule:
     settings, given = config["model"], {}
     if isinstance(settings.get("scheduler"), dict) and not _is_ours(settings["_target_"]):
         make = instantiate(settings["scheduler"], _convert_="all")
-        if wants_plan(make):
+        if wants_to_know(make):
             settings = {key: value for key, value in settings.items() if key != "scheduler"}
-            given["scheduler"] = GivesPlan(make, make.func.__name__, trainer)
+            given["scheduler"] = GivesPlan(make, trainer)
     model = instantiate(settings, _convert_="all", **given)
     if not isinstance(model, L.LightningModule):
         raise InputError(f"model must make a LightningModule, and it makes a {type(model).__name__}")
@@ -125,9 +125,9 @@ def build_model(config: dict[str, Any], trainer: Trainer) -> L.LightningModule:
 
 
 def _is_ours(target: str) -> bool:
-    """Whether a module asks for the plan itself."""
+    """Whether a class asks for the plan itself. What a function makes is not known before."""
     made = get_object(target)
-    return not isinstance(made, type) or issubclass(made, Supervised)
+    return isinstance(made, type) and issubclass(made, Supervised)
 
 
 def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:

@@ -21,6 +21,7 @@ from lightning.fabric.plugins.environments.lightning import find_free_network_po
 from metronome.app.errors.exits import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM
 from metronome.app.errors.messages import cannot_go_on, mistake, one_line
 from metronome.app.run.claim import Run
+from metronome.runs.names import CONFIG_FILE
 from metronome.training import Trainer
 from metronome.training.lightning_private import processes_of
 from metronome.units import InputError, RunFailed
@@ -71,6 +72,7 @@ def run_processes(run: Run, count: int) -> None:
     command = [sys.executable, "-m", "metronome.app.worker", str(run.folder), json.dumps(run.start.as_dict())]
     with tempfile.TemporaryDirectory() as reports:
         environment |= {_REPORTS: reports, _PARENT: str(os.getpid())}
+        (Path(reports) / CONFIG_FILE).write_text(run.text)  # in the folder there may be another yet
         processes = [
             # In a session of their own: whoever interrupts this process, a terminal or not, they hear it once.
             subprocess.Popen(command, env=environment | {"LOCAL_RANK": str(rank)}, start_new_session=True)
@@ -99,6 +101,11 @@ def end_with_parent() -> None:
         os._exit(EXIT_FAILED)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def config_file(folder: Path) -> Path:
+    """In a process of a run: its configuration."""
+    return Path(os.environ.get(_REPORTS, folder)) / CONFIG_FILE
 
 
 def report_failure(error: BaseException) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints as files: what is kept in them beside Lightning's own, and how they are read."""
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from metronome.app.run.logs import log_positions
 from metronome.runs.deciding import flat
+from metronome.runs.folders import relative
 from metronome.training import Trainer
 from metronome.units import InputError, Plan
 from metronome.version import __version__
@@ -46,6 +48,18 @@ class KeepConfig(Callback):
                 )
         positions = log_positions(trainer.loggers, self.folder) if trainer.is_global_zero else {}
         checkpoint[KEY] = self.about | {"logs": positions}
+
+
+def call_after_first_save(trainer: Trainer, do: Callable[[], None]) -> None:
+    """Once the trainer has written a checkpoint."""
+    write: Any = trainer.save_checkpoint
+
+    def save(*arguments: Any, **named: Any) -> None:
+        write(*arguments, **named)
+        trainer.save_checkpoint = write
+        do()
+
+    trainer.save_checkpoint = save
 
 
 def _is_a_part(value: Any) -> bool:
@@ -163,22 +177,56 @@ def check_end(checkpoint: dict[str, Any], trainer: Trainer, plan: Plan | None) -
 
     Lightning finds it out in the middle of its restoring, when the record of the run before is gone.
     """
+    for unit, done, end in _how_far(checkpoint, trainer, plan, "ready"):
+        if done > end:
+            raise InputError(
+                f"the checkpoint is of {unit} {done:,}, and this run ends with {unit} {end:,}; let it end later, with "
+                "a larger budget, trainer.max_epochs or trainer.max_steps, or give the settings that it was begun with"
+            )
+
+
+class NothingLeft(InputError):
+    """A start that would make no step."""
+
+
+def check_left(checkpoint: dict[str, Any], path: str | Path, trainer: Trainer, plan: Plan | None) -> None:
+    """Raises NothingLeft if a run that starts from a checkpoint would be at its end there."""
+    for unit, done, end in _how_far(checkpoint, trainer, plan, "processed"):
+        if done >= end:
+            longer = f"budget={2 * end}{unit}s" if trainer.budget is not None else f"trainer.max_{unit}s={2 * end}"
+            raise NothingLeft(
+                f"checkpoint {relative(Path(path))} is of {unit} {done:,}, where this run ends too: nothing is left to "
+                f"train; to train longer let it end later, such as with {longer}"
+            )
+    loops = checkpoint["loops"].get("fit_loop", {})
+    if (loops.get("epoch_loop.state_dict") or {}).get("should_stop"):
+        raise NothingLeft(
+            f"checkpoint {relative(Path(path))} is of a run that early stopping has ended, so nothing is left to "
+            "train; start from an earlier checkpoint, or begin anew"
+        )
+
+
+def _how_far(
+    checkpoint: dict[str, Any], trainer: Trainer, plan: Plan | None, epochs_are: str
+) -> list[tuple[str, int, int]]:
+    """The units in which a run ends: how many the checkpoint has, and how many the run will have.
+
+    Of epochs those that were begun (`ready`), or those of which all steps have been made (`processed`).
+    """
     flags: Any = trainer
     if flags.fast_dev_run:
-        return
+        return []
     try:
-        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["ready"]
+        loops = checkpoint["loops"]["fit_loop"]
+        all_are_made = loops["epoch_loop.batch_progress"]["is_last_batch"]
+        epochs = loops["epoch_progress"]["current"]["ready" if all_are_made else epochs_are]
     except (KeyError, TypeError):
         epochs = 0  # of another program, or damaged: restoring it says so
     last_step = trainer.max_steps
     if last_step == -1 and trainer.max_epochs in (None, -1) and plan is not None and plan.total_steps is not None:
         last_step = plan.total_steps  # of a budget in samples
-    for unit, done, end in (("epoch", epochs, trainer.max_epochs), ("step", checkpoint["global_step"], last_step)):
-        if end not in (None, -1) and isinstance(done, int) and done > end:
-            raise InputError(
-                f"the checkpoint is of {unit} {done:,}, and this run ends with {unit} {end:,}; let it end later, with "
-                "a larger budget, trainer.max_epochs or trainer.max_steps, or give the settings that it was begun with"
-            )
+    found = (("epoch", epochs, trainer.max_epochs), ("step", checkpoint["global_step"], last_step))
+    return [(unit, done, end) for unit, done, end in found if end not in (None, -1) and isinstance(done, int)]
 
 
 def check_fits(checkpoint: dict[str, Any], model: L.LightningModule, path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """One run, one folder; one process in it at a time."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +16,11 @@ from metronome.app.config.build import Job, build_job
 from metronome.app.config.foreign import give_groups
 from metronome.app.run.checkpoints import (
     KeepConfig,
+    NothingLeft,
     check_end,
     check_fits,
     check_goes_on,
+    check_left,
     check_same,
     check_whole,
     newest_whole,
@@ -26,7 +29,8 @@ from metronome.app.run.checkpoints import (
 from metronome.runs.deciding import deciding
 from metronome.runs.folders import RunFolder, hold, relative, runs_in
 from metronome.runs.going_on import Start, choose_start
-from metronome.runs.names import CONFIG_FILE, PLAN_FILE, RESULT_FILE
+from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
+from metronome.runs.overrides import GOING_ON
 from metronome.training.checkpoints.files import PART, written_aside
 from metronome.units import InputError
 
@@ -81,20 +85,32 @@ class Run:
         return run
 
     @classmethod
-    def load(cls, folder: Path, start: dict[str, Any]) -> "Run":
-        """The run that another process has claimed; `start` is that process's."""
-        config = yaml.safe_load((folder / CONFIG_FILE).read_text())
+    def load(cls, folder: Path, start: dict[str, Any], file: Path) -> "Run":
+        """The run that another process has claimed; `start`, and the configuration in the file, are that process's."""
+        config = yaml.safe_load(file.read_text())
         about = {name: config.pop(name) for name in _ABOUT}
         return cls(folder=folder, config=config, start=Start(**start), **about)
 
+    @property
+    def text(self) -> str:
+        """What config.yaml says of this run."""
+        return yaml.safe_dump({name: getattr(self, name) for name in _ABOUT} | self.config, sort_keys=False)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether it goes on in a folder whose run has other values: that stays as it is until this one has saved."""
+        if not self.start.goes_on:
+            return False
+        there = yaml.safe_load((self.folder / CONFIG_FILE).read_text())
+        return any(there.get(key) != value for key, value in self.config.items() if key not in GOING_ON)
+
     def write_config(self) -> None:
-        """Keep the configuration in the folder. Where a run goes on, that is when all of it has been made: until then
-        the folder holds what it held.
+        """Keep the configuration in the folder. Where a run goes on, that is when all of it has been made, or where it
+        has other values when it has saved: until then the folder holds what it held.
 
         Raises:
             InputError: if it holds something else.
         """
-        text = yaml.safe_dump({name: getattr(self, name) for name in _ABOUT} | self.config, sort_keys=False)
         if self.start.goes_on:
             (self.folder / RESULT_FILE).unlink(missing_ok=True)  # it is of an end that was none
             for half_written in [file for name in _FILES for file in self.folder.glob(f"{name}{PART}")]:
@@ -105,7 +121,7 @@ class Run:
                 "resume=auto or ckpt_path=last"
             )
         with written_aside(self.folder / CONFIG_FILE) as file:
-            file.write(text)
+            file.write(self.text)
 
     def build(self) -> Job:
         """All that the training needs. Raises InputError if it does not fit the checkpoint that it is to start from."""
@@ -115,6 +131,8 @@ class Run:
             check_fits(checkpoint, job.model, self.checkpoint)
             check_same(checkpoint, self.config)
             check_end(checkpoint, job.trainer, job.plan)
+            if not self.start.goes_on or self.start.before == "finished":
+                check_left(checkpoint, self.checkpoint, job.trainer, job.plan)
         return job
 
     def __enter__(self) -> "Run":
@@ -122,7 +140,17 @@ class Run:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._lock is not None:
+            if isinstance(error, NothingLeft) and not self.start.goes_on:
+                self._leave_nothing()
             self._lock.close()
+
+    def _leave_nothing(self) -> None:
+        """A folder that was made for this start goes, unless there is more in it."""
+        logs = [file for file in self.folder.glob("*.log") if not file.stat().st_size]
+        for file in (self.folder / CONFIG_FILE, self.folder / LOCK_FILE, *logs):
+            file.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     @property
     def checkpoint(self) -> str | None:

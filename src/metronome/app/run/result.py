@@ -19,10 +19,10 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from metronome.app.errors.messages import mistake, one_line
-from metronome.app.run.checkpoints import model_checkpoint, read_checkpoint
+from metronome.app.run.checkpoints import NothingLeft, model_checkpoint, read_checkpoint
 from metronome.app.run.claim import Run
 from metronome.app.run.memory import peak_memory_bytes, reset_peak_memory
-from metronome.runs.names import PLAN_FILE, RESULT_FILE
+from metronome.runs.names import CONFIG_FILE, PLAN_FILE, RESULT_FILE
 from metronome.training import Trainer
 from metronome.training.checkpoints.files import written_aside
 from metronome.units import InputError, Plan
@@ -35,7 +35,7 @@ class Result:
     Written by the process with rank 0 only, unless the processes of the run have (see `of_processes`).
     """
 
-    def __init__(self, run: Run, taken_over: bool = False) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
         self.seconds: dict[str, float] = dict.fromkeys(("total", "setup", "fit", "test"), 0.0)
         self.content: dict[str, Any] = {
@@ -65,24 +65,34 @@ class Result:
             "git_commit": _git_commit(),
         }
         self._adopted = False
-        self._may_write = taken_over or not run.start.goes_on  # over what an earlier start has left
+        self._may_write = not run.start.goes_on  # over what an earlier start has left
         self._began = self._last = time.monotonic()
         reset_peak_memory()
 
     # ---- what happened ------------------------------------------------------------------------------
 
     def take_over(self) -> None:
-        """All is made of a run that goes on: from here on the folder is this start's."""
+        """From here on the folder is this start's."""
         if not self._may_write and rank_zero_only.rank == 0:
             self.run.write_config()
+            self._write_plan()
         self._may_write = True
+
+    def take_over_unless_it_replaces(self) -> None:
+        """All is made of a run that goes on; where it has other values, what is there stays until it has saved."""
+        if not self.run.replaces:
+            self.take_over()
 
     def take_plan(self, plan: Plan | None, rates: list[str]) -> None:
         """The plan, and how the learning rates follow the batch size, in words: what they are then is on no other
         record."""
         self.content["rates"] = rates
         self.content["plan"] = None if plan is None else plan.as_dict()
-        if plan is not None and rank_zero_only.rank == 0:
+        if self._may_write and rank_zero_only.rank == 0:
+            self._write_plan()
+
+    def _write_plan(self) -> None:
+        if self.content["plan"] is not None:
             write_json(self.run.folder / PLAN_FILE, self.content["plan"])
 
     def take_start(self, checkpoint: str, step: int) -> None:
@@ -121,12 +131,14 @@ class Result:
     @contextmanager
     def of_processes(self) -> Iterator[None]:
         """Take over the result that the processes of the run leave; one that they leave is not written again."""
+        config, path = self.run.folder / CONFIG_FILE, self.run.folder / RESULT_FILE
+        before = config.stat().st_mtime_ns
         try:
             yield
             self._adopted = True
         finally:
-            path = self.run.folder / RESULT_FILE
-            if path.is_file():
+            self._may_write = self._may_write or config.stat().st_mtime_ns != before  # they have taken it over
+            if self._may_write and path.is_file():
                 self.content |= json.loads(path.read_text())
 
     # ---- how it ended ---------------------------------------------------------------------------------
@@ -140,7 +152,7 @@ class Result:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._adopted or rank_zero_only.rank != 0 or not self._may_write:
+        if self._adopted or rank_zero_only.rank != 0 or not self._may_write or isinstance(error, NothingLeft):
             return
         self.content["status"] = "finished"
         if isinstance(error, KeyboardInterrupt | SystemExit):

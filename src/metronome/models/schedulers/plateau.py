@@ -18,7 +18,8 @@ from metronome.units import Duration, InputError, Plan
 class Plateau(LambdaLR):
     """Multiplies the rate by `factor` at a validation that is `patience` or more after the last improvement.
 
-    It is judged at each validation, wherever in an epoch, at the number of steps taken there; a `Supervised` does it.
+    It is judged at each validation, wherever in an epoch, at the number of steps taken there: by our Trainer for any
+    module, by a `Supervised` in any Trainer.
     After a reduction, and at the end of the warm-up, the patience begins anew. With a validation at the end of each
     epoch, `patience: 3 epochs` is `patience=2` of `torch.optim.lr_scheduler.ReduceLROnPlateau`, which counts the
     validations that it puts up with.

@@ -24,6 +24,7 @@ from metronome.training.lightning_private import (
 from metronome.training.logged.metrics import ListsSoFar, metrics_as_before
 from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
+from metronome.training.step.schedules import judge
 from metronome.training.step.weights import Weights
 from metronome.units import InputError, RunFailed
 
@@ -94,6 +95,7 @@ class EvaluationLoop(EvaluationLoopBase):
         super()._store_dataloader_outputs()
 
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
+        judge(self.trainer)
         self.is_judged, self._lists = True, {}
         super()._on_evaluation_end(*args, **kwargs)
 
