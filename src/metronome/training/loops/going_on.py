@@ -22,6 +22,7 @@ from metronome.training.loops.starting import ForeignLoaders, begin_ours
 from metronome.training.loops.step_limit import StepLimit
 from metronome.training.state import TrainingState
 from metronome.training.step.mid_step import MidStep
+from metronome.training.step.schedules import check_judged
 
 
 class GoesOn(StepLimit):
@@ -74,6 +75,7 @@ class GoesOn(StepLimit):
         self.val_loop.batch_progress.reset()
 
     def on_run_start(self, data_fetcher: DataFetcher) -> None:
+        check_judged(self.trainer)
         steps_taken = self.batch_progress.current.ready  # of this epoch; more than 0 only after a resume
         if steps_taken == 0:
             self.state.counters.epochs += 1
