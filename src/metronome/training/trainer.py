@@ -232,7 +232,12 @@ class Trainer(L.Trainer):
         if self.state_of_training.auto_accumulate:
             take_buffers_over(self.strategy.model)
         with self.speed.at_work(self), self.state_of_training.under_way():
-            return super()._run_stage()
+            try:
+                return super()._run_stage()
+            finally:
+                fit = self.fit_loop.epoch_loop
+                for loop in (fit, fit.val_loop, self.validate_loop, self.test_loop):
+                    loop._results.forget_metrics()
 
     def _run_sanity_check(self) -> None:
         # It would forget what was logged, and a run that goes on has shown that its validation works.
