@@ -100,7 +100,7 @@ class Trainer(L.Trainer):
     def _put_parts_in_place(self, agreement: Agreement) -> None:
         state, signals, watch = self.state_of_training, SignalConnector(self), self._watch
         put_connectors(self, CheckpointConnector(self), DataConnector(self, state), signals)
-        self._planner, shares = Planner(self, state, self.budget), Shares(self, state)
+        self._planner, shares = Planner(self, state, self.budget), Shares(self, state, agreement.of_each)
         between_steps = BetweenSteps(self, agreement, watch, signals)
 
         points = StepPoints(partial(explained, self), watch.allows if watch.looks else None)
