@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from metronome.training.lightning_private import ResultCollectionBase, ResultMetricBase
+from metronome.training.logged.meeting import meet
 from metronome.training.logged.of_batch import BatchMetrics
 from metronome.training.logged.reducing import Part, Reducer, Sent
 
@@ -280,6 +281,7 @@ class Results(ResultCollectionBase):
                 weight = metric.cumulated_batch_size if metric.meta.is_mean_reduction else 0
                 due[key] = self._part(key, torch.as_tensor(metric.value), weight)
         if due or at_a_meeting:
+            meet(self.trainer.world_size, due)
             for key, value in self._reducer.received(self._reducer.send(due)).items():
                 self[key]._computed = value
 
