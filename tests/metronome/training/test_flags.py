@@ -72,7 +72,6 @@ def test_what_flags_are(flags: dict[str, Any]) -> None:
 
 def test_a_static_graph_is_refused_where_batches_are_cut() -> None:
     """PyTorch would say INTERNAL ASSERT FAILED, in another process."""
-    strategy = DDPStrategy(static_graph=True)
     with pytest.raises(InputError, match=r"static_graph=True.*accumulate_grad_batches=1"):
-        Trainer(accelerator="cpu", devices=2, strategy=strategy, accumulate_grad_batches=2, logger=False)
-    Trainer(accelerator="cpu", devices=2, strategy=strategy, logger=False)
+        Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(static_graph=True), accumulate_grad_batches=2)
+    Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(static_graph=True))
