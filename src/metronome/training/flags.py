@@ -132,6 +132,11 @@ def check_strategy(trainer: L.Trainer, state: TrainingState) -> None:
             f"strategy {type(strategy).__name__} accumulates gradients by itself; "
             "use trainer.accumulate_grad_batches=1 with it"
         )
+    if state.may_be_cut and getattr(strategy, "_ddp_kwargs", {}).get("static_graph"):
+        raise InputError(
+            "DDPStrategy(static_graph=True) fails inside of PyTorch where gradients are accumulated; leave it out, or "
+            "use trainer.accumulate_grad_batches=1"
+        )
     if state.auto_accumulate and trainer.world_size > 1 and not isinstance(strategy, DDPStrategy):
         raise InputError(
             f"trainer.accumulate_grad_batches=auto on several devices needs the strategy ddp, not "

@@ -100,7 +100,7 @@ class Trainer(L.Trainer):
     def _put_parts_in_place(self, agreement: Agreement) -> None:
         state, signals, watch = self.state_of_training, SignalConnector(self), self._watch
         put_connectors(self, CheckpointConnector(self), DataConnector(self, state), signals)
-        self._planner, shares = Planner(self, state, self.budget), Shares(self, state)
+        self._planner, shares = Planner(self, state, self.budget), Shares(self, state, agreement.of_each)
         between_steps = BetweenSteps(self, agreement, watch, signals)
 
         points = StepPoints(partial(explained, self), watch.allows if watch.looks else None)
@@ -232,7 +232,12 @@ class Trainer(L.Trainer):
         if self.state_of_training.auto_accumulate:
             take_buffers_over(self.strategy.model)
         with self.speed.at_work(self), self.state_of_training.under_way():
-            return super()._run_stage()
+            try:
+                return super()._run_stage()
+            finally:
+                fit = self.fit_loop.epoch_loop
+                for loop in (fit, fit.val_loop, self.validate_loop, self.test_loop):
+                    loop._results.forget_metrics()
 
     def _run_sanity_check(self) -> None:
         # It would forget what was logged, and a run that goes on has shown that its validation works.

@@ -7,9 +7,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from jobs import Data, fit, network
+from jobs import Data, X, Y, fit, network
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, distributed, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from metronome.training.guards import agreement
 
@@ -97,3 +98,20 @@ def test_what_a_step_sends(
         assert sorted(found) == sorted([("all_reduce", "sent")] * sent + [("all_reduce", "waited for")] * waited_for), (
             step
         )
+
+
+def test_samples_of_another_loader_are_counted_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one small sum and without a barrier; in the group of the CPU, so that nothing of a GPU is waited for."""
+    monkeypatch.setattr(agreement, "_SECONDS", 1e9)
+    record = tmp_path / "calls.json"
+
+    class Loads(L.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            return DataLoader(TensorDataset(X, Y), batch_size=16)
+
+    fit(
+        model=Quiet(False), data=Loads(), callbacks=[Counts(record)], devices=2, strategy="ddp_fork",
+        max_epochs=-1, max_steps=STEPS,
+    )  # fmt: skip
+    calls = json.loads(record.read_text())
+    assert [call[1:] for call in calls if call[0] == 3] == [["all_reduce", "waited for"]]

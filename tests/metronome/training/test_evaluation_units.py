@@ -127,3 +127,31 @@ def test_pieces(batch_size: Any, eval_batch_size: int | None, accumulation: int,
     run = trainer(accumulate_grad_batches=accumulation)
     run.test(model, datamodule=Data(batch_size=batch_size, eval_batch_size=eval_batch_size), verbose=False)
     assert found == sizes
+
+
+class Returns(Validates):
+    """Its loss is a mean over what `loss_weight` says; returns it, and looks at what comes of it."""
+
+    def loss_weight(self, batch: Any) -> Tensor:
+        return (batch[1] > 0).sum()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        x, y = batch
+        return {"loss": ((self.net(x) - y) ** 2)[y > 0].sum() / (y > 0).sum()}
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, *_: Any) -> None:
+        self.steps.append(float(outputs["loss"]))
+        self.means.append(float(self.whole(batch)))
+
+    def whole(self, batch: Any) -> Tensor:
+        return Returns.validation_step(self, batch, 0)["loss"]
+
+    def on_validation_epoch_end(self) -> None: ...
+
+
+def test_scalars_that_a_step_returns_weigh_what_the_module_says() -> None:
+    model = Returns()
+    run = trainer(accumulate_grad_batches=3)
+    run.validate(model, datamodule=Data(batch_size=BATCH), verbose=False)
+    assert model.steps[0] == pytest.approx(model.means[0], rel=1e-12)
+    assert model.steps == pytest.approx(model.means, rel=1e-12, nan_ok=True)

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.strategies import DDPStrategy
 
+from metronome.training import Trainer
 from metronome.training.flags import check_flags
 from metronome.units import InputError
 
@@ -66,3 +68,10 @@ def test_what_a_flag_is_not(name: str, value: Any, words: str) -> None:
 )
 def test_what_flags_are(flags: dict[str, Any]) -> None:
     check_flags("auto", None, dict(flags))
+
+
+def test_a_static_graph_is_refused_where_batches_are_cut() -> None:
+    """PyTorch would say INTERNAL ASSERT FAILED, in another process."""
+    with pytest.raises(InputError, match=r"static_graph=True.*accumulate_grad_batches=1"):
+        Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(static_graph=True), accumulate_grad_batches=2)
+    Trainer(accelerator="cpu", devices=2, strategy=DDPStrategy(static_graph=True))

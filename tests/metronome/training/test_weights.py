@@ -159,6 +159,16 @@ def test_on_several_devices(job: str, devices: int, accumulation: int, tmp_path:
             assert logged == pytest.approx(val_loss, rel=1e-6)
 
 
+def test_weights_that_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which would be waited for: a micro-batch that counts nothing, whose loss is no number."""
+    monkeypatch.setattr("metronome.training.step.weights._at_hand", lambda number: torch.as_tensor(number).double())
+    model, trainer = run("both", accumulate_grad_batches=16)
+    expected, losses, val_loss = plain_loop("both")
+    torch.testing.assert_close(weights(model), expected, rtol=1e-12, atol=1e-14)
+    assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(val_loss, rel=1e-6)
+    assert float(trainer.callback_metrics["train/loss"]) == pytest.approx(losses[-1], rel=1e-6)
+
+
 def test_a_batch_without_any_label() -> None:
     """Nothing is learnt from it, and nothing is lost."""
     model, _ = fit(model=Ours(ignore_index=IGNORED), data=Data((X, torch.full_like(LABELS, IGNORED))), max_epochs=1)

@@ -98,8 +98,14 @@ def join_outputs(
         elif all(value.ndim == 0 and value.is_floating_point() for value in values):
             # Of an empty micro-batch a value may be no number, and counts nothing.
             pairs = [(v, n) for v, n in zip(values, weights or sizes, strict=True) if isinstance(n, Tensor) or n]
-            joined[name] = sum(v * n for v, n in pairs) / sum(n for _, n in pairs) if pairs else values[-1]
+            parts = [times_weight(v, n) for v, n in pairs]
+            joined[name] = sum(parts) / sum(n for _, n in pairs) if pairs else values[-1]
     return joined
+
+
+def times_weight(value: Tensor, weight: int | float | Tensor) -> Tensor:
+    """A mean times what it weighs; that over nothing is no number, and times 0 would stay none."""
+    return value * weight if not isinstance(weight, Tensor) else torch.where(weight > 0, value, 0.0) * weight
 
 
 def _reads(batch: Any, samples: int) -> bool | None:

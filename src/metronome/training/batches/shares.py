@@ -1,11 +1,10 @@
 """This device's share of a batch: how many samples it has, and how it is cut into micro-batches."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import lightning as L
-import torch
 
 from metronome.training.batches.cut import HINT, count_samples, cut_batch, micro_batch_sizes
 from metronome.training.batches.loaders import batch_sampler, batch_sizes, collates_by_default
@@ -27,11 +26,12 @@ class BatchSizes(NamedTuple):
 class Shares:
     """Counts and cuts what a loader gives to this device: the share of a step, or a batch of an evaluation.
 
-    A data module (or module) with `count_samples(batch)` and `cut_batch(batch, sizes)` has its own way.
+    A data module (or module) with `count_samples(batch)` and `cut_batch(batch, sizes)` has its own way. `of_each` gives
+    the number of each device, all of which call it together.
     """
 
-    def __init__(self, trainer: L.Trainer, state: TrainingState) -> None:
-        self.trainer, self.state = trainer, state
+    def __init__(self, trainer: L.Trainer, state: TrainingState, of_each: Callable[[int], list[int]]) -> None:
+        self.trainer, self.state, self.of_each = trainer, state, of_each
         self._has_doubted = False
 
     @property
@@ -55,9 +55,7 @@ class Shares:
         count = self._count_if_need_be(share)
         if trainer.world_size == 1:
             return BatchSizes(count, count, count)
-        counts = torch.zeros(trainer.world_size, dtype=torch.int64, device=trainer.strategy.root_device)
-        counts[trainer.global_rank] = count
-        every = trainer.strategy.reduce(counts, reduce_op="sum").tolist()  # pyright: ignore
+        every = self.of_each(count)
         return BatchSizes(count, sum(every), max(every))
 
     def micro_batches(self, batch_samples: int, largest: int) -> int:

@@ -42,6 +42,13 @@ class Agreement:
         distributed.all_reduce(table, distributed.ReduceOp.MAX, group=self._group())
         return table.tolist()
 
+    def of_each(self, number: int) -> list[int]:
+        """The number of each device, by its rank. Waits for all of them; on the CPU, so for no work of a GPU."""
+        table = torch.zeros(self.trainer.world_size, dtype=torch.int64)
+        table[self.trainer.global_rank] = number
+        distributed.all_reduce(table, group=self._group())
+        return table.tolist()
+
     def exchange(self, *numbers: int) -> list[int]:
         """The largest of each number that was given the time before; these travel until the next time.
 

@@ -59,7 +59,8 @@ class Reducer:
         self._agreed: set[int] = set()
 
     def send(self, parts: Mapping[str, Part]) -> Sent:
-        """Begin: one collective for all sums and means, one for each largest or smallest; none is waited for."""
+        """Begin: one collective for all sums and means, one for each largest or smallest; none is waited for, but
+        where there are such as these for the first time. Raises as `received`."""
         device = self.trainer.strategy.root_device
         dtype = most_precise(device)
         keys = sorted(parts)
@@ -77,6 +78,10 @@ class Reducer:
             if isinstance(weights[i], Tensor):
                 table[1, 1 + i] = weights[i]
         works = [_begin(table, "sum")]
+        if len(sums) < len(keys) and digest not in self._agreed:
+            # Each of the others is a collective of its own, which must not meet something else of another device.
+            works[0].wait()
+            self._check_alike(digest, keys, table)
         others: dict[str, Tensor] = {}
         for key in keys:
             if key not in sums:
@@ -93,19 +98,21 @@ class Reducer:
         sent.wait()
         table = sent.table
         if sent.digest not in self._agreed:
-            # Looking costs a wait for the device, so it is done where this device's keys are new; where one
-            # device's keys differ from the others', they are new to it.
-            total, squares = table[:, 0].tolist()
-            if total**2 != squares * self.trainer.world_size:
-                keys = ", ".join(sorted([*sent.sums, *sent.others])) or "nothing"
-                raise InputError(
-                    f"the devices log different values in one step or epoch (here: {keys}); log the same on "
-                    "all, or use self.log(..., rank_zero_only=True)"
-                )
-            self._agreed.add(sent.digest)
+            self._check_alike(sent.digest, sorted([*sent.sums, *sent.others]), table)
         columns = enumerate(zip(sent.sums, sent.means, strict=True), start=1)
         reduced = {key: table[0, i] / table[1, i] if is_mean else table[0, i] for i, (key, is_mean) in columns}
         return reduced | sent.others
+
+    def _check_alike(self, digest: int, keys: list[str], table: Tensor) -> None:
+        # Looking costs a wait for the device, so it is done where this device's keys are new; where one
+        # device's keys differ from the others', they are new to it.
+        total, squares = table[:, 0].tolist()
+        if total**2 != squares * self.trainer.world_size:
+            raise InputError(
+                f"the devices log different values in one step or epoch (here: {', '.join(keys) or 'nothing'}); log "
+                "the same on all, or use self.log(..., rank_zero_only=True)"
+            )
+        self._agreed.add(digest)
 
     def reduce(self, value: Tensor, operation: str) -> Tensor:
         """One value at once, in place; `operation` is sum, mean, max or min."""

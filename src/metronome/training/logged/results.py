@@ -6,7 +6,6 @@ as `reduce_fx` says), over all devices. Epoch values weigh every sample the same
 and in evaluation.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,15 +13,11 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
-from torchmetrics import MaxMetric, MeanAbsoluteError, MeanMetric, MeanSquaredError, MinMetric, SumMetric
 
 from metronome.training.lightning_private import ResultCollectionBase, ResultMetricBase
+from metronome.training.logged.meeting import meet
+from metronome.training.logged.of_batch import BatchMetrics
 from metronome.training.logged.reducing import Part, Reducer, Sent
-
-log = logging.getLogger("metronome.training")
-
-# Torchmetrics that are means over samples, or sums, so that the parts of a batch make up its value.
-_MEANS = (MeanMetric, SumMetric, MaxMetric, MinMetric, MeanSquaredError, MeanAbsoluteError)
 
 
 class Logged(ResultMetricBase):
@@ -55,7 +50,8 @@ class Results(ResultCollectionBase):
         # per key: what the micro-batches of this step logged, as (reduced value, weight)
         self._step_values: dict[str, tuple[Tensor, int | Tensor]] = {}
         self._reducer = Reducer(trainer)
-        self._has_said = False
+        self._of_batch = BatchMetrics()
+        self._metrics: dict[str, Any] = {}  # per key: torchmetrics logged in this step, computed over the batch
         self._sent: Sent | None = None  # the step's values, on their way between the devices
         self._options: dict[str, dict[str, Any]] = {}  # with which each key was logged last
 
@@ -78,13 +74,20 @@ class Results(ResultCollectionBase):
             connector._callback_metrics.update(metrics["callback"])
             connector._logged_metrics.update(metrics["log"])
 
-    def begin_step(self) -> None:
+    def begin_step(self, is_cut: bool) -> None:
+        """`is_cut`: over micro-batches or devices."""
         self.arrive()
         self._in_step, self._parts, self._step_values = True, 0, {}
+        self._of_batch.is_on = is_cut
+        if is_cut:
+            self._metrics = {}
+            self._of_batch.begin_step(self.trainer.lightning_module)
 
     def begin_micro_batch(self, micro_batch: Any, weight: Any, counted: bool) -> None:
         """`counted` is false for a sample that only keeps other devices company: what it logs does not count."""
         self.batch, self.batch_size, self._counted = micro_batch, weight, counted
+        if self._parts and self._of_batch.hooks:
+            self._of_batch.end_micro_batch()
         self._parts += 1
 
     @property
@@ -103,6 +106,8 @@ class Results(ResultCollectionBase):
         """
         self._in_step = False
         self.batch, self.batch_size = share, weight
+        if self._of_batch.hooks:
+            self._of_batch.end_micro_batch()
         if over_devices:
             self._counted = True
         if over_devices and self.trainer.world_size > 1:
@@ -114,6 +119,18 @@ class Results(ResultCollectionBase):
             return  # Lightning has kept the values of the one micro-batch as they are
         for key, (value, weight) in self._step_values.items():
             self[key]._forward_cache = value / weight if self[key].meta.is_mean_reduction else value
+        if self._metrics:
+            self._compute_metrics(over_devices and self.trainer.world_size > 1)
+
+    def _compute_metrics(self, over_devices: bool) -> None:
+        """Of the whole batch, in place of means."""
+        if over_devices:
+            self.arrive()  # so that all are known to have logged the same
+        for key in sorted(self._metrics):
+            is_shared = over_devices and not self[key].meta.sync.rank_zero_only
+            value = self._of_batch.value(self._metrics[key], is_shared)
+            if value is not None:
+                self[key]._forward_cache = value
 
     def arrive(self) -> None:
         """Make the values that are on their way between the devices those of the step. Raises as `Reducer.received`."""
@@ -122,6 +139,10 @@ class Results(ResultCollectionBase):
         sent, self._sent = self._sent, None
         for key, value in self._reducer.received(sent).items():
             self[key]._forward_cache = value
+
+    def forget_metrics(self) -> None:
+        """The training or evaluation is over: a module's torchmetrics are as they were before."""
+        self._of_batch.forget()
 
     def forget_step(self) -> None:
         """Let go of the values that are on their way between the devices: their step does not count."""
@@ -185,6 +206,8 @@ class Results(ResultCollectionBase):
         metric = self[key]
         # The mean over nothing is no number; it counts nothing.
         is_empty = metric.is_tensor and not isinstance(batch_size, Tensor) and batch_size == 0
+        if isinstance(batch_size, Tensor) and metric.is_tensor and metric.meta.is_mean_reduction:
+            value = torch.where(batch_size > 0, value, 0.0)  # which is not looked at, since a GPU would be waited for
         if self._counted and not is_empty:
             if torch.compiler.is_compiling():
                 super().update_metrics(key, value, batch_size)  # pyright: ignore
@@ -197,30 +220,24 @@ class Results(ResultCollectionBase):
             if not metric.is_tensor:
                 metric.value = value  # a torchmetrics.Metric is reduced over devices at the end of the epoch
             # The other devices log this key too, and reduce it together with this one.
-            step_value, batch_size = torch.as_tensor(_neutral(metric)), 0
+            has_value = metric.is_tensor or isinstance(value._forward_cache, Tensor)
+            step_value, batch_size = torch.as_tensor(_neutral(metric)) if has_value else None, 0
         if not (self._in_step and metric.meta.on_step and isinstance(step_value, Tensor)):
             return
+        if metric.is_tensor:
+            if self._of_batch.numbers is not None:
+                self._of_batch.numbers[metric.meta.name] = value
+        elif self._of_batch.saw(value, self._counted):
+            self._metrics[key] = value
         meta = metric.meta
         if meta.is_mean_reduction:
             step_value = step_value * batch_size
         weight: int | Tensor = batch_size
         if key in self._step_values:
-            if not metric.is_tensor and not self._has_said:
-                self._say_what_it_is(metric)
             before, weight_before = self._step_values[key]
             combine = meta.reduce_fx if meta.is_min_reduction or meta.is_max_reduction else torch.add
             step_value, weight = combine(before, step_value), weight_before + weight
         self._step_values[key] = step_value, weight
-
-    def _say_what_it_is(self, metric: ResultMetricBase) -> None:
-        kind = type(metric.value).__name__
-        if isinstance(metric.value, _MEANS):
-            return
-        self._has_said = True
-        log.warning(
-            "values of %s at each step are means of its values in the micro-batches, and may differ from that of the "
-            "whole batch; its epoch value does not: self.log(..., on_step=False, on_epoch=True)", kind
-        )  # fmt: skip
 
     def metrics(self, on_step: bool) -> Any:
         if self.trainer.world_size > 1:
@@ -264,6 +281,7 @@ class Results(ResultCollectionBase):
                 weight = metric.cumulated_batch_size if metric.meta.is_mean_reduction else 0
                 due[key] = self._part(key, torch.as_tensor(metric.value), weight)
         if due or at_a_meeting:
+            meet(self.trainer.world_size, due)
             for key, value in self._reducer.received(self._reducer.send(due)).items():
                 self[key]._computed = value
 

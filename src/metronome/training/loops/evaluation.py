@@ -174,16 +174,17 @@ class EvaluationLoop(EvaluationLoopBase):
             return step(batch, *arguments)
         pieces, sizes = self.shares.pieces(batch, self.shares.count(batch) if samples is None else samples, parts)
         outputs, divisor = [], weights.divisor(batch, sum(sizes))
+        divisors = [weights.divisor(piece, size) if size else 0 for piece, size in zip(pieces, sizes, strict=True)]
         counts = results.is_counting
         self._to_end = divisor, counts
-        results.begin_step()
-        for piece, size in zip(pieces, sizes, strict=True):
-            results.begin_micro_batch(piece, weights.divisor(piece, size) if size else 0, counts and size > 0)
+        results.begin_step(is_cut=True)
+        for piece, size, weight in zip(pieces, sizes, divisors, strict=True):
+            results.begin_micro_batch(piece, weight, counts and size > 0)
             with nullcontext() if size else metrics_as_before(self.trainer.lightning_module):
                 outputs.append(step(piece, *arguments))
         if all(isinstance(output, dict) for output in outputs):
-            return join_outputs(outputs, sizes)
-        return join_outputs([{"output": output} for output in outputs], sizes)["output"]
+            return join_outputs(outputs, sizes, divisors)
+        return join_outputs([{"output": output} for output in outputs], sizes, divisors)["output"]
 
     def _halve(self, batch: Any, reason: str) -> None:
         trainer = self.trainer

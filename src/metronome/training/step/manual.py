@@ -47,7 +47,7 @@ class ManualStep(ManualOptimizationBase):
         size = self.shares.sizes(share)
         counted = size.share > 0
         (weight,) = self._weights([share], [size.share], size.batch)
-        results.begin_step()
+        results.begin_step(is_cut=self.trainer.world_size > 1)
         results.begin_micro_batch(share, weight.divisor, counted)
         updates = self.optim_step_progress.total.completed
         with self._weighed(weight), nullcontext() if counted else metrics_as_before(self.trainer.lightning_module):

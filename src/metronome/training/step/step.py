@@ -145,7 +145,7 @@ class Step:
     def passes(self, batch: CutBatch) -> Passes:
         """Every micro-batch forward and backward, once."""
         ways, results, passes, last = self.ways, self.results, Passes(), len(batch.sizes) - 1
-        results.begin_step()
+        results.begin_step(is_cut=last > 0 or self.devices > 1)
         pieces = zip(batch.micro_batches, batch.sizes, batch.weights, strict=True)
         for i, (micro_batch, samples, weight) in enumerate(pieces):
             results.begin_micro_batch(micro_batch, weight.divisor, samples > 0)

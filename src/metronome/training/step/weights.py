@@ -18,6 +18,7 @@ import lightning as L
 import torch
 from torch import Tensor, distributed
 
+from metronome.training.batches.cut import times_weight
 from metronome.training.precise import most_precise
 from metronome.units import InputError
 
@@ -81,7 +82,7 @@ class Weights:
     def weighed(self, loss: Tensor, weight: Weight) -> Tensor:
         """The loss of a micro-batch times its factor; of an empty one 0, with gradients of 0, as its own is 0/0."""
         if isinstance(weight.factor, Tensor):
-            return loss * weight.factor
+            return times_weight(loss, weight.factor)
         if weight.factor == 0 and self.are_own:
             parameters = [p for p in self.trainer.lightning_module.parameters() if p.requires_grad]
             return sum([(parameter * 0).sum() for parameter in parameters], torch.zeros((), device=loss.device))
