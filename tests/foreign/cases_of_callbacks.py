@@ -256,7 +256,7 @@ def weight_averaging(Trainer: Any, **flags: Any) -> Any:
 
 @case("ModelPruning")
 def pruning(Trainer: Any, **flags: Any) -> Any:
-    prunes = ModelPruning("l1_unstructured", amount=0.3, parameters_to_prune=None)
+    prunes = ModelPruning("l1_unstructured", amount=0.3, parameters_to_prune=None)  # pyright: ignore
     return train(Trainer, Net(), loader(), flags, callbacks=[prunes], enable_checkpointing=True)
 
 

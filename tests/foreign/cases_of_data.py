@@ -135,7 +135,7 @@ class Both(Net):
         return loss
 
 
-def combined(Trainer: Any, mode: str, flags: dict[str, Any], sizes: tuple[int, int] = (6, 6)) -> Any:
+def combined(Trainer: Any, mode: Any, flags: dict[str, Any], sizes: tuple[int, int] = (6, 6)) -> Any:
     loaders = {"a": loader(sizes[0]), "b": DataLoader(TensorDataset(X[:14], LABELS[:14]), sizes[1])}
     return train(Trainer, Both(), CombinedLoader(loaders, mode), flags)
 

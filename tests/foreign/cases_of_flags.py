@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from stock import LABELS, Net, X, case, copied, left, loader, network, train
@@ -125,13 +126,10 @@ def profiler(Trainer: Any, **flags: Any) -> Any:
     ]
 
 
-@case("seed_everything(3, workers=True) before a shuffled training with dropout")
+@case("seed_everything(3, workers=True) before a shuffled training")
 def seeded(Trainer: Any, **flags: Any) -> Any:
-    from lightning import seed_everything
-
-    seed_everything(3, workers=True, verbose=False)
-    module = Net()
-    return train(Trainer, module, loader(shuffle=True), flags)
+    L.seed_everything(3, workers=True, verbose=False)
+    return train(Trainer, Net(), loader(shuffle=True), flags)
 
 
 @case(
@@ -142,10 +140,8 @@ def seeded(Trainer: Any, **flags: Any) -> Any:
 )
 def short_last_window(Trainer: Any, **flags: Any) -> Any:
     """9 samples a step, in the words of each: batches of 3 joined by three, or a batch of 9 cut in three."""
-    from lightning import Trainer as Stock
-
-    joins = issubclass(Trainer, Stock) and Trainer.__module__.startswith("lightning.")
-    return train(Trainer, Net(), loader(3 if joins else 9), flags, accumulate_grad_batches=3)["weights"]
+    size = 3 if Trainer is L.Trainer else 9
+    return train(Trainer, Net(), loader(size), flags, accumulate_grad_batches=3)["weights"]
 
 
 # ---- precision ----------------------------------------------------------------------------------------------

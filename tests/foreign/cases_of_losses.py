@@ -45,7 +45,7 @@ def class_weights(Trainer: Any, **flags: Any) -> Any:
 LOGGED = "means over the epoch weigh what the loss divides by"
 
 
-def logged_by_weight(module: type[Net], data: Any) -> Any:
+def logged_by_weight(module: Any, data: Any) -> Any:
     """The whole batch, and a mean of the epoch that weighs each batch as its loss does."""
 
     class Logs(module):

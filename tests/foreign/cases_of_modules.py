@@ -177,9 +177,9 @@ def checkpointed(Trainer: Any, **flags: Any) -> Any:
 
 @case("torch.compile of the module")
 def compiled(Trainer: Any, **flags: Any) -> Any:
-    trainer_module = Net()
-    trainer_module.net.compile(backend="aot_eager")
-    found = train(Trainer, trainer_module, loader(), flags)
+    module = Net()
+    module.net.compile(backend="aot_eager")
+    found = train(Trainer, module, loader(), flags)
     torch.compiler.reset()
     return found
 

@@ -19,8 +19,8 @@ class With(Net):
         optimizer = self.make_optimizer(self.parameters())
         if not self.scheduling:
             return optimizer
-        make, *_ = self.scheduling["scheduler"], None
-        return {"optimizer": optimizer, "lr_scheduler": {**self.scheduling, "scheduler": make(optimizer)}}
+        schedule = self.scheduling["scheduler"](optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {**self.scheduling, "scheduler": schedule}}
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.rates.append([group["lr"] for group in self.trainer.optimizers[0].param_groups])
@@ -68,11 +68,13 @@ def sam(Trainer: Any, **flags: Any) -> Any:
             with torch.no_grad():
                 norm = torch.stack([p.grad.norm() for p in weights]).norm()
                 moves = [p.grad * 0.05 / norm for p in weights]
-                torch._foreach_add_(weights, moves)
+                for p, move in zip(weights, moves, strict=True):
+                    p.add_(move)
             with torch.enable_grad():
                 closure()
             with torch.no_grad():
-                torch._foreach_sub_(weights, moves)
+                for p, move in zip(weights, moves, strict=True):
+                    p.sub_(move)
             super().step()
             return loss
 
@@ -223,7 +225,8 @@ class Adversaries(Net):
         self.generator, self.critic = network(nn.Linear(2, FEATURES)), network(nn.Linear(FEATURES, 1))
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        first, second = self.optimizers()  # pyright: ignore
+        optimizers: Any = self.optimizers()
+        first, second = optimizers
         noise, entropy = batch[0][:, :2], nn.functional.binary_cross_entropy_with_logits
         ones, zeros = torch.ones(len(noise), 1), torch.zeros(len(noise), 1)
         self.toggle_optimizer(first)

@@ -82,13 +82,13 @@ def own_end(Trainer: Any, **flags: Any) -> Any:
 
 
 @case("in mid-epoch: means and metrics of the epoch", right=lambda Trainer, **flags: whole(Trainer, flags),
-      why="of the epoch it knows the steps since the resume only")  # fmt: skip
+      why="it begins the epoch's samples anew")  # fmt: skip
 def own_mid_epoch(Trainer: Any, **flags: Any) -> Any:
     return resumed(Trainer, flags, step=6)
 
 
 @case("in mid-epoch, shuffled", right=lambda Trainer, **flags: whole(Trainer, flags, data=_shuffled),
-      why="it reads other samples than were left", quick=True)  # fmt: skip
+      why="it reads other samples than were left")  # fmt: skip
 def shuffled(Trainer: Any, **flags: Any) -> Any:
     return resumed(Trainer, flags, step=6, data=_shuffled)
 
@@ -113,14 +113,14 @@ def _drops() -> Any:
     )
 
 
-@case("at an epoch's end, dropout", right=lambda Trainer, **flags: whole(Trainer, flags, _drops),
+@case("after the last step of an epoch, dropout", right=lambda Trainer, **flags: whole(Trainer, flags, _drops),
       why="it draws other numbers", cut=False)  # fmt: skip
 def dropout(Trainer: Any, **flags: Any) -> Any:
     return resumed(Trainer, flags, step=4, module=_drops)
 
 
 @case("in mid-epoch, EMAWeightAveraging", right=lambda Trainer, **flags: whole(Trainer, flags, callbacks=_ema()),
-      why="of the epoch it knows the steps since the resume only")  # fmt: skip
+      why="it begins the epoch's samples anew")  # fmt: skip
 def ema(Trainer: Any, **flags: Any) -> Any:
     return resumed(Trainer, flags, step=6, callbacks=_ema)
 
@@ -139,7 +139,7 @@ def _swa() -> list[Any]:
 
 
 @case("in mid-epoch, StochasticWeightAveraging", right=lambda Trainer, **flags: whole(Trainer, flags, Plain,
-      callbacks=_swa(), max_epochs=5), why="it begins its average anew")  # fmt: skip
+      callbacks=_swa(), max_epochs=5), why="it begins the epoch's samples anew")  # fmt: skip
 def swa(Trainer: Any, **flags: Any) -> Any:
     return resumed(Trainer, flags, step=10, module=Plain, callbacks=_swa, max_epochs=5)
 

@@ -179,7 +179,9 @@ def fresh_place() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        torch.manual_seed(5), np.random.seed(5), random.seed(5)
+        torch.manual_seed(5)
+        np.random.seed(5)
+        random.seed(5)
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""What the cases share, as anyone would write it for stock Lightning: data, a module, flags, and what a training leaves.
+"""What the cases share, as anyone writes it for stock Lightning: data, a module, flags, and what a training leaves.
 
 A case is a function of the class `Trainer` and of flags, that trains and returns what is left. It knows nothing of who
 runs it with which Trainer. Everything is in float64 where it does not say otherwise: the default type is set so.
@@ -79,7 +79,7 @@ class Net(L.LightningModule):
 
     def __init__(self, net: nn.Module | None = None) -> None:
         super().__init__()
-        self.net = network() if net is None else net
+        self.net: Any = network() if net is None else net
 
     def loss(self, outputs: Tensor, target: Any) -> Tensor:
         return nn.functional.cross_entropy(outputs, target)

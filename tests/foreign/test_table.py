@@ -3,7 +3,7 @@
 import pytest
 from judging import judge
 from stock import Case
-from table import KINDS, cases, table_of, written
+from table import KINDS, README, cases, table_of, written
 
 ALL = cases()
 QUICK = [case for case in ALL if case.quick]
@@ -21,6 +21,12 @@ def test_the_table_is_what_comes_out() -> None:
     verdicts = [judge(case) for case in ALL]
     assert [failure for verdict in verdicts for failure in verdict.failures] == []
     assert written().strip() == table_of(verdicts).strip(), "run tests/foreign/table.py --write"
+
+
+def test_the_cases_know_nothing_of_this_project() -> None:
+    files = [path for path in README.parent.glob("*.py") if path.name == "stock.py" or path.name.startswith("cases_of_")]
+    assert len(files) == len(KINDS) + 1
+    assert not [path.name for path in files if "metronome" in path.read_text()]
 
 
 def test_each_case_once() -> None:

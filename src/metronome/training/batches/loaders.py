@@ -22,8 +22,8 @@ def batch_sampler(trainer: L.Trainer) -> BatchSampler | None:
 
 
 def parts_of(loaders: Any, batch: Any) -> list[tuple[Any, Any]]:
-    """Each training loader with its part of a batch: of several loaders a batch has the structure that they have, unless
-    a hook has made it another, which is then a part of no loader."""
+    """Each training loader with its part of a batch: of several a batch has the structure that they have, unless a hook
+    has made it another, which is then a part of none."""
     if isinstance(loaders, Mapping):
         is_alike = isinstance(batch, Mapping) and batch.keys() == loaders.keys()
         pairs = [(loader, batch[name]) for name, loader in loaders.items()] if is_alike else None
