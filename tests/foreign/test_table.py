@@ -24,7 +24,7 @@ def test_the_table_is_what_comes_out() -> None:
 
 
 def test_the_cases_know_nothing_of_this_project() -> None:
-    files = [path for path in README.parent.glob("*.py") if path.name == "stock.py" or path.name.startswith("cases_of_")]
+    files = [README.parent / "stock.py", *README.parent.glob("cases_of_*.py")]
     assert len(files) == len(KINDS) + 1
     assert not [path.name for path in files if "metronome" in path.read_text()]
 
