@@ -63,6 +63,8 @@ class Planner:
             return self.of_data(sampler.num_samples, sampler.schedule, sampler.drop_last)
         if not isinstance(loader, DataLoader) or loader.batch_size is None or not hasattr(loader.dataset, "__len__"):
             return None
+        if not hasattr(loader.sampler, "__len__"):
+            return None
         num_samples, batch_size = len(loader.dataset), loader.batch_size * self.trainer.world_size  # pyright: ignore
         # A sampler of the user's own may yield more or fewer samples than the data set has. On several devices
         # Lightning deals a loader's samples out when the training starts; before that it still reads them all.

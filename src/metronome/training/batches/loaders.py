@@ -1,6 +1,6 @@
 """Loaders: which samples of one that is not ours each device reads, and the sampler of one that is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -21,13 +21,26 @@ def batch_sampler(trainer: L.Trainer) -> BatchSampler | None:
     return sampler if isinstance(sampler, BatchSampler) else None
 
 
-def batch_sizes(trainer: L.Trainer, step: int) -> Sequence[int]:
-    """How many samples a batch of the training loader may have in this step of an epoch, the usual number first;
+def parts_of(loaders: Any, batch: Any) -> list[tuple[Any, Any]]:
+    """Each training loader with its part of a batch: of several a batch has the structure that they have, unless a hook
+    has made it another, which is then a part of none."""
+    if isinstance(loaders, Mapping):
+        is_alike = isinstance(batch, Mapping) and batch.keys() == loaders.keys()
+        pairs = [(loader, batch[name]) for name, loader in loaders.items()] if is_alike else None
+    elif isinstance(loaders, list | tuple):
+        is_alike = isinstance(batch, list | tuple) and len(batch) == len(loaders)
+        pairs = list(zip(loaders, batch, strict=True)) if is_alike else None
+    else:
+        return [(loaders, batch)]
+    return [(None, batch)] if pairs is None else [found for pair in pairs for found in parts_of(*pair)]
+
+
+def batch_sizes(loader: Any, step: int) -> Sequence[int]:
+    """How many samples a batch of a training loader may have in this step of an epoch, the usual number first;
     nothing where it says nothing, or batches of one, which are often batches made elsewhere."""
-    loader = trainer.train_dataloader
     if not isinstance(loader, DataLoader) or (size := loader.batch_size) in (None, 1):
         return ()
-    if isinstance(loader.dataset, IterableDataset):
+    if isinstance(loader.dataset, IterableDataset) or not hasattr(loader.sampler, "__len__"):
         return range(size, 0, -1)
     full, rest = divmod(len(loader.sampler), size)  # pyright: ignore
     # A loader that a run went on with may begin anew, so its last batch is not known by the step.

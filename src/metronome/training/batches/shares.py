@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import lightning as L
 
 from metronome.training.batches.cut import HINT, count_samples, cut_batch, micro_batch_sizes
-from metronome.training.batches.loaders import batch_sampler, batch_sizes, collates_by_default
+from metronome.training.batches.loaders import batch_sampler, batch_sizes, collates_by_default, parts_of
 from metronome.training.state import TrainingState
 from metronome.units import BatchSchedule, InputError, RunFailed, accumulation_at, micro_batches_of, share_size
 
@@ -120,18 +120,30 @@ class Shares:
         return max(size, largest) if isinstance(size, int) else largest
 
     def _count_if_need_be(self, share: Any) -> int:
-        needs_be = self.trainer.world_size > 1 or self.state.may_be_cut
+        loaders = self.trainer.train_dataloader
         try:
             if (own := self._own("count_samples")) is not None:
                 return own(share)
-            sizes = batch_sizes(self.trainer, self.state.step) if self.state.may_be_cut else ()
-            count = count_samples(share, sizes)
+            parts = [(loader, part) for loader, part in parts_of(loaders, share) if part is not None]
+            counts = [self._count_of(loader, part) for loader, part in parts]
         except InputError:
-            if needs_be:
+            if self.trainer.world_size > 1 or self.state.may_be_cut:
                 raise
             # Uncut and alone, the batch weighs 1 whatever is in it; only the counter needs a number.
-            return getattr(self.trainer.train_dataloader, "batch_size", None) or 1
-        if sizes and count not in sizes:
+            return getattr(loaders, "batch_size", None) or 1
+        if self.state.may_be_cut and len(set(counts)) > 1:
+            found = " and ".join(map(str, counts))
+            raise InputError(
+                f"the loaders' parts of a batch have {found} samples, and are cut as one batch only where they have as "
+                f"many; use trainer.accumulate_grad_batches=1, or {HINT}"
+            )
+        return counts[0]
+
+    def _count_of(self, loader: Any, part: Any) -> int:
+        """Samples in a loader's part of a batch."""
+        sizes = batch_sizes(loader, self.state.step)
+        count = count_samples(part, sizes)
+        if self.state.may_be_cut and sizes and count not in sizes:
             raise InputError(
                 f"the loader makes batches of {sizes[0]} samples, and the first dimension of this one is {count}: it "
                 f"may be another dimension; {HINT}"

@@ -50,7 +50,7 @@ class EpochLoop(GoesOn):
         self.on_run_start(data_fetcher)
         self.restarting = False  # from here on all is as if the run had never been interrupted
         self.on_iteration_done()
-        self._batches = batches_of(data_fetcher, self._hooks.is_profiled, self.between_steps.agreement)
+        self.batches: Any = batches_of(data_fetcher, self._hooks.is_profiled, self.between_steps.agreement)
         if self.phase in OF_A_STEP[1:]:
             self._go_through(self.phase)  # what the checkpoint left to be done of its step
         while not self.done:
@@ -80,7 +80,7 @@ class EpochLoop(GoesOn):
             self._mid_step.remember(state.epoch, batch_idx)
         if self._seed_fetch is not None:
             self._seed_fetch(state.epoch, batch_idx)
-        batch, progress.is_last_batch = self._batches.next()
+        batch, progress.is_last_batch = self.batches.next()
         self._seed(state.epoch, batch_idx)
         if self.step.ways.are_old():
             self.prepare()
@@ -156,11 +156,11 @@ class EpochLoop(GoesOn):
         self._mid_step.prepare()
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
-        # A run that `max_steps` ends in mid-epoch ends with a validation all the same: what it leaves is judged.
         if not self._may_validate:
             return False
-        ended = self.max_steps != -1 and self.global_step >= self.max_steps
-        due = ended or super()._should_check_val_fx(data_fetcher)
+        due = super()._should_check_val_fx(data_fetcher)
+        if not due and self.max_steps != -1 and self.global_step >= self.max_steps:
+            due = self.is_judged_at_its_end()
         by_clock = self.trainer._val_check_time_interval is not None  # pyright: ignore
         return self.between_steps.agreement.any(due) if by_clock else due  # each device has a clock of its own
 

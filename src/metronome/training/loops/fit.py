@@ -46,10 +46,15 @@ class FitLoop(FitLoopBase):
         self.is_finishing = self.epoch_loop.phase is not Phase.MAKE
         if self.epoch_loop.phase is Phase.LOG_EPOCH:
             self._finish_epoch()
-        with between_steps.signals.waiting_for_the_step():
-            super().run()
-            between_steps.watch.settle()
-            between_steps.stop_if_asked_by_now()
+        try:
+            with between_steps.signals.waiting_for_the_step():
+                super().run()
+                between_steps.watch.settle()
+                between_steps.stop_if_asked_by_now()
+        except BaseException:
+            if trainer.world_size == 1:  # of several, others may not come to where values are brought together
+                self.epoch_loop.results.keep_latest(logger_connector(trainer))
+            raise
 
     def _check_end(self) -> None:
         """Raises InputError if a checkpoint lies beyond the end of this run."""
@@ -143,6 +148,12 @@ class FitLoop(FitLoopBase):
         if batch_sampler(self.trainer) is None and self._combined_loader is not None:  # an iterator is made next
             foreign = self.epoch_loop.foreign_loaders
             self._put_generators_back = foreign.set_up(self._combined_loader, self.epoch_loop.epoch)
+
+    def teardown(self) -> None:
+        # With it goes the last iterator of the loader, whose workers end where nobody holds it any more. Held by the
+        # Trainer until that is collected, they live as long, and then 5 s more each.
+        self.epoch_loop.batches = None
+        super().teardown()
 
     def state_dict(self, destination: dict | None = None, prefix: str = "") -> dict:
         state = super().state_dict(destination, prefix)

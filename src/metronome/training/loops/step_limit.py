@@ -1,8 +1,11 @@
 """Where a training ends whose module optimizes manually: after the batches of its budget, not after as many updates."""
 
+import logging
 from typing import Any
 
 from metronome.training.lightning_private import TrainingEpochLoopBase
+
+log = logging.getLogger("metronome.training")
 
 
 class StepLimit(TrainingEpochLoopBase):
@@ -26,3 +29,11 @@ class StepLimit(TrainingEpochLoopBase):
     @max_steps.setter
     def max_steps(self, limit: int) -> None:
         self._limit = limit
+
+    def is_judged_at_its_end(self) -> bool:
+        """True: a run that ends where no validation is due, in mid-epoch, is validated all the same, and what it leaves
+        is judged. Lightning does not, so that it is said of a run that Lightning's flag has ended."""
+        trainer: Any = self.trainer
+        if trainer.budget is None and trainer.is_global_zero:
+            log.warning("max_steps=%s ends the training where no validation is due: it is validated there", self._limit)
+        return True
