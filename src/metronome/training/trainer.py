@@ -35,6 +35,7 @@ from metronome.training.planning import Planner
 from metronome.training.signature import with_lightnings_flags
 from metronome.training.speed import Speed
 from metronome.training.state import Counters, TrainingState
+from metronome.training.step.first_look import FirstLook
 from metronome.training.step.manual import ManualStep
 from metronome.training.step.step import Step, StepPoints
 from metronome.units import BatchSchedule, Duration, Plan
@@ -112,7 +113,8 @@ class Trainer(L.Trainer):
         stock = self.fit_loop.epoch_loop
         validation = EvaluationLoop(self, stock.val_loop, state, shares, between_steps)
         epoch_loop = EpochLoop(self, stock, state, step, manual, validation, between_steps)
-        self.fit_loop = FitLoop(self, self.fit_loop, epoch_loop, self._planner)
+        first_look = FirstLook(self, state, points)
+        self.fit_loop = FitLoop(self, self.fit_loop, epoch_loop, self._planner, first_look)
         self.validate_loop = EvaluationLoop(self, self.validate_loop, state, shares, between_steps)
         self.test_loop = EvaluationLoop(self, self.test_loop, state, shares, between_steps)
 

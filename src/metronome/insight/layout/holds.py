@@ -9,14 +9,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metronome.insight.layout.kept import Kept
-from metronome.training.step.hooks import is_written
+from metronome.training.step.across_samples import HOOK, backward_hooks, batch_norms, spectral_norms
 from metronome.training.step.ways import Ways
 
 
@@ -34,31 +32,6 @@ class Hold(Enum):
 
 
 ALL = frozenset(Hold)
-_HOOK = "on_after_backward"
-
-
-def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
-    """The layers of BatchNorm that go by what they are given, by name."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, _BatchNorm) and m.training}
-
-
-def spectral_norms(module: nn.Module) -> dict[str, nn.Module]:
-    """What makes the steps of spectral norm's power iteration, by the name of its layer; of both of PyTorch's ways."""
-    found: dict[str, nn.Module] = {}
-    for name, part in module.named_modules():
-        if type(part).__name__ == "_SpectralNorm" and part.training:
-            found[name.split(".parametrizations.")[0]] = part
-        elif part.training and any(isinstance(hook, SpectralNorm) for hook in part._forward_pre_hooks.values()):
-            found[name] = part
-    return found
-
-
-def backward_hooks(module: L.LightningModule) -> dict[str, Any]:
-    """Who is called after each backward pass, and may change gradients there, by name."""
-    callbacks: list[Any] = module.trainer.callbacks  # pyright: ignore
-    found = [owner for owner in callbacks if is_written(owner, _HOOK, Callback)]
-    found += [module] if is_written(module, _HOOK, L.LightningModule) else []
-    return {type(owner).__name__: owner for owner in found}
 
 
 class Draws(TorchDispatchMode):
@@ -143,14 +116,14 @@ def _in_eval_mode(layer: Any, like: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _without_hook(owner: Any) -> Iterator[None]:
-    before = vars(owner).get(_HOOK)
-    vars(owner)[_HOOK] = lambda *_: None
+    before = vars(owner).get(HOOK)
+    vars(owner)[HOOK] = lambda *_: None
     try:
         yield
     finally:
-        del vars(owner)[_HOOK]
+        del vars(owner)[HOOK]
         if before is not None:
-            vars(owner)[_HOOK] = before
+            vars(owner)[HOOK] = before
 
 
 def _equal(state: Any, other: Any) -> bool:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metronome.insight.layout.holds import Hold, batch_norms, holding, spectral_norms
+from metronome.insight.layout.holds import Hold, holding
 from metronome.insight.layout.kept import Kept
 from metronome.training import Trainer
 from metronome.training.batches.seeds import StepSeeds
 from metronome.training.guards.memory import is_out_of_memory, one_line
 from metronome.training.guards.undo import Undo
+from metronome.training.step.across_samples import batch_norms, spectral_norms
 from metronome.training.step.step import CutBatch, Step
 from metronome.training.step.weights import Weight
 from metronome.units import InputError, RunFailed

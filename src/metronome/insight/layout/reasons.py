@@ -6,9 +6,10 @@ With all of them held, what is left is the loss itself: what it is of the losses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metronome.insight.layout.holds import ALL, Hold, backward_hooks, batch_norms, spectral_norms
+from metronome.insight.layout.holds import ALL, Hold
 from metronome.insight.layout.measure import Measure, Pass, difference
 from metronome.insight.layout.parts import Kind, counted_as, kind_of
+from metronome.training.step.across_samples import backward_hooks, batch_norms, spectral_norms
 
 _NAMES_SHOWN = 4
 

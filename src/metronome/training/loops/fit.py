@@ -19,6 +19,7 @@ from metronome.training.lightning_private import (
 from metronome.training.loops.epoch import EpochLoop
 from metronome.training.loops.phases import Phase
 from metronome.training.planning import Planner
+from metronome.training.step.first_look import FirstLook
 from metronome.units import InputError
 
 
@@ -27,9 +28,11 @@ class FitLoop(FitLoopBase):
 
     epoch_loop: EpochLoop
 
-    def __init__(self, trainer: L.Trainer, stock: FitLoopBase, epoch_loop: EpochLoop, planner: Planner) -> None:
+    def __init__(
+        self, trainer: L.Trainer, stock: FitLoopBase, epoch_loop: EpochLoop, planner: Planner, first_look: FirstLook
+    ) -> None:
         super().__init__(trainer, stock.min_epochs, stock.max_epochs)
-        self.epoch_loop, self.planner = epoch_loop, planner
+        self.epoch_loop, self.planner, self.first_look = epoch_loop, planner, first_look
         self._put_generators_back: Callable[[], None] | None = None  # after an iterator was made
         self.is_finishing = False  # whether a checkpoint has left something to be done of its last step or epoch
 
@@ -42,6 +45,7 @@ class FitLoop(FitLoopBase):
         self.planner.check_schedulers()
         self._check_end()
         self.epoch_loop.prepare()
+        self.first_look.begin()
         warn_of_mini_batches(trainer, self.planner.plan)
         self.is_finishing = self.epoch_loop.phase is not Phase.MAKE
         if self.epoch_loop.phase is Phase.LOG_EPOCH:
