@@ -15,6 +15,7 @@ from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.nn import SyncBatchNorm
 
+from metronome.training.lightning_private import has_static_graph
 from metronome.training.state import TrainingState
 from metronome.units import Duration, InputError
 
@@ -132,7 +133,7 @@ def check_strategy(trainer: L.Trainer, state: TrainingState) -> None:
             f"strategy {type(strategy).__name__} accumulates gradients by itself; "
             "use trainer.accumulate_grad_batches=1 with it"
         )
-    if state.may_be_cut and getattr(strategy, "_ddp_kwargs", {}).get("static_graph"):
+    if state.may_be_cut and has_static_graph(strategy):
         raise InputError(
             "DDPStrategy(static_graph=True) fails inside of PyTorch where gradients are accumulated; leave it out, or "
             "use trainer.accumulate_grad_batches=1"

@@ -83,6 +83,11 @@ def is_averaging_models(strategy: Any) -> bool:
     return getattr(strategy, "_model_averager", None) is not None
 
 
+def has_static_graph(strategy: Any) -> bool:
+    """Whether DistributedDataParallel is told that every step is the same."""
+    return bool(getattr(strategy, "_ddp_kwargs", {}).get("static_graph"))
+
+
 def transfers_batches(trainer: L.Trainer) -> bool:
     """Whether the module or the data module moves batches to the device, or changes them there, in a way of its own."""
     return any(

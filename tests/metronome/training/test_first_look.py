@@ -203,6 +203,21 @@ def test_random_numbers(p: float, is_drawn: bool, caplog: pytest.LogCaptureFixtu
     assert sum("draws random numbers" in record.getMessage() for record in caplog.records) == is_drawn
 
 
+def test_values_that_are_reduced_otherwise(caplog: pytest.LogCaptureFixture) -> None:
+    class Logs(Module):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.log("mean", loss, on_step=False, on_epoch=True)
+            self.log("largest", loss, on_step=False, on_epoch=True, reduce_fx="max")
+            return loss
+
+    caplog.set_level(logging.INFO, "metronome.training")
+    trainer = Trainer(**QUIET, devices=1, max_epochs=1, accumulate_grad_batches=4)
+    trainer.fit(Logs(), DataLoader(TensorDataset(X, Y), batch_size=32))
+    (line,) = [record.getMessage() for record in caplog.records if "reduced over pieces" in record.getMessage()]
+    assert line.startswith("self.log('largest', reduce_fx=max): ")
+
+
 def test_mixed_samples(caplog: pytest.LogCaptureFixture) -> None:
     def mixup(given: Tensor, labels: Tensor) -> Tensor:
         order = torch.randperm(len(given))

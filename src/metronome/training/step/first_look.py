@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 
+from metronome.training.logged.results import Results
 from metronome.training.state import TrainingState
 from metronome.training.step.across_samples import (
     HOOK,
@@ -60,6 +61,8 @@ class FirstLook:
                 log.warning("%s (+debug=layout measures how much)", line)
             if calls.draws:
                 log.info("each piece of a batch draws random numbers (dropout) of its own: another draw than uncut")
+            if names := _reduced_otherwise(step.results):
+                log.info("%s: reduced over pieces; right for counts and extremes of samples, not for means", names)
         return passes
 
     def _watched(self, step: Step, batch: CutBatch, calls: LossCalls, left: LeftBehind) -> Passes:
@@ -121,6 +124,12 @@ def _lines(module: L.LightningModule, calls: LossCalls, left: LeftBehind, parts:
         )
         lines.append(f"{cut} the loss of {name} is no mean over samples ({'; '.join(calls.reasons.values())}); {do}")
     return lines
+
+
+def _reduced_otherwise(results: Results) -> str:
+    """Numbers that are logged with a `reduce_fx` that is no mean."""
+    logged = [value.meta for value in results.values() if value.is_tensor and not value.meta.is_mean_reduction]
+    return _named(sorted({f"self.log({meta.name!r}, reduce_fx={meta.reduce_fx.__name__})" for meta in logged}))
 
 
 def _named(names: list[str]) -> str:
