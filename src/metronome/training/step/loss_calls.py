@@ -14,7 +14,7 @@ from metronome.training.step.left_behind import LeftBehind
 
 def _losses() -> dict[Callable[..., Any], Signature]:
     """The losses of PyTorch that are a mean, or a sum, or neither."""
-    found = (getattr(F, name) for name in dir(F) if name.endswith(("_loss", "entropy", "_logits")) or name == "kl_div")
+    found = (getattr(F, name) for name in dir(F) if name.endswith(("loss", "entropy", "logits")) or name == "kl_div")
     with_signature = ((f, signature(f)) for f in found if callable(f) and f.__module__ == F.__name__)
     return {f: given for f, given in with_signature if "reduction" in given.parameters}
 
