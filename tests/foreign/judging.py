@@ -195,7 +195,7 @@ def fresh_place() -> Iterator[None]:
 
 @contextmanager
 def said_in(lines: list[str]) -> Iterator[None]:
-    """Collects the warnings of ours, and keeps everybody quiet."""
+    """Collects what ours says, and keeps everybody quiet."""
 
     class Keeps(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -205,9 +205,10 @@ def said_in(lines: list[str]) -> Iterator[None]:
         if "metronome" in Path(filename).parts:
             lines.append(" ".join(str(message).split()))
 
-    ours, keeps = logging.getLogger("metronome"), Keeps(logging.WARNING)
+    ours, keeps = logging.getLogger("metronome"), Keeps(logging.INFO)
     others = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric", "torch.distributed")]
-    levels, propagates = [logger.level for logger in others], ours.propagate
+    levels, level, propagates = [logger.level for logger in others], ours.level, ours.propagate
+    ours.setLevel(logging.INFO)
     ours.addHandler(keeps)
     ours.propagate = False
     for logger in others:
@@ -220,8 +221,9 @@ def said_in(lines: list[str]) -> Iterator[None]:
     finally:
         ours.removeHandler(keeps)
         ours.propagate = propagates
-        for logger, level in zip(others, levels, strict=True):
-            logger.setLevel(level)
+        ours.setLevel(level)
+        for logger, before in zip(others, levels, strict=True):
+            logger.setLevel(before)
 
 
 class DrawsAsOurs(L.Trainer):

@@ -163,7 +163,7 @@ def test_a_validation_that_lightning_does_not_make_is_said(
     flags: dict[str, Any], said: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = Net()
-    with caplog.at_level(logging.WARNING, "metronome.training"):
+    with caplog.at_level(logging.INFO, "metronome.training"):
         trainer(**flags).fit(model, loader(), loader(9))
     assert len(model.val_losses) == 2
     lines = [record.getMessage() for record in caplog.records if "no validation is due" in record.getMessage()]

@@ -35,5 +35,5 @@ class StepLimit(TrainingEpochLoopBase):
         is judged. Lightning does not, so that it is said of a run that Lightning's flag has ended."""
         trainer: Any = self.trainer
         if trainer.budget is None and trainer.is_global_zero:
-            log.warning("max_steps=%s ends the training where no validation is due: it is validated there", self._limit)
+            log.info("max_steps=%s ends the training where no validation is due: it is validated there", self._limit)
         return True
