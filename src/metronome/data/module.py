@@ -160,6 +160,10 @@ class DataModule(L.LightningDataModule):
     def test_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader(self.splits.test)
 
+    def train_set_dataloader(self) -> DataLoader | list:
+        """The training samples as those of a test are read: in their order, in batches of an evaluation."""
+        return self._evaluation_loader(self.splits.train)
+
     def _evaluation_loader(self, dataset: Any) -> DataLoader | list:
         if dataset is None:
             return []
