@@ -30,9 +30,7 @@ class Sweeper(BasicSweeper):
     is kept in the folder of the sweep.
     """
 
-    def __init__(
-        self, jobs: Sequence[Sequence[str]] | None = None, shuffle: int | None = None, **options: Any
-    ) -> None:
+    def __init__(self, jobs: Sequence[Sequence[str]] | None = None, shuffle: int | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.jobs, self.shuffle = [list(map(str, job)) for job in jobs or [[]]], shuffle
 

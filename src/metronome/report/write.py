@@ -5,9 +5,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from metronome.report.answers import answer, asking_of, steps_to
 from metronome.report.differences import differences
 from metronome.report.figures.curves import curve_pictures
 from metronome.report.figures.fitting import fitting_picture
+from metronome.report.figures.scaling import scaling_picture
 from metronome.report.figures.style import Picture
 from metronome.report.figures.sweeps import sweep_pictures
 from metronome.report.figures.tradeoff import tradeoff_picture
@@ -41,31 +43,32 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     folder = Path(out) if out is not None else common_folder(places) / "report"
     check_folder(folder)
     runs, unread = read_runs(places)
-    differing = differences(runs)
-    summary = summarize(runs, differing)
+    answers = answer(summarize(runs, differences(runs)), asking_of(places))
+    summary = answers.best
 
     curves = curve_pictures(summary)
     sweeps = sweep_pictures(summary)
-    tradeoff = tradeoff_picture(summary)
+    tradeoff = tradeoff_picture(answers)
+    scaling = [picture for picture in [scaling_picture(answers)] if picture is not None]
     fitting = [picture for picture in [fitting_picture(summary)] if picture is not None]
     without = sum(not run.curves for run in runs)
     words = f"{without:,} of {len(runs):,} runs left no TensorBoard events, and have no curves." if without else ""
-    drawn = [tradeoff] if isinstance(tradeoff, Picture) else []
+    drawn = [*scaling, *([tradeoff] if isinstance(tradeoff, Picture) else [])]
     sections = [
         ("Curves", words, curves),
         *([("Training against validation", "", fitting)] if fitting else []),
         *([("What the swept values do", "", sweeps)] if sweeps else []),
-        ("Time against work", "" if drawn else str(tradeoff), drawn),
+        ("Time against work", "" if isinstance(tradeoff, Picture) else str(tradeoff), drawn),
     ]
     heading = title or "Runs in " + ", ".join(path.resolve().name for path in places)
-    html = page(heading, summary, unread, sections, __version__)
+    html = page(heading, answers, unread, sections, __version__)
     files: dict[str, bytes] = {}
     for picture in (*curves, *fitting, *sweeps, *drawn):
         name = picture.name
         while f"{name}.png" in files:  # val/loss and val_loss
             name += "_"
         files[f"{name}.png"] = picture.png
-    files |= {SUMMARY_FILE: to_csv(summary).encode(), REPORT_FILE: html.encode()}
+    files |= {SUMMARY_FILE: to_csv(answers.whole, steps_to(answers.target)).encode(), REPORT_FILE: html.encode()}
     write_folder(folder, files)
     return folder / REPORT_FILE
 
@@ -112,5 +115,5 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
                 folder.rmdir()
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder with --out") from error
     for stale in folder.glob("*.png"):
-        if stale.name not in files and stale.name.startswith(("curves_", "fitting", "sweep_", "tradeoff")):
+        if stale.name not in files and stale.name.startswith(("curves_", "fitting", "scaling", "sweep_", "tradeoff")):
             stale.unlink(missing_ok=True)

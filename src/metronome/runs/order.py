@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from metronome.runs.names import ORDER_FILE
@@ -15,6 +16,7 @@ def write_order(folder: Path, seed: int, jobs: Sequence[Sequence[str]]) -> None:
     (folder / ORDER_FILE).write_text(json.dumps(order, indent=1) + "\n")
 
 
+@cache
 def read_order(folder: Path) -> list[frozenset[tuple[str, str]]]:
     """The jobs of the sweep in a folder, in the order in which they are made; none where it was not kept."""
     try:

@@ -38,7 +38,9 @@ class Result:
 
     def __init__(self, run: Run, taken_over: bool = False) -> None:
         self.run = run
-        self.seconds: dict[str, float] = dict.fromkeys(("total", "setup", "fit", "train", "validation", "saving", "test"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(
+            ("total", "setup", "fit", "train", "validation", "saving", "test"), 0.0
+        )
         self.content: dict[str, Any] = {
             "status": "failed",
             "experiment": run.experiment,

@@ -27,7 +27,8 @@ from metronome.report.figures.style import (
     scale,
 )
 from metronome.report.records import RunRecord, is_rate
-from metronome.report.summary import Summary, best_point
+from metronome.report.summary import Summary, best_point, in_words
+from metronome.report.ties import with_whom
 
 BATCH_SIZE = "batch size"  # drawn like a metric
 _NO_CURVE = ("epoch", "hp_metric")
@@ -90,7 +91,7 @@ def _picture(summary: Summary, roles: Roles, tag: str, curves: dict[int, Curve])
     for panel in panels[::2]:
         panel.set_ylabel("samples in a batch" if tag == BATCH_SIZE else tag)
     legend(made, handles, labels)
-    title = _title(tag, told_apart, _is_low(summary, tag))
+    title = _title(summary, tag, told_apart, _is_low(summary, tag))
     headline(made, title)
 
     notes = {
@@ -175,18 +176,14 @@ def _mark_best(panel: Axes, group: Group, style: Look) -> None:
             )
 
 
-def _title(tag: str, told_apart: list[tuple[Group, Look, list[Line]]], is_low: bool | None) -> str:
+def _title(summary: Summary, tag: str, told_apart: list[tuple[Group, Look, list[Line]]], is_low: bool | None) -> str:
     """Which group comes farthest, where that can be said; noise says it of the training."""
-    bests: list[tuple[float, str]] = []
-    for group, _, lines in told_apart:
-        finite = lines[0].values[np.isfinite(lines[0].values)]
-        if len(finite) and is_low is not None:
-            bests.append((float(finite.min() if is_low else finite.max()), group.label))
-    if len(bests) < 2 or tag.startswith("train/"):
+    groups = [group for group, _, _ in told_apart]
+    best = None if is_low is None or tag.startswith("train/") else summary.best_groups(groups, tag, is_low)
+    if best is None:
         return f"{tag} against steps, epochs, samples and seconds"
-    value, label = min(bests) if is_low else max(bests)
-    label = label if len(label) < 50 else label[:48] + "…"
-    return f"{tag}: {'lowest' if is_low else 'highest'} with {label} ({value:.4g})"
+    values, names, every = best
+    return f"{tag}: {'lowest' if is_low else 'highest'} {with_whom(names, every)} ({in_words(values)})"
 
 
 def _is_low(summary: Summary, tag: str) -> bool | None:

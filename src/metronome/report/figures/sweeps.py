@@ -20,7 +20,8 @@ from metronome.report.figures.style import (
     png,
     scale,
 )
-from metronome.report.summary import Summary, mean_and_spread
+from metronome.report.summary import Summary, in_words, mean_and_spread
+from metronome.report.ties import same, with_whom
 from metronome.report.value_text import shown
 
 MOST_PANELS = 12
@@ -33,8 +34,9 @@ _FIRST = (
 _LEFT_OUT = ("best_value", "best_step", "best_epoch", "epochs", "samples", "train/loss")
 _UNITS = {
     "steps": "steps (updates)", "seconds_per_epoch": "seconds an epoch", "samples_per_second": "samples a second",
-    "peak_memory_MB": "peak memory, MB", "gap_accuracy": "train acc − test acc", "gap_loss": "test loss − train loss",
-    "roughness": "roughness of train/loss", "fit_seconds": "seconds of training",
+    "peak_memory_MB": "peak memory, MB", "gap_accuracy": "train set acc − test acc", 
+    "gap_loss": "test loss − train set loss",
+    "roughness": "roughness of train/loss", "train_seconds": "seconds of training",
 }  # fmt: skip
 
 
@@ -135,13 +137,14 @@ def _picture(
 
 
 def _title(summary: Summary, key: str, groups: list[Group]) -> str:
-    found = ((group.values[key], summary.values("best_value", group.measured)) for group in groups)
-    bests = [(fmean(values), at) for at, values in found if values]
-    if len(bests) < 2:
+    best = summary.best_groups(groups)
+    if best is None:
         return f"What {key} does"
-    value, at = min(bests) if summary.best_is_low else max(bests)
-    at = shown(at if len(at) < 40 else at[:38] + "…")
-    return f"What {key} does: {summary.monitor} is best with {at} ({value:.4g})"
+    values, names, every = best
+    at = {group.label: shown(group.values[key]) for group in groups}
+    # Groups that differ in other values too may share this one.
+    tied, of = (list(dict.fromkeys(at[name] for name in some)) for some in (names, every))
+    return f"What {key} does: {summary.monitor} is best {with_whom(tied, of, 40)} ({in_words(values)})"
 
 
 def _draw(
@@ -186,7 +189,7 @@ def _measures(summary: Summary, groups: list[Group]) -> list[str]:
     found: list[str] = []
     for name in sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)):
         means = [fmean(values) for group in groups if (values := summary.values(name, group.measured))]
-        if len(means) >= 2 and len(set(means)) > 1:
+        if len(means) >= 2 and not all(same(mean, means[0]) for mean in means):
             found.append(name)
     return found
 

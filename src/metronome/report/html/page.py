@@ -4,12 +4,14 @@ import base64
 from collections.abc import Iterable
 from datetime import datetime
 
+from metronome.report.answers import Answers
 from metronome.report.differences import Differences
 from metronome.report.figures.style import Picture
 from metronome.report.html.elements import bullets, codes, escaped, section
 from metronome.report.html.statuses import in_order, statuses
 from metronome.report.html.style_and_script import SCRIPT, STYLE
 from metronome.report.html.tables import results
+from metronome.report.html.targets import targets
 from metronome.report.records import UNFINISHED, RunRecord, dig
 from metronome.report.summary import Summary
 from metronome.report.value_text import shown
@@ -19,16 +21,18 @@ GENERATOR = '<meta name="generator" content="metronome report">'  # by which a r
 
 
 def page(
-    title: str, summary: Summary, unread: list[str], sections: list[tuple[str, str, list[Picture]]], version: str
+    title: str, answers: Answers, unread: list[str], sections: list[tuple[str, str, list[Picture]]], version: str
 ) -> str:
     """The whole page. `sections` are a heading, a sentence (or nothing), and figures."""
-    differing = summary.differences
+    summary, differing = answers.whole, answers.whole.differences
     problems = [f"{run.name}: {problem}" for run in summary.runs for problem in run.problems]
     troubled = [run for run in summary.runs if run.status != "finished"]
     parts = [
-        _header(title, summary),
+        _header(title, answers.asking.question, summary),
+        section("To the target", targets(answers)) if answers.asking.target is not None else "",
+        section("To be known", bullets(answers.notes)) if answers.notes else "",
         section("What differs", _what_differs(differing)),
-        section("Results", results(summary)),
+        section("Results", _results(answers)),
         *(section(name, (f"<p>{escaped(words)}</p>" if words else "") + "".join(map(_figure, pictures)))
           for name, words, pictures in sections),
         section("Not finished", _troubled(troubled)) if troubled else "",
@@ -44,7 +48,16 @@ def page(
     )
 
 
-def _header(title: str, summary: Summary) -> str:
+def _results(answers: Answers) -> str:
+    """The best group of each setting; then all."""
+    if answers.tune is None:
+        return results(answers.whole)
+    words = f'<p class="note">Of each setting the group with the best {escaped(answers.tune)}.</p>'
+    every = f"<details><summary>All groups</summary>{results(answers.whole)}</details>"
+    return words + results(answers.best) + every
+
+
+def _header(title: str, question: str, summary: Summary) -> str:
     runs = summary.runs
     ended = ", ".join(f"{count:,} {status}" for status, count in statuses(runs).items())
     groups = len(summary.differences.groups)
@@ -63,7 +76,8 @@ def _header(title: str, summary: Summary) -> str:
         for name, text in facts.items()
         if text
     ]
-    return f"<h1>{escaped(title)}</h1>\n<dl>{''.join(rows)}</dl>\n"
+    asked = f'<p class="question">{escaped(question)}</p>\n' if question else ""
+    return f"<h1>{escaped(title)}</h1>\n{asked}<dl>{''.join(rows)}</dl>\n"
 
 
 def _monitored(summary: Summary) -> str:
