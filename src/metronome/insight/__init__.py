@@ -2,7 +2,8 @@
 
 from metronome.insight.layout.check import LayoutCheck
 from metronome.insight.learning_rate import LearningRate
+from metronome.insight.noise_scale.callback import NoiseScale
 from metronome.insight.plan_in_tensorboard import PlanText
 from metronome.insight.progress import Progress
 
-__all__ = ["LayoutCheck", "LearningRate", "PlanText", "Progress"]
+__all__ = ["LayoutCheck", "LearningRate", "NoiseScale", "PlanText", "Progress"]
