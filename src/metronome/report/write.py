@@ -8,6 +8,7 @@ from pathlib import Path
 from metronome.report.differences import differences
 from metronome.report.figures.curves import curve_pictures
 from metronome.report.figures.fitting import fitting_picture
+from metronome.report.figures.gradient import gradient_files, gradient_pictures
 from metronome.report.figures.style import Picture
 from metronome.report.figures.sweeps import sweep_pictures
 from metronome.report.figures.tradeoff import tradeoff_picture
@@ -48,10 +49,12 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     sweeps = sweep_pictures(summary)
     tradeoff = tradeoff_picture(summary)
     fitting = [picture for picture in [fitting_picture(summary)] if picture is not None]
+    gradient = gradient_pictures(summary)
     without = sum(not run.curves for run in runs)
     words = f"{without:,} of {len(runs):,} runs left no TensorBoard events, and have no curves." if without else ""
     drawn = [tradeoff] if isinstance(tradeoff, Picture) else []
     sections = [
+        *([("The gradient of a batch", "", gradient)] if gradient else []),
         ("Curves", words, curves),
         *([("Training against validation", "", fitting)] if fitting else []),
         *([("What the swept values do", "", sweeps)] if sweeps else []),
@@ -60,12 +63,12 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     heading = title or "Runs in " + ", ".join(path.resolve().name for path in places)
     html = page(heading, summary, unread, sections, __version__)
     files: dict[str, bytes] = {}
-    for picture in (*curves, *fitting, *sweeps, *drawn):
+    for picture in (*gradient, *curves, *fitting, *sweeps, *drawn):
         name = picture.name
         while f"{name}.png" in files:  # val/loss and val_loss
             name += "_"
         files[f"{name}.png"] = picture.png
-    files |= {SUMMARY_FILE: to_csv(summary).encode(), REPORT_FILE: html.encode()}
+    files |= gradient_files(summary) | {SUMMARY_FILE: to_csv(summary).encode(), REPORT_FILE: html.encode()}
     write_folder(folder, files)
     return folder / REPORT_FILE
 
@@ -112,5 +115,5 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
                 folder.rmdir()
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder with --out") from error
     for stale in folder.glob("*.png"):
-        if stale.name not in files and stale.name.startswith(("curves_", "fitting", "sweep_", "tradeoff")):
+        if stale.name not in files and stale.name.startswith(("curves_", "fitting", "gradient_", "sweep_", "tradeoff")):
             stale.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,7 +24,7 @@ class BeforeAveraging:
         model.register_comm_hook(self, _look_and_average)
 
 
-def _look_and_average(state: BeforeAveraging, bucket: Any) -> Future:
+def _look_and_average(state: BeforeAveraging, bucket: dist.GradBucket) -> Future[Tensor]:
     if state.pieces is not None:
         state.pieces.meet(bucket.parameters(), bucket.gradients())
     buffer = bucket.buffer().mul_(state._factor)
