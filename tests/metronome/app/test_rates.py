@@ -56,8 +56,8 @@ def test_the_arithmetic_is_told(commands: Commands) -> None:
 
 
 def test_the_arithmetic_of_the_noise_scale_is_told() -> None:
-    optimizer = {"_target_": "torch.optim.SGD", "lr": 0.1, "scale_lr": "noise", "base_batch_size": 64, "noise_scale": 64}
-    made, notes = scaled({"optimizer": optimizer}, lambda: 256)
+    rule = {"scale_lr": "noise", "base_batch_size": 64, "noise_scale": 64}
+    made, notes = scaled({"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, **rule}}, lambda: 256)
     assert made == {"optimizer": {"_target_": "torch.optim.SGD", "lr": pytest.approx(0.16)}}
     assert notes == ["0.1 x (1 + 64 / 64) / (1 + 64 / 256) = 0.16"]
 
@@ -86,7 +86,10 @@ def test_a_checkpoint_with_a_scaled_rate(commands: Commands) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("optimizer.scale_lr=square",), "optimizer.scale_lr=square is not known; use one of none, linear, sqrt, noise"),
+        (
+            ("optimizer.scale_lr=square",),
+            "optimizer.scale_lr=square is not known; use one of none, linear, sqrt, noise",
+        ),
         (("optimizer.scale_lr=linear",), "optimizer.scale_lr=linear scales from a batch size for which"),
         (("optimizer.base_batch_size=-1",), "optimizer.base_batch_size=-1 is not a number of samples from 1 up"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 import jobs
 import pytest
 import torch
+from commands import Commands
 from jobs import Data, Net, fit, weights
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
@@ -83,7 +84,7 @@ def on_devices(folder: Path, data: dict[str, Any], *callbacks: Any, **flags: Any
     [(2, 2), *[pytest.param(d, k, marks=pytest.mark.slow) for d, k in ((2, 1), (2, 3), (3, 1), (3, 2), (2, "auto"))]],
 )
 def test_devices(devices: int, accumulate: Any, tmp_path: Path) -> None:
-    """As many pieces on one device give the same estimate, and the weights stay what they are without it, bit by bit."""
+    """As many pieces on one device give the same estimate, and the weights are those without it, bit by bit."""
     pieces = devices * (1 if accumulate == "auto" else accumulate)
     flags: dict[str, Any] = TWO | {"devices": devices, "accumulate_grad_batches": accumulate}
     # 29 samples in four pieces are 8, 7, 7, 7 on one device as on two; but 32 in six are not the same six.
@@ -197,6 +198,15 @@ def test_what_is_logged(tmp_path: Path) -> None:
     assert {"noise/scale", "noise/gradient_squared", "noise/trace"} <= set(names)
     assert trace / squared > 0
     assert weight == pytest.approx(1 - KEEP**10)
+
+
+def test_by_its_name_beside_the_default_callbacks(commands: Commands) -> None:
+    options = ("trainer=cpu", "trainer.max_epochs=2", "logger=csv", "callbacks.noise_scale.every=2", "test=false")
+    done = commands("train", "+experiment=linear", "callbacks=noise_scale", *options)
+    assert done.code == 0, done.err
+    assert (done.run / "checkpoints/best.ckpt").exists()
+    table = next(done.run.rglob("metrics.csv")).read_text()
+    assert {"noise/scale", "noise/gradient_squared", "noise/trace", "lr"} <= set(table.splitlines()[0].split(","))
 
 
 class Normed(Net):

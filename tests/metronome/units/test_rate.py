@@ -61,8 +61,8 @@ def best_rate(random: np.random.Generator, batch_size: int, draws: int) -> float
 
 
 def test_the_best_rates_of_a_linear_regression() -> None:
-    """McCandlish et al. (2018), equation 2.6: the noise scale is 10 + 1 + 10 x 0.01 = 11.1, the largest rate 1/2. Neither
-    other rule has these rates from that of 16 samples."""
+    """McCandlish et al. (2018), equation 2.6: the noise scale is 10 + 1 + 10 x 0.01 = 11.1, the largest rate 1/2.
+    Neither other rule has these rates from that of 16 samples."""
     random = np.random.default_rng(0)
     for size, expected, draws in ((1, 0.0413, 100_000), (4, 0.1325, 25_000), (16, 0.2952, 8_000), (64, 0.4261, 2_500),
                                   (256, 0.4792, 600)):  # fmt: skip

@@ -4,8 +4,8 @@ The gradient g of B of N samples, drawn without replacement, has the mean G, tha
 
     E|g - G|^2 = tr(S) (1/B - 1/N) = |G|^2 B_simple (1/B - 1/N).
 
-So its relative error is sqrt(B_simple (1/B - 1/N)), and the cosine of its angle to G about 1/sqrt(1 + the square of that),
-as noise in many dimensions is nearly at a right angle to G (McCandlish et al. 2018, arXiv 1812.06162).
+So its relative error is sqrt(B_simple (1/B - 1/N)), and the cosine of its angle to G about 1/sqrt(1 + the square of
+that), as noise in many dimensions is nearly at a right angle to G (McCandlish et al. 2018, arXiv 1812.06162).
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,9 @@ def measured(products: Sequence[float], squares: Sequence[float], full: float) -
         squares: |g_i|^2.
         full: |G|^2.
     """
-    cosines = [product / sqrt(square * full) if square > 0 else 0.0 for product, square in zip(products, squares)]
-    errors = [square - 2 * product + full for product, square in zip(products, squares)]
+    pairs = list(zip(products, squares, strict=True))
+    cosines = [product / sqrt(square * full) if square > 0 else 0.0 for product, square in pairs]
+    errors = [square - 2 * product + full for product, square in pairs]
     return fmean(cosines), sqrt(max(fsum(errors) / len(errors), 0.0) / full)
 
 

@@ -49,8 +49,9 @@ class Layer:
 class GradientAccuracy(Callback):
     """Writes gradient.csv and gradient_layers.csv into a folder, for `+study=gradient`; the training stays as it is.
 
-    At each point all samples are gone through once in up to 256 pieces in random order, which gives the full gradient and
-    the noise scale tr(S)/|G|^2; then, for each batch size, random batches are drawn and their gradients compared.
+    At each point all samples are gone through once in up to 256 pieces in random order, which gives the full gradient
+    and the noise scale tr(S)/|G|^2; then, for each batch size, random batches are drawn and their gradients compared.
+    On several devices the first one measures, and the others wait.
 
     Args:
         folder: to write to.

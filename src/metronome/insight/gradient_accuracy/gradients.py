@@ -1,4 +1,4 @@
-"""The gradient of any samples of the training data, at the weights as they are, beside the training and unseen by it."""
+"""The gradient of any samples of the training data, at the weights as they are: made beside the training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -18,15 +18,15 @@ class BeforeAveraging:
 
     def __init__(self, model: DistributedDataParallel) -> None:
         self.pieces: Pieces | None = None
-        self._group = model.process_group
+        self._processes = model.process_group
         # A multiplication, as PyTorch's own: division would round otherwise on three devices.
-        self._factor = 1.0 / dist.get_world_size(self._group)
+        self._factor = 1.0 / dist.get_world_size(self._processes)
         model.register_comm_hook(self, _look_and_average)
 
 
-def _look_and_average(state: BeforeAveraging, bucket: dist.GradBucket) -> Future[Tensor]:
+def _look_and_average(state: BeforeAveraging, bucket: dist.GradBucket) -> Future[Tensor]:  # pyright: ignore
     if state.pieces is not None:
         state.pieces.meet(bucket.parameters(), bucket.gradients())
     buffer = bucket.buffer().mul_(state._factor)
-    work: Any = dist.all_reduce(buffer, group=state._group, async_op=True)
+    work: Any = dist.all_reduce(buffer, group=state._processes, async_op=True)
     return work.get_future().then(lambda future: future.value()[0])

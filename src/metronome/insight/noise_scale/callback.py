@@ -23,17 +23,17 @@ log = logging.getLogger("metronome.noise_scale")
 class NoiseScale(Callback):
     """Logs the noise scale B_simple = tr(S)/|G|^2 of the gradient, in samples, as `noise/scale`.
 
-    Below it a batch twice as large saves nearly half of the steps, far above it hardly any (McCandlish et al. 2018, arXiv
-    1812.06162). With it are logged `noise/gradient_squared`, |G|^2 of the whole data, and `noise/trace`, tr(S) of one
-    sample's gradient. Both are averaged over the measurements before one is divided by the other: single ratios are
-    biased, and mean nothing.
+    Far below it a batch twice as large saves nearly half of the steps, far above it hardly any (McCandlish et al. 2018,
+    arXiv 1812.06162). With it are logged `noise/gradient_squared`, |G|^2 over all data, and `noise/trace`, tr(S) of one
+    sample's gradient. Both are averaged over the measurements before one is divided by the other: the mean of single
+    ratios is another number, and a wrong one.
 
     Every `every` steps the gradients of the step's micro-batches are told apart, and on several devices those of each
-    device before they are averaged. That takes no pass of its own and changes no bit of the weights; one more copy
-    of the gradient is kept meanwhile. A step of one micro-batch on one device is cut in two: its gradient is the same to
-    rounding, not to the bit, dropout draws other numbers, and one more iteration is counted. Where BatchNorm or spectral
-    norm would see the cut, a line says so and nothing is measured. A loss that compares samples sees it too:
-    `+debug=layout` tells. Before the optimizer's clipping, without weight decay.
+    device before they are averaged. That takes no pass of its own and changes no bit of the weights; one more copy of
+    the gradient is kept meanwhile. A step of one micro-batch on one device is cut in two: its gradient is the same to
+    rounding, not to the bit, dropout draws other numbers, and one more iteration is counted. Where BatchNorm or
+    spectral norm would see the cut, a line says so and nothing is measured. A loss that compares samples sees it too:
+    `+debug=layout` tells. Gradients are looked at before they are clipped, and have no weight decay of the optimizer's.
 
     Args:
         every: steps from one measurement to the next, counted from the first step of the run.
@@ -43,7 +43,7 @@ class NoiseScale(Callback):
         InputError: for numbers below 1, and a Trainer that is not Metronome's.
     """
 
-    def __init__(self, every: int = 10, over: int = 50) -> None:
+    def __init__(self, every: int = 20, over: int = 25) -> None:
         check_number("callbacks.noise_scale.every", every, "steps")
         check_number("callbacks.noise_scale.over", over, "measurements")
         self.every, self.keep = every, 1 - 1 / over

@@ -37,7 +37,7 @@ class Pieces:
         return self._passes == len(self.factors)
 
     @torch.no_grad()
-    def meet(self, parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    def meet(self, parameters: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
         """Told what this device has, in the last pass, right before it is averaged over the devices."""
         places = [self._place.get(id(parameter)) for parameter in parameters]
         pairs = [(g, self._before[i]) for i, g in zip(places, gradients, strict=True) if i is not None]

@@ -24,10 +24,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 @dataclass(frozen=True)
 class Points:
-    """What the runs of a group have measured, by step and by batch size (or by parameter): a list of numbers, one a run.
-
-    `values` goes by the name of the column.
-    """
+    """What the runs of a group have measured: by step and batch size (or parameter), then by the name of the column, a
+    list of numbers, one a run."""
 
     group: Group
     runs: int
@@ -130,10 +128,10 @@ def _accuracy_picture(found: Sequence[Points]) -> Picture:
     title = "How accurate the gradient of a batch is"
     headline(made, title)
     notes = [
-        "Points: means over random batches and seeds, with the range over seeds. Lines: 1/√(1 + e²) and e = √(noise scale · (1/B − 1/N)), with the "
-        "noise scale of all N training samples at the same weights (McCandlish et al. 2018, arXiv 1812.06162), in the "
-        "order of the steps. A cosine of 1 is the direction of the full gradient, a distance of 1 as much noise as "
-        "gradient.",
+        "Points: means over random batches and seeds, with the range over seeds. Lines: 1/√(1 + e²) and "
+        "e = √(noise scale · (1/B − 1/N)), with the noise scale of all N training samples at the same weights "
+        "(McCandlish et al. 2018, arXiv 1812.06162), whose mean over seeds stands above, in the order of the steps. A "
+        "cosine of 1 is the direction of the full gradient, a distance of 1 as much noise as gradient.",
         f"{len(found) - len(shown)} more groups are not shown." if len(found) > len(shown) else "",
     ]
     alt = f"{title}: " + "; ".join(
@@ -176,7 +174,7 @@ def _layers_picture(found: Sequence[Points]) -> Picture:
     made, panels = figure(len(shown), 1, 3.0 * len(shown), labels)
     for panel, points in zip(panels, shown, strict=True):
         names: list[str] = []
-        for i, step in enumerate(points.steps):
+        for step in points.steps:
             names, values = points.at(step, "gradient")
             means, marker = [fmean(value) for value in values], _MARKERS[steps.index(step) % len(_MARKERS)]
             panel.plot(range(len(names)), means, marker, color=colours[step], markersize=6, alpha=0.9)
@@ -189,9 +187,9 @@ def _layers_picture(found: Sequence[Points]) -> Picture:
     title = f"How large the gradient is in each layer: {plain(float(f'{_ratio(shown):.2g}'))} times apart"
     headline(made, title)
     notes = (
-        "The gradient of all training samples, from the first layer to the last; means over seeds. One rate for all "
-        "layers moves those with small gradients little. Rprop looks at signs alone (Riedmiller & Braun 1993): the size "
-        "of a gradient says nothing of how far to go. The title's number is the largest ratio of two layers at one step."
+        "The gradient of all training samples, from the first layer to the last; means over seeds. The title's number "
+        "is the largest ratio of two parameters at the same step. One rate for all moves those with small gradients "
+        "little; Rprop, which looks at signs alone (Riedmiller & Braun 1993), moves all alike."
     )
     return Picture("gradient_layers", title, notes, title, png(made))
 
