@@ -279,9 +279,10 @@ def test_a_gradient_that_is_not_finite_says_nothing():
 
 def test_lbfgs_is_measured_once_a_step():
     callback = NoiseScale(1, over=10)
-    module, run = fit(model=Net(optimizer="lbfgs"), callbacks=[callback], accumulate_grad_batches=2)
+    flags: dict[str, Any] = {"accumulate_grad_batches": 2, "max_epochs": 1}
+    module, run = fit(model=Net(optimizer="lbfgs"), callbacks=[callback], **flags)
     assert sums_of(callback)[2] == pytest.approx(1 - KEEP**run.global_step)
-    assert torch.equal(weights(module), weights(fit(model=Net(optimizer="lbfgs"), accumulate_grad_batches=2)[0]))
+    assert torch.equal(weights(module), weights(fit(model=Net(optimizer="lbfgs"), **flags)[0]))
 
 
 @pytest.mark.parametrize("options", [{"every": 0}, {"over": 0}, {"every": 1.5}])

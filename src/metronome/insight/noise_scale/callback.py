@@ -35,6 +35,11 @@ class NoiseScale(Callback):
     spectral norm would see the cut, a line says so and nothing is measured. A loss that compares samples sees it too:
     `+debug=layout` tells. Gradients are looked at before they are clipped, and have no weight decay of the optimizer's.
 
+    What it costs, in processor time on one busy core (medians of 5 interleaved rounds, November 2026): a measured step
+    took 2.9 ms in place of 1.3 where it is cut in two (digits, one hidden layer of 128, 32 samples), 37 in place of 25
+    ms with 1.1 million parameters and 256 samples, and 3.5 in place of 2.9 ms where it has four micro-batches. At every
+    20th step that is 2 to 6 %, and 1 %.
+
     Args:
         every: steps from one measurement to the next, counted from the first step of the run.
         over: measurements that the averages go over (exponentially, each weighs 1 - 1/over of the one after it).
