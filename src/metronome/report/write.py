@@ -9,6 +9,7 @@ from metronome.report.answers import answer, asking_of, steps_to
 from metronome.report.differences import differences
 from metronome.report.figures.curves import curve_pictures
 from metronome.report.figures.fitting import fitting_picture
+from metronome.report.figures.gradient import gradient_files, gradient_pictures
 from metronome.report.figures.scaling import scaling_picture
 from metronome.report.figures.style import Picture
 from metronome.report.figures.sweeps import sweep_pictures
@@ -19,6 +20,8 @@ from metronome.report.summary import summarize, to_csv
 from metronome.runs.names import REPORT_FILE, SUMMARY_FILE
 from metronome.units import InputError
 from metronome.version import __version__
+
+FIGURES = ("curves_", "fitting", "gradient_", "scaling", "sweep_", "tradeoff")  # how the names of their files begin
 
 
 def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:
@@ -51,10 +54,12 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     tradeoff = tradeoff_picture(answers)
     scaling = [picture for picture in [scaling_picture(answers)] if picture is not None]
     fitting = [picture for picture in [fitting_picture(summary)] if picture is not None]
+    gradient = gradient_pictures(summary)
     without = sum(not run.curves for run in runs)
     words = f"{without:,} of {len(runs):,} runs left no TensorBoard events, and have no curves." if without else ""
     drawn = [*scaling, *([tradeoff] if isinstance(tradeoff, Picture) else [])]
     sections = [
+        *([("The gradient of a batch", "", gradient)] if gradient else []),
         ("Curves", words, curves),
         *([("Training against validation", "", fitting)] if fitting else []),
         *([("What the swept values do", "", sweeps)] if sweeps else []),
@@ -63,12 +68,13 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     heading = title or "Runs in " + ", ".join(path.resolve().name for path in places)
     html = page(heading, answers, unread, sections, __version__)
     files: dict[str, bytes] = {}
-    for picture in (*curves, *fitting, *sweeps, *drawn):
+    for picture in (*gradient, *curves, *fitting, *sweeps, *drawn):
         name = picture.name
         while f"{name}.png" in files:  # val/loss and val_loss
             name += "_"
         files[f"{name}.png"] = picture.png
-    files |= {SUMMARY_FILE: to_csv(answers.whole, steps_to(answers.target)).encode(), REPORT_FILE: html.encode()}
+    table = to_csv(answers.whole, steps_to(answers.target))
+    files |= gradient_files(summary) | {SUMMARY_FILE: table.encode(), REPORT_FILE: html.encode()}
     write_folder(folder, files)
     return folder / REPORT_FILE
 
@@ -115,5 +121,5 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
                 folder.rmdir()
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder with --out") from error
     for stale in folder.glob("*.png"):
-        if stale.name not in files and stale.name.startswith(("curves_", "fitting", "scaling", "sweep_", "tradeoff")):
+        if stale.name not in files and stale.name.startswith(FIGURES):
             stale.unlink(missing_ok=True)
