@@ -12,6 +12,7 @@ from metronome.report.targets import grids_differ, hit
 from metronome.report.tuning import Setting, runs_of, settings, tuned
 from metronome.runs.asking import Asking, Target, read_asking
 
+TIMES = ("steps", "samples", "seconds")  # of which summary.csv has the intervals
 PART = 0.75  # of the groups reach the target that is set where none was asked for
 
 
@@ -63,6 +64,8 @@ def own_target(summary: Summary) -> Target | None:
     metric, low = summary.monitor, summary.best_is_low
     if metric is None:
         return None
+    if known := {value for run in summary.runs for value in run.hits}:  # of a summary.csv, which was made with one
+        return Target(metric, tuple(sorted(known, reverse=low)), low)
     worst: list[float] = []
     for group in summary.differences.groups:
         having = [run for run in group.measured if metric in run.curves]
@@ -84,18 +87,21 @@ def target_of(bests: list[float], best_is_low: bool) -> float:
     return ordered[math.ceil(PART * len(ordered)) - 1]
 
 
-def steps_to(target: Target | None) -> dict[str, Callable[[RunRecord], float | None]]:
-    """Columns of summary.csv: the interval of steps in which a run comes to each value, where that is confirmed."""
+def times_to(target: Target | None) -> dict[str, Callable[[RunRecord], float | None]]:
+    """Columns of summary.csv: the intervals of steps, samples and seconds in which a run comes to each value, where
+    that is confirmed."""
 
-    def end(value: float, which: str, run: RunRecord) -> float | None:
+    def end(value: float, which: str, axis: str, run: RunRecord) -> float | None:
         assert target is not None
         found = hit(run, target.metric, value, target.best_is_low, target.confirm)
-        return None if found is None or not found.confirmed else getattr(found, which)["steps"]
+        at = None if found is None or not found.confirmed else getattr(found, which).get(axis)
+        return float(f"{at:.4g}") if at is not None and axis == "seconds" else at  # a fifth digit is noise
 
     values = () if target is None else target.values
     return {
-        f"steps_to_{value:.6g}_{which}": partial(end, value, which) for value in values for which in ("after", "by")
-    }
+        f"{axis}_to_{value:.6g}_{which}": partial(end, value, which, axis)
+        for value in values for axis in TIMES for which in ("after", "by")
+    }  # fmt: skip
 
 
 def asking_of(places: Iterable[Path]) -> Asking:

@@ -26,7 +26,9 @@ _VALIDATED = "val/loss"
 class RunRecord:
     """What a run has left on disk: empty where there is nothing, or nothing that can be read.
 
-    `name` is the folder seen from the one that all runs are in. `problems` says what was not read, and why.
+    `name` is the folder seen from the one that all runs are in. `problems` says what was not read, and why. A run that
+    is read from a summary.csv has no curves, but its `measures` and, for each value of its target that it came to, its
+    `hits`.
     """
 
     folder: Path
@@ -38,6 +40,8 @@ class RunRecord:
     step_table: StepTable | None = None
     problems: list[str] = field(default_factory=list)
     order: int | None = None  # its place among the runs of its sweep, where that was drawn
+    measures: dict[str, float | None] | None = None
+    hits: dict[float, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> str:

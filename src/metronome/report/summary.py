@@ -112,6 +112,8 @@ def summarize(runs: list[RunRecord], differing: Differences) -> Summary:
 
 def measure(run: RunRecord) -> dict[str, float | None]:
     """Each measure of a run that it has, and all its metrics; of `train/loss` the mean of the epoch if it is there."""
+    if run.measures is not None:
+        return dict(run.measures)
     metrics = dict(run.metrics)
     if "train/loss_epoch" in metrics:
         metrics.pop("train/loss", None)

@@ -62,7 +62,7 @@ def hit(run: RunRecord, metric: str, target: float, best_is_low: bool, confirm: 
     before they are so many, at the first of those at its end, not confirmed. None if it does not."""
     curve = run.curves.get(metric)
     if curve is None:
-        return None
+        return run.hits.get(target)
     there = np.array([has_come_to(float(value), target, best_is_low) for value in curve.values])
     begin = 0
     for i in range(len(there) + 1):

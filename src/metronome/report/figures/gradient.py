@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator
 
 from metronome.report.differences import Group
-from metronome.report.figures.style import Picture, figure, headline, legend, plain, png, scale
+from metronome.report.figures.labels import swept_ticks
+from metronome.report.figures.style import QUIET, Medium, Picture, figure, legend, ordered, picture, plain, scale
 from metronome.report.records import RunRecord, number
 from metronome.report.summary import Summary
 
@@ -101,32 +101,35 @@ def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
 
 def _colours(steps: Sequence[int]) -> list[Any]:
     """From early to late, all dark enough on white."""
-    return [colormaps["viridis"](0.72 * i / max(len(steps) - 1, 1)) for i in range(len(steps))]
+    return [one.colour for one in ordered(len(steps))]
 
 
 def _accuracy_picture(found: Sequence[Points]) -> Picture:
     shown, steps = found[:_MOST_GROUPS], sorted({step for points in found for step in points.steps})
     colours = dict(zip(steps, _colours(steps), strict=True))
     handles, labels = _legend_of(steps, colours)
-    handles.append(Line2D([], [], color="#555555", linewidth=1.4))
+    handles.append(Line2D([], [], color=QUIET, linewidth=1.4))
     labels.append("predicted from the noise scale")
-    made, panels = figure(len(shown), 2, 3.3 * len(shown), labels)
-    for row, points in enumerate(shown):
-        for panel, column, what in (
-            (panels[2 * row], "cosine", "cosine of the angle\nto the full gradient"),
-            (panels[2 * row + 1], "error", "distance to the full gradient,\nin lengths of it"),
-        ):
-            _draw_accuracy(panel, points, column, steps, colours)
-            panel.set_ylabel(what, fontsize=9.5)
-            panel.set_xlabel("batch size (samples)")
-        panels[2 * row].set_ylim(0, 1.04)
-        panels[2 * row].set_title(_titled(points, len(found)), loc="left", fontsize=10.5)
-        scales = [fmean(points.at(step, "noise_scale")[1][0]) for step in points.steps]
-        words = ", ".join(plain(float(f"{scale:.2g}")) for scale in scales)
-        panels[2 * row + 1].set_title(f"noise scale {words} samples", loc="left", fontsize=10.5)
-    legend(made, handles, labels)
+
+    def draw(medium: Medium) -> Figure:
+        made, panels = figure(len(shown), 2, 3.3 * len(shown), labels, medium)
+        for row, points in enumerate(shown):
+            for panel, column, what in (
+                (panels[2 * row], "cosine", "cosine of the angle\nto the full gradient"),
+                (panels[2 * row + 1], "error", "distance to the full gradient,\nin lengths of it"),
+            ):
+                _draw_accuracy(panel, points, column, steps, colours)
+                panel.set_ylabel(what, fontsize=9.5)
+                panel.set_xlabel("batch size (samples)")
+            panels[2 * row].set_ylim(0, 1.04)
+            panels[2 * row].set_title(_titled(points, len(found)), loc="left", fontsize=10.5)
+            scales = [fmean(points.at(step, "noise_scale")[1][0]) for step in points.steps]
+            words = ", ".join(plain(float(f"{scale:.2g}")) for scale in scales)
+            panels[2 * row + 1].set_title(f"noise scale {words} samples", loc="left", fontsize=10.5)
+        legend(made, handles, labels, medium)
+        return made
+
     title = "How accurate the gradient of a batch is"
-    headline(made, title)
     notes = [
         "Points: means over random batches and seeds, with the range over seeds. Lines: 1/√(1 + e²) and "
         "e = √(noise scale · (1/B − 1/N)), with the noise scale of all N training samples at the same weights "
@@ -139,7 +142,7 @@ def _accuracy_picture(found: Sequence[Points]) -> Picture:
         for p in shown for step in p.steps for size, value in zip(*p.at(step, "cosine"), strict=True)
         if size in (8, 32, 128)
     )  # fmt: skip
-    return Picture("gradient_accuracy", title, " ".join(filter(None, notes)), alt, png(made))
+    return picture("gradient_accuracy", title, " ".join(filter(None, notes)), alt, draw)
 
 
 def _draw_accuracy(panel: Axes, points: Points, column: str, steps: Sequence[int], colours: dict[int, Any]) -> None:
@@ -159,39 +162,43 @@ def _draw_accuracy(panel: Axes, points: Points, column: str, steps: Sequence[int
         all_sizes += sizes
         all_values += [means[k] for k in pairs]
     scale(panel, "x", all_sizes, 1)
-    ticks = sorted(set(all_sizes))[:-1:2]  # the last one, all samples, is close to that before
-    panel.set_xticks(ticks, [plain(tick) for tick in ticks])
-    panel.xaxis.set_minor_locator(NullLocator())
+    swept_ticks(panel, all_sizes)
     if column == "error":
         scale(panel, "y", all_values, 1)
-        panel.axhline(1, color="#777777", linewidth=0.9, zorder=1)
+        panel.axhline(1, color=QUIET, linewidth=0.9, zorder=1)
 
 
 def _layers_picture(found: Sequence[Points]) -> Picture:
     shown, steps = found[:_MOST_GROUPS], sorted({step for points in found for step in points.steps})
     colours = dict(zip(steps, _colours(steps), strict=True))
     handles, labels = _legend_of(steps, colours)
-    made, panels = figure(len(shown), 1, 3.0 * len(shown), labels)
-    for panel, points in zip(panels, shown, strict=True):
-        names: list[str] = []
-        for step in points.steps:
-            names, values = points.at(step, "gradient")
-            means, marker = [fmean(value) for value in values], _MARKERS[steps.index(step) % len(_MARKERS)]
-            panel.plot(range(len(names)), means, marker, color=colours[step], markersize=6, alpha=0.9)
-        every = [value for of in points.values.values() for value in of["gradient"]]
-        scale(panel, "y", [value for value in every if value > 0], 8)
-        panel.set_xticks(range(len(names)), names, rotation=20 if len(names) > 6 else 0, ha="center")
-        panel.set_ylabel("root mean square\nof a gradient's numbers")
-        panel.set_title(_titled(points, len(found)), loc="left", fontsize=10.5)
-    legend(made, handles, labels)
+
+    def draw(medium: Medium) -> Figure:
+        made, panels = figure(len(shown), 1, 3.0 * len(shown), labels, medium)
+        for panel, points in zip(panels, shown, strict=True):
+            names: list[str] = []
+            for step in points.steps:
+                names, values = points.at(step, "gradient")
+                means, marker = [fmean(value) for value in values], _MARKERS[steps.index(step) % len(_MARKERS)]
+                panel.plot(range(len(names)), means, marker, color=colours[step], markersize=6)
+            every = [value for of in points.values.values() for value in of["gradient"]]
+            scale(panel, "y", [value for value in every if value > 0], 8)
+            crowded = sum(len(name) + 2 for name in names) > 0.8 * medium.letters
+            panel.set_xticks(
+                range(len(names)), names, rotation=35 if crowded else 0, ha="right" if crowded else "center"
+            )
+            panel.set_ylabel("root mean square\nof a gradient's numbers")
+            panel.set_title(_titled(points, len(found)), loc="left", fontsize=10.5)
+        legend(made, handles, labels, medium)
+        return made
+
     title = f"How large the gradient is in each layer: {plain(float(f'{_ratio(shown):.2g}'))} times apart"
-    headline(made, title)
     notes = (
         "The gradient of all training samples, from the first layer to the last; means over seeds. The title's number "
         "is the largest ratio of two parameters at the same step. One rate for all moves those with small gradients "
         "little; Rprop, which looks at signs alone (Riedmiller & Braun 1993), moves all alike."
     )
-    return Picture("gradient_layers", title, notes, title, png(made))
+    return picture("gradient_layers", title, notes, title, draw)
 
 
 def _ratio(found: Sequence[Points]) -> float:

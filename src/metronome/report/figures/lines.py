@@ -61,9 +61,13 @@ def running_mean(values: np.ndarray, most: int) -> np.ndarray:
     stays what it is.
     """
     count = len(values)
-    i = np.arange(count)
-    half = np.minimum(np.minimum(i // 2, count - 1 - i), max(most - 1, 0) // 2)
+    i, half = np.arange(count), _half_windows(count, most)
     return np.array([values[k - h : k + h + 1].mean() for k, h in zip(i, half, strict=True)])
+
+
+def _half_windows(count: int, most: int) -> np.ndarray:
+    i = np.arange(count)
+    return np.minimum(np.minimum(i // 2, count - 1 - i), max(most - 1, 0) // 2)
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -71,3 +75,9 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     if len(values) < _SMOOTHED_FROM or not np.isfinite(values).all():
         return values
     return running_mean(values, len(values) // 10)
+
+
+def around(values: np.ndarray, percentile: float) -> np.ndarray:
+    """A percentile of the values in the window whose mean `smoothed` takes."""
+    i, half = np.arange(len(values)), _half_windows(len(values), len(values) // 10)
+    return np.array([np.percentile(values[k - h : k + h + 1], percentile) for k, h in zip(i, half, strict=True)])

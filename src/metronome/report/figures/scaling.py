@@ -1,13 +1,25 @@
 """The figure of steps to a target against the batch size, beside the fit; and the best rate against it."""
 
-import math
-
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from metronome.report.answers import Answers
 from metronome.report.differences import number_of
-from metronome.report.figures.style import Look, Picture, figure, headline, legend, look, plain, png, scale
+from metronome.report.figures.labels import swept_ticks
+from metronome.report.figures.style import (
+    QUIET,
+    Look,
+    Medium,
+    Picture,
+    figure,
+    legend,
+    ordered,
+    picture,
+    plain,
+    scale,
+)
 from metronome.report.scaling import Scaling, fit
 from metronome.report.tuning import Setting
 
@@ -27,29 +39,33 @@ def scaling_picture(answers: Answers) -> Picture | None:
         return None
     has_rates = answers.tune == RATE
     sign = "≤" if target.best_is_low else "≥"
+    looks = {value: one for value, one in zip(fits, ordered(len(fits)), strict=True)}
     labels = [f"{target.metric} {sign} {plain(value)}" for value in fits]
-    made, panels = figure(1, 2 if has_rates else 1, 4.6, [*labels, "S_min and B_crit", "perfect scaling, saturation"])
-    handles = []
-    for i, (value, found) in enumerate(fits.items()):
-        handles.append(_draw_steps(panels[0], rows[value], found, look(i)))
+    labels += ["fit S = S_min (1 + B_crit / B)", "its two limits", *(["at the edge of the rates"] if has_rates else [])]
+
+    def draw(medium: Medium) -> Figure:
+        made, panels = figure(1, 2 if has_rates else 1, 4.2, labels, medium)
+        for i, (value, found) in enumerate(fits.items()):
+            _draw_steps(panels[0], rows[value], found, looks[value])
+            if has_rates:
+                _draw_rates(panels[1], rows[value], looks[value], i)
+        panels[0].set_yscale("log")
+        _axes(panels[0], rows, "steps (parameter updates)")
         if has_rates:
-            _draw_rates(panels[1], rows[value], look(i), answers, i)
-    _axes(panels[0], rows, "steps (parameter updates)")
-    line = panels[0].plot([], [], color="#555555", linestyle="-", linewidth=1.4)[0]
-    dotted = panels[0].plot([], [], color="#555555", linestyle=":", linewidth=1.2)[0]
-    handles += [line, dotted]
-    labels += ["fit S = S_min (1 + B_crit / B)", "its two limits"]
-    if has_rates:
-        _rules(panels[1], rows[next(iter(fits))])
-        _axes(panels[1], rows, "best learning rate")
-    legend(made, handles, labels)
+            _rules(panels[1], rows[next(iter(fits))])
+            _axes(panels[1], rows, "best learning rate")
+        handles = [Line2D([], [], color=one.colour, marker="o", linestyle="none") for one in looks.values()]
+        handles += [Line2D([], [], color=QUIET, linewidth=1.4), Line2D([], [], color=QUIET, linestyle=":")]
+        handles += [Line2D([], [], color=QUIET, marker="x", linestyle="none")] * has_rates
+        legend(made, handles, labels, medium)
+        return made
+
     easiest = next(iter(fits.values()))
     title = (
         f"Steps to a target by batch size: S_min {plain(_three(easiest.s_min))}, B_crit {plain(_three(easiest.b_crit))}"
     )
     title += f" at {plain(next(iter(fits)))}"
-    headline(made, title)
-    return Picture("scaling", title, _caption(answers, fits, rows), _alt(title, fits), png(made))
+    return picture("scaling", title, _caption(answers, fits, rows), _alt(title, fits), draw)
 
 
 def fit_of(points: list[tuple[float, Setting]]) -> Scaling | None:
@@ -75,14 +91,15 @@ def _middle(setting: Setting) -> float:
     return middle
 
 
-def _draw_steps(panel: Axes, points: list[tuple[float, Setting]], found: Scaling, style: Look) -> object:
+def _draw_steps(panel: Axes, points: list[tuple[float, Setting]], found: Scaling, style: Look) -> None:
     for size, setting in points:
         came_to = setting.came_to
         assert came_to is not None
         ends, middle = came_to.interval("steps"), _middle(setting)
         assert ends is not None
         runs = came_to.middles("steps")
-        panel.plot([size] * len(runs), runs, style.marker, color=style.colour, markersize=3, alpha=0.5)
+        few = {"color": style.colour, "markersize": 3.5, "markerfacecolor": "none", "markeredgewidth": 0.7}
+        panel.plot([size] * len(runs), runs, style.marker, linestyle="none", **few)
         errors = [[middle - max(ends[0], 0.5)], [ends[1] - middle]]
         panel.errorbar(size, middle, yerr=errors, fmt=style.marker, color=style.colour, markersize=6, capsize=2)
     sizes = np.geomspace(points[0][0], points[-1][0], 200)
@@ -91,16 +108,18 @@ def _draw_steps(panel: Axes, points: list[tuple[float, Setting]], found: Scaling
     below, above = sizes[sizes <= max(found.b_crit, sizes[0])], sizes[sizes >= min(found.b_crit, sizes[-1])]
     panel.plot(below, found.e_min / below, **limits)
     panel.plot(above, np.full(len(above), found.s_min), **limits)
-    return panel.plot([], [], style.marker, color=style.colour, markersize=7)[0]
 
 
-def _draw_rates(panel: Axes, points: list[tuple[float, Setting]], style: Look, answers: Answers, i: int) -> None:
-    """The best rates; a hollow marker where it is at the edge of what was tried. Targets are a little apart."""
+def _draw_rates(panel: Axes, points: list[tuple[float, Setting]], style: Look, i: int) -> None:
+    """The best rates as rings, those of a harder target around those of an easier one, so that equal ones are seen to
+    be equal; a cross where it is at the edge of what was tried."""
     for size, setting in points:
         if setting.chosen is not None:
-            rate, fill = float(setting.chosen.values[RATE]), "none" if setting.at_edge else style.colour
-            at = rate * 1.06 ** (i - 1)
-            panel.plot(size, at, style.marker, color=style.colour, markerfacecolor=fill, markersize=7)
+            rate = float(setting.chosen.values[RATE])
+            ring = {"color": style.colour, "markerfacecolor": "none", "markeredgewidth": 1.6, "markersize": 5 + 4.5 * i}
+            panel.plot(size, rate, "o", **ring)
+            if setting.at_edge:
+                panel.plot(size, rate, "x", color=style.colour, markersize=5 + 4.5 * i)
 
 
 def _rules(panel: Axes, points: list[tuple[float, Setting]]) -> None:
@@ -109,25 +128,25 @@ def _rules(panel: Axes, points: list[tuple[float, Setting]]) -> None:
     assert setting.chosen is not None
     rate = float(setting.chosen.values[RATE])
     rates = [float(s.chosen.values[RATE]) for _, s in points if s.chosen is not None]
-    top = 2.5 * max(rates)
+    top = 2 * max(rates)
     sizes = np.geomspace(size, points[-1][0], 100)
     for power, words, line in ((1.0, "linear rule", "--"), (0.5, "root rule", "-.")):
         values = rate * (sizes / size) ** power
         kept = values <= top
-        panel.plot(sizes[kept], values[kept], line, color="#555555", linewidth=1.3)
-        panel.annotate(
-            words, (sizes[kept][-1], values[kept][-1]), xytext=(4, -3), textcoords="offset points", fontsize=9
-        )
-    panel.set_ylim(min(rates) / 1.8, top * 1.2)
+        panel.plot(sizes[kept], values[kept], line, color=QUIET, linewidth=1.3)
+        where = {"xytext": (-4, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        panel.annotate(words, (sizes[kept][-1], values[kept][-1]), fontsize=9.5, color=QUIET, **where)
+    panel.set_yscale("log")
+    panel.set_ylim(min(rates) / 1.8, top * 1.5)
 
 
 def _axes(panel: Axes, rows: dict[float, list[tuple[float, Setting]]], words: str) -> None:
     sizes = sorted({size for points in rows.values() for size, _ in points})
-    scale(panel, "x", sizes, 0 if len(sizes) > 1 else math.inf)
-    panel.set_xticks(sizes, [plain(size) for size in sizes])
-    panel.minorticks_off()
-    panel.set_yscale("log")
-    scale(panel, "y", [1.0, 100.0], 8)
+    scale(panel, "x", sizes, 0)
+    panel.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
+    swept_ticks(panel, sizes)
+    low, high = panel.get_ylim()
+    scale(panel, "y", [low, high], 0)
     panel.set_xlabel("batch size (samples)")
     panel.set_ylabel(words)
 
@@ -144,13 +163,14 @@ def _caption(answers: Answers, fits: dict[float, Scaling], rows: dict[float, lis
 
     found = "; ".join(one(value, scaling) for value, scaling in fits.items())
     rates = (
-        " Right: the best rate of those tried, hollow at the edge of them, beside the linear and the root rule from "
-        "the smallest batch; the rates of the targets are drawn a little apart."
+        " Then the best rate of those tried, a ring for each target, the hardest the widest, with a cross at the edge "
+        "of what was tried; beside the linear and the root rule from the smallest batch."
         if answers.tune == RATE
         else ""
     )
     return (
-        f"Left: the mean interval in which all runs come to the target; lines: S = S_min (1 + B_crit / B), fitted: "
+        f"First the mean interval in which all runs come to the target, hollow points are the runs; "
+        f"lines: S = S_min (1 + B_crit / B), fitted: "
         f"{found}. Dotted: its limits, perfect scaling (twice the batch, half the steps) and saturation. "
         f"McCandlish et al. 2018 (arXiv 1812.06162), Shallue et al. 2019 (arXiv 1811.03600).{rates}"
     )

@@ -1,14 +1,28 @@
 """The figure of time against work: steps, samples and seconds until a target is reached."""
 
-from statistics import fmean
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from metronome.report.answers import Answers
-from metronome.report.figures.roles import roles_of
-from metronome.report.figures.style import Look, Picture, figure, headline, legend, plain, png, scale
-from metronome.report.ties import best_of, with_whom
+from metronome.report.figures.labels import label_points
+from metronome.report.figures.roles import Roles, roles_of, value_in_words
+from metronome.report.figures.style import (
+    QUIET,
+    Look,
+    Medium,
+    Picture,
+    figure,
+    legend,
+    picture,
+    plain,
+    scale,
+)
+from metronome.report.ties import best_of, same, with_whom
 from metronome.report.tuning import Setting
 
-AXES = ("samples", "seconds")
+AXES = {"samples": "samples seen", "seconds": "seconds of training"}
+_LONGEST = 14  # letters of a label beside a point; longer ones stand in a legend
+Points = list[tuple[Setting, Look]]
 
 
 def tradeoff_picture(answers: Answers) -> Picture | str:
@@ -28,30 +42,28 @@ def tradeoff_picture(answers: Answers) -> Picture | str:
             f"Fewer than two groups reach {target.metric} {said} with all their runs, so there is nothing to compare."
         )
 
-    shown = list({setting.label: style for points in rows.values() for setting, style in points}.items())
-    made, panels = figure(len(rows), 2, 3.6 * len(rows) + 0.4, [label for label, _ in shown])
     sign = "≤" if target.best_is_low else "≥"
-    for (value, points), row in zip(rows.items(), zip(panels[::2], panels[1::2], strict=True), strict=True):
-        for panel, axis in zip(row, AXES, strict=True):
-            xs, ys = [], []
-            for setting, style in points:
-                x, y = _draw(panel, setting, style, axis)
-                xs, ys = xs + x, ys + y
-            scale(panel, "x", xs, 8)
-            scale(panel, "y", ys, 8)
-            panel.margins(0.12)
-            panel.set_title(f"until {target.metric} {sign} {plain(value)}")
-            panel.set_xlabel("steps (parameter updates)")
-            panel.set_ylabel("seconds of training" if axis == "seconds" else axis)
-    handles = [panels[0].plot([], [], s.marker, color=s.colour, markersize=8)[0] for _, s in shown]
-    legend(made, handles, [label for label, _ in shown])
+    shown = list({setting.label: style for points in rows.values() for setting, style in points}.items())
+    beside = all(len(_short(setting, roles)) <= _LONGEST for points in rows.values() for setting, _ in points)
+    labels = [] if beside else [label for label, _ in shown]
+
+    def draw(medium: Medium) -> Figure:
+        made, panels = figure(len(rows), 2, 3.2 * len(rows) + 0.4, labels, medium)
+        for (value, points), row in zip(rows.items(), zip(panels[::2], panels[1::2], strict=True), strict=True):
+            for panel, axis in zip(row, AXES, strict=True):
+                _draw_panel(panel, axis, points, roles, beside)
+                panel.set_title(f"until {target.metric} {sign} {plain(value)}")
+        if labels:
+            handles = [panels[0].plot([], [], s.marker, color=s.colour, markersize=8)[0] for _, s in shown]
+            legend(made, handles, labels, medium)
+        return made
+
     hardest = list(rows)[-1]
     title = f"Until {target.metric} {sign} {plain(float(f'{hardest:.4g}'))}{_least(rows[hardest])}"
-    headline(made, title)
     alt = f"{title}. Each setting as a point: " + "; ".join(
         f"{setting.label}: {steps(setting)} steps" for setting, _ in rows[hardest]
     )
-    return Picture("tradeoff", title, _caption(answers, roles.why), alt, png(made))
+    return picture("tradeoff", title, _caption(answers, roles.why), alt, draw)
 
 
 def steps(setting: Setting) -> str:
@@ -60,9 +72,9 @@ def steps(setting: Setting) -> str:
     return "" if ends is None else f"({plain(round(ends[0], 1))}, {plain(round(ends[1], 1))}]"
 
 
-def _points(found: list[Setting], looks: list[tuple[dict[str, str], Look]]) -> list[tuple[Setting, Look]]:
+def _points(found: list[Setting], looks: list[tuple[dict[str, str], Look]]) -> Points:
     """The settings whose runs have all come to the target, each as the group of its values looks."""
-    points: list[tuple[Setting, Look]] = []
+    points: Points = []
     for setting in found:
         style = next((style for values, style in looks if values == setting.values), None)
         if style is not None and setting.came_to is not None and setting.came_to.interval("steps") is not None:
@@ -70,21 +82,64 @@ def _points(found: list[Setting], looks: list[tuple[dict[str, str], Look]]) -> l
     return points
 
 
-def _draw(panel: object, setting: Setting, style: Look, axis: str) -> tuple[list[float], list[float]]:
-    """A setting as its mean interval, and its runs as small points; returns where it is."""
+def _short(setting: Setting, roles: Roles) -> str:
+    """What stands beside a point: the value alone where one is all that differs."""
+    if roles.key is not None and setting.chosen is not None:
+        return value_in_words(roles.key, setting.chosen)
+    return next(iter(setting.values.values())) if len(setting.values) == 1 else setting.label
+
+
+def _draw_panel(panel: Axes, axis: str, points: Points, roles: Roles, beside: bool) -> None:
+    """All settings, in their order along a thin line where they are values of a number; those that are the same as one
+    point."""
+    drawn = [(setting, style, at) for setting, style in points if (at := _place(setting, axis)) is not None]
+    for setting, style, at in drawn:
+        _draw(panel, setting, style, axis, at)
+    if roles.key is not None:
+        panel.plot([x for _, _, (x, _) in drawn], [y for _, _, (_, y) in drawn], color=QUIET, linewidth=0.8, zorder=1)
+    scale(panel, "x", [x for _, _, (x, _) in drawn], 5)
+    scale(panel, "y", [y for _, _, (_, y) in drawn], 5)
+    panel.margins(0.14)
+    panel.autoscale_view()
+    panel.set_xlabel("steps (parameter updates)")
+    panel.set_ylabel(AXES[axis])
+    if beside:
+        came_to = [setting.came_to for setting, _, _ in drawn if setting.came_to is not None]
+        runs = [at for one in came_to for at in zip(one.middles("steps"), one.middles(axis), strict=True)]
+        label_points(panel, _labelled(drawn, roles), runs)
+
+
+def _labelled(drawn: list[tuple[Setting, Look, tuple[float, float]]], roles: Roles) -> list:
+    """Points with their labels, one for all that lie at the same place."""
+    places: list[tuple[float, float, list[str], Look]] = []
+    for setting, style, (x, y) in drawn:
+        there = next((words for at_x, at_y, words, _ in places if same(at_x, x) and same(at_y, y)), None)
+        if there is None:
+            places.append((x, y, [_short(setting, roles)], style))
+        else:
+            there.append(_short(setting, roles))
+    return [(x, y, ", ".join(words), style.colour) for x, y, words, style in places]
+
+
+def _place(setting: Setting, axis: str) -> tuple[float, float] | None:
+    """The middles of both mean intervals."""
+    came_to = setting.came_to
+    x, y = (came_to.middle("steps"), came_to.middle(axis)) if came_to is not None else (None, None)
+    return None if x is None or y is None else (x, y)
+
+
+def _draw(panel: Axes, setting: Setting, style: Look, axis: str, at: tuple[float, float]) -> None:
+    """A setting as its mean interval, and its runs as small hollow points."""
     came_to = setting.came_to
     assert came_to is not None
     x, y = came_to.interval("steps"), came_to.interval(axis)
-    if x is None or y is None:
-        return [], []
-    draw: object = panel
+    assert x is not None
+    assert y is not None
     if came_to.runs > 1:
-        few = {"color": style.colour, "markersize": 3.5, "alpha": 0.5, "markeredgewidth": 0}
-        draw.plot(came_to.middles("steps"), came_to.middles(axis), style.marker, **few)  # pyright: ignore
-    at = fmean(x), fmean(y)
+        few = {"color": style.colour, "markersize": 3.5, "markerfacecolor": "none", "markeredgewidth": 0.7}
+        panel.plot(came_to.middles("steps"), came_to.middles(axis), style.marker, linestyle="none", **few)
     errors = {"xerr": [[at[0] - x[0]], [x[1] - at[0]]], "yerr": [[at[1] - y[0]], [y[1] - at[1]]]}
-    draw.errorbar(*at, **errors, fmt=style.marker, color=style.colour, markersize=8, elinewidth=1.2)  # pyright: ignore
-    return [at[0]], [at[1]]
+    panel.errorbar(*at, **errors, fmt=style.marker, color=style.colour, markersize=7, elinewidth=1.2)
 
 
 def _caption(answers: Answers, why: str) -> str:
@@ -97,8 +152,8 @@ def _caption(answers: Answers, why: str) -> str:
     )
     notes = [
         "Each large point is the mean over the runs of a group that differ in the seed alone, where all of them have "
-        "the target; small ones are the runs. Bars are the mean interval from the validation before to the first that "
-        f"has it.{confirmed}",
+        "the target; small hollow ones are the runs. Bars are the mean interval from the validation before to the "
+        f"first that has it.{confirmed}",
         ""
         if answers.asking.target is not None
         else f"The target is the {target.metric} that all runs of three quarters of the groups come to.",
@@ -115,7 +170,7 @@ def _caption(answers: Answers, why: str) -> str:
     return " ".join(filter(None, [*notes, why]))
 
 
-def _least(points: list[tuple[Setting, Look]]) -> str:
+def _least(points: Points) -> str:
     """Which settings need the fewest steps and samples; several where their intervals are the same."""
     least: list[str] = []
     for axis in ("steps", "samples"):

@@ -11,7 +11,7 @@ from metronome.report.targets import Reached
 from metronome.report.ties import best_of
 from metronome.report.tuning import Setting, final_value
 
-_AXES = {"steps": "steps", "samples": "samples", "seconds": "s of training"}
+AXES = {"steps": "steps", "samples": "samples", "seconds": "seconds of training"}
 
 
 def targets(answers: Answers) -> str:
@@ -26,28 +26,29 @@ def targets(answers: Answers) -> str:
         "over the runs; only where all runs have it.</p>"
     ]
     for value, found in answers.by_target.items():
-        parts.append(f"<h3>{escaped(target.metric)} {sign} {plain(value)}{in_a_row}</h3>{_table(answers, found)}")
+        parts.append(f"<h3>{escaped(target.metric)} {sign} {plain(value)}{in_a_row}</h3>{target_table(answers, value)}")
         if answers.tune is not None:
             said = f"Every {escaped(answers.tune)} that was tried: steps"
             parts.append(f"<details><summary>{said}</summary>{_tried(answers, found)}</details>")
     return "".join(parts)
 
 
-def _table(answers: Answers, found: Sequence[Setting]) -> str:
+def target_table(answers: Answers, value: float) -> str:
+    """What each setting takes to one value of the target, the least marked."""
+    found = answers.by_target[value]
     keys = [key for key in answers.whole.differences.keys if key != answers.tune]
-    heads = [*((key, True) for key in keys), *([(answers.tune, True)] if answers.tune else [])]
-    heads += [("reached", True), *((name, False) for name in _AXES.values())]
-    best = {axis: _best(found, axis) for axis in _AXES}
+    heads = [*((key, True) for key in keys), *((name, False) for name in AXES.values())]
+    heads += [("reached", True), *([(f"best {answers.tune}", True)] if answers.tune else [])]
+    best = {axis: _best(found, axis) for axis in AXES}
     rows: list[str] = []
     for setting in found:
         cells = [_word(setting.values[key], _sorted_by(key, setting)) for key in keys]
+        came_to = setting.came_to or Reached([], 0)
+        cells += [_interval(came_to, axis, setting.label in best[axis]) for axis in AXES]
+        cells.append(_word(came_to.count))
         if answers.tune:
             edge = " (edge)" if setting.at_edge else ""
-            rate = "–" if setting.chosen is None else f"{setting.chosen.values[answers.tune]}{edge}"
-            cells.append(_word(rate))
-        came_to = setting.came_to or Reached([], 0)
-        cells.append(_word(came_to.count))
-        cells += [_interval(came_to, axis, setting.label in best[axis]) for axis in _AXES]
+            cells.append(_word("–" if setting.chosen is None else f"{setting.chosen.values[answers.tune]}{edge}"))
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return _sortable(heads, rows)
 
@@ -101,7 +102,7 @@ def _interval(came_to: Reached, axis: str, is_best: bool) -> str:
     low, high = (plain(_short(end)) for end in ends)
     text = f"{low} – {high}"
     text = f"<strong>{text}</strong>" if is_best else text
-    return f'<td data-v="{sum(ends) / 2!r}">{text}{spread}</td>'
+    return f'<td{" class=best" if is_best else ""} data-v="{sum(ends) / 2!r}">{text}{spread}</td>'
 
 
 def _short(value: float) -> float:
