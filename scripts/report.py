@@ -1,4 +1,5 @@
-"""Report: python scripts/report.py runs/digits/sweep_...; tables and figures of runs, in one page."""
+"""Report: python scripts/report.py runs/digits/sweep_...; tables and figures of runs, in one page. The summary.csv of
+an earlier report will do, too: its results again, without the curves."""
 
 import argparse
 
@@ -8,7 +9,9 @@ from metronome.runs.folders import relative
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tables and figures of runs, in one page of HTML.")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="the folder of a run, of a sweep, or one above")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="the folder of a run, of a sweep, or one above; or a summary.csv"
+    )
     parser.add_argument("--out", metavar="FOLDER", help="where to write; else to `report` in the path")
     parser.add_argument("--title", help="the heading of the page")
     arguments = parser.parse_args()

@@ -3,11 +3,15 @@
 It is here, and not in metronome.app, because Hydra takes plugins from this namespace package only.
 """
 
+import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
+
+from metronome.runs.order import write_order
 
 
 class Sweeper(BasicSweeper):
@@ -20,17 +24,24 @@ class Sweeper(BasicSweeper):
           - [optimizer.momentum=0.9, optimizer.nesterov=true]
         params:
           seed: 0,1,2
+
+    With a number as `shuffle` they are made in an order drawn from it, the same at each start, so that what changes
+    while a sweep runs (a machine that grows warm, a neighbour's work) falls on no value more than on another. The order
+    is kept in the folder of the sweep.
     """
 
-    def __init__(self, jobs: Sequence[Sequence[str]] | None = None, **options: Any) -> None:
+    def __init__(self, jobs: Sequence[Sequence[str]] | None = None, shuffle: int | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.jobs = [list(map(str, job)) for job in jobs or [[]]]
+        self.jobs, self.shuffle = [list(map(str, job)) for job in jobs or [[]]], shuffle
 
     def split_arguments(self, overrides: Any, max_batch_size: int | None) -> list[list[list[str]]]:  # pyright: ignore
         last = {override.get_key_element().lstrip("+"): override for override in overrides}
         kept = [job for job in self.jobs if not {word.lstrip("+").split("=")[0] for word in job} & set(last)] or [[]]
         (combinations,) = BasicSweeper.split_arguments(list(last.values()), None)
         jobs = [[*job, *own] for job in kept for own in combinations]
+        if self.shuffle is not None:
+            random.Random(self.shuffle).shuffle(jobs)
+            write_order(Path(self.config.hydra.sweep.dir), self.shuffle, jobs)  # pyright: ignore
         return list(self.split_overrides_to_chunks(jobs, max_batch_size))
 
     def sweep(self, arguments: list[str]) -> Any:

@@ -12,7 +12,8 @@ from metronome.units import InputError
 def plan(config: DictConfig, overrides: list[str]) -> str:
     """The plan of a configuration, as text or JSON.
 
-    Reads the training data, which may be downloaded for it; makes no run and no model.
+    Reads the training data, which may be downloaded for it, unless they know how many they are; makes no run and no
+    model.
     """
     output.quiet()
     settings = OmegaConf.to_container(config, resolve=True)
@@ -25,7 +26,7 @@ def plan(config: DictConfig, overrides: list[str]) -> str:
         # Counting needs no GPU, and no more cores than there are.
         settings["trainer"] |= {"accelerator": "cpu", "strategy": "auto", "precision": None}
     trainer = build_trainer(settings, callbacks=[], on_this_machine=False)  # pyright: ignore
-    planned = plan_training(trainer, build_data(settings))  # pyright: ignore
+    planned = plan_training(trainer, build_data(settings), by_known_numbers=True)  # pyright: ignore
     if planned is None:
         raise InputError("the training data have no length, so the training cannot be planned")
     return json.dumps(planned.as_dict(), indent=2) if settings["format"] == "json" else planned.text()

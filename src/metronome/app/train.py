@@ -7,8 +7,9 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from metronome.app.config.asked import in_sweep
 from metronome.app.config.build import Job
 from metronome.app.console import output
 from metronome.app.console.jobs import job_of_a_sweep
@@ -19,6 +20,7 @@ from metronome.app.run.claim import Run
 from metronome.app.run.logs import go_on_with_rows, take_back
 from metronome.app.run.result import Result
 from metronome.app.run.tested import callbacks_leave_the_weights
+from metronome.app.run.training_set import metrics_of_training_set
 from metronome.runs.folders import run_around
 
 
@@ -37,13 +39,18 @@ def train(config: DictConfig) -> float | None:
             result.take_over_unless_it_replaces()
             result.take_plan(job.plan, job.rates)
             output.show_plan(run, job.plan, job.rates)
-            if count := processes_to_start(job.trainer):
+            if count := processes_to_start(job.trainer) or isolated(config):
                 with result.of_processes():
                     run_processes(run, count)
             else:
                 fit_and_test(run, job, result)
         output.show_result(run, result.content)
         return result.objective
+
+
+def isolated(config: DictConfig) -> int:
+    """1 where a study gives each run a process of its own: that of the sweep has kept what the runs before took."""
+    return int(in_sweep() and bool(OmegaConf.select(config, "study.isolate")))
 
 
 def train_in_one_of_several(run: Run) -> None:
@@ -78,6 +85,8 @@ def fit_and_test(run: Run, job: Job, result: Result) -> None:
             with callbacks_leave_the_weights(trainer, path) if path else nullcontext():
                 trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False, weights_only=True)
             result.take_metrics(trainer.callback_metrics)
+            if run.config.get("test_train_set"):
+                result.take_metrics(metrics_of_training_set(trainer, model, data, path or None))
             result.lap("test")
 
 

@@ -95,6 +95,10 @@ class RemoteFiles:
             raise InputError(f"{self.folder} has no {name}; prepare_data() downloads it")
         return path
 
+    def are_there(self, names: Sequence[str]) -> bool:
+        """Whether all these files lie in the folder."""
+        return all(self._find(name) is not None for name in names)
+
     def _find(self, name: str) -> Path | None:
         paths = (self.folder / name, self.folder / name.removesuffix(".gz"))
         path = next((path for path in paths if path.exists()), None)

@@ -41,6 +41,18 @@ def read_idx(path: Path, num_dimensions: int) -> np.ndarray:
     return np.frombuffer(content, np.uint8, offset=start).reshape(sizes)
 
 
+def count_idx(path: Path) -> int:
+    """How many rows an IDX file announces, by its first bytes alone. Raises InputError for a damaged one."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read(8)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if len(content) < 8:
+        raise InputError(f"{path} is no IDX file: it has {len(content):,} bytes, and its beginning alone takes 8")
+    return struct.unpack(">I", content[4:])[0]
+
+
 def _content(path: Path) -> bytes:
     if path.suffix != ".gz":
         return path.read_bytes()

@@ -92,6 +92,11 @@ class DataModule(L.LightningDataModule):
         """Your data. Called once in each process; download in `prepare_data`, which one process runs."""
         raise NotImplementedError(f"{type(self).__name__} must define load(self) -> Splits")
 
+    def known_num_samples(self) -> int | None:
+        """Training samples, where they are known without loading the data, so that a training can be planned before
+        anything is downloaded; None where they are not."""
+        return None
+
     # ---- what the data are ------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
@@ -124,6 +129,8 @@ class DataModule(L.LightningDataModule):
     @property
     def num_samples(self) -> int:
         """Training samples, N."""
+        if self._splits is None and (known := self.known_num_samples()) is not None:
+            return known
         if self.splits.train is None:
             raise InputError(f"{type(self).__name__} has no training data set")
         return len(self.splits.train)
@@ -159,6 +166,10 @@ class DataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader(self.splits.test)
+
+    def train_set_dataloader(self) -> DataLoader | list:
+        """The training samples as those of a test are read: in their order, in batches of an evaluation."""
+        return self._evaluation_loader(self.splits.train)
 
     def _evaluation_loader(self, dataset: Any) -> DataLoader | list:
         if dataset is None:

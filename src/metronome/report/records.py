@@ -13,6 +13,7 @@ import yaml
 from metronome.report.events import Curve, read_curves
 from metronome.report.step_table import StepTable
 from metronome.runs.names import CONFIG_FILE, PLAN_FILE, REPORT_FILE, RESULT_FILE
+from metronome.runs.order import place_in, read_order
 from metronome.units import InputError
 
 UNFINISHED = "unfinished"  # it runs, or was cut off: it has left no result
@@ -25,7 +26,9 @@ _VALIDATED = "val/loss"
 class RunRecord:
     """What a run has left on disk: empty where there is nothing, or nothing that can be read.
 
-    `name` is the folder seen from the one that all runs are in. `problems` says what was not read, and why.
+    `name` is the folder seen from the one that all runs are in. `problems` says what was not read, and why. A run that
+    is read from a summary.csv has no curves, but its `measures` and, for each value of its target that it came to, its
+    `hits`.
     """
 
     folder: Path
@@ -36,6 +39,9 @@ class RunRecord:
     curves: dict[str, Curve] = field(default_factory=dict)
     step_table: StepTable | None = None
     problems: list[str] = field(default_factory=list)
+    order: int | None = None  # its place among the runs of its sweep, where that was drawn
+    measures: dict[str, float | None] | None = None
+    hits: dict[float, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -71,6 +77,24 @@ class RunRecord:
             return int(counted)
         trained = [int(curve.steps[-1]) for tag, curve in self.curves.items() if not tag.startswith("test/")]
         return max(trained, default=None)
+
+    @property
+    def train_seconds(self) -> float | None:
+        """Seconds of training: without validations, checkpoints and what is before the first step.
+
+        Of a run in several starts, whose result has those of the last alone, all samples at the speed of the last.
+        """
+        seconds, speed = number(dig(self.result, "seconds", "train")), number(dig(self.result, "samples_per_second"))
+        samples = number(dig(self.result, "progress", "samples"))
+        if seconds and dig(self.result, "resumed_from") and samples and speed:
+            return samples / speed
+        return seconds or None
+
+    @property
+    def memory_is_own(self) -> bool:
+        """Whether its memory is that of this run alone; a process that has made other runs keeps some of theirs."""
+        own = self.result.get("peak_memory_is_own")
+        return own if isinstance(own, bool) else not self.config.get("in_sweep")
 
     @property
     def monitor(self) -> str | None:
@@ -155,6 +179,8 @@ def _read(folder: Path, name: str, config: dict[str, Any]) -> RunRecord:
     run.plan = _json(run, PLAN_FILE) or (dig(run.result, "plan") or {})
     run.curves, problems = read_curves(folder)
     run.problems += problems
+    given = dig(run.result, "overrides") or config.get("overrides")
+    run.order = place_in(read_order(folder.parent), given if isinstance(given, list) else [])
     if run.plan:
         try:
             run.step_table = StepTable.of(run.plan, config, least_steps=run.steps or 0)

@@ -16,16 +16,19 @@ MOST_EPOCHS = 2_000_000  # of a run; steps beyond are taken for damage
 class StepTable:
     """The epochs of a run, as its plan lists them, and beyond the list as they would go on.
 
-    All arrays have one entry an epoch: its `batch_size`, the `steps` and `samples` in it, and the samples it has when
-    it is not cut short by the budget (`full_samples`); `steps_before` and `samples_before` it.
+    All arrays have one entry an epoch: its `batch_size`, the `steps`, `iterations` and `samples` in it, and the samples
+    it has when it is not cut short by the budget (`full_samples`); `steps_before`, `samples_before` and
+    `iterations_before` it.
     """
 
     batch_size: np.ndarray
     steps: np.ndarray
+    iterations: np.ndarray
     samples: np.ndarray
     full_samples: np.ndarray
     steps_before: np.ndarray
     samples_before: np.ndarray
+    iterations_before: np.ndarray
 
     @classmethod
     def of(cls, plan: dict[str, Any], config: dict[str, Any], least_steps: int = 0) -> "StepTable":
@@ -44,13 +47,14 @@ class StepTable:
         if beyond:
             rows += _beyond(endless, len(listed), least_steps - sum(row.steps for row, _ in rows))
         times = [count for _, count in rows]
-        size, steps, samples = (
-            np.repeat([getattr(row, name) for row, _ in rows], times) for name in ("batch_size", "steps", "samples")
+        size, steps, iterations, samples = (
+            np.repeat([getattr(row, name) for row, _ in rows], times)
+            for name in ("batch_size", "steps", "iterations", "samples")
         )
         full = samples.copy()
         full[len(listed) - 1] = max(listed[-1].samples, whole_last.samples)
-        before = (np.cumsum(steps) - steps, np.cumsum(samples) - samples)
-        return cls(size, steps, samples, full, *before)
+        before = (np.cumsum(counts) - counts for counts in (steps, samples, iterations))
+        return cls(size, steps, iterations, samples, full, *before)
 
     def samples_at(self, steps: Any) -> np.ndarray:
         """Samples seen after so many steps: whole batches, and the last of an epoch as small as it is."""
@@ -58,6 +62,13 @@ class StepTable:
         epoch = self._epoch(steps)
         seen = (steps - self.steps_before[epoch]) * self.batch_size[epoch]
         return self.samples_before[epoch] + np.minimum(seen, self.samples[epoch])
+
+    def iterations_at(self, steps: Any) -> np.ndarray:
+        """Iterations (micro-batches on a device) made after so many steps."""
+        steps = np.asarray(steps)
+        epoch = self._epoch(steps)
+        part = (steps - self.steps_before[epoch]) / np.maximum(self.steps[epoch], 1)
+        return self.iterations_before[epoch] + part * self.iterations[epoch]
 
     def epochs_at(self, steps: Any) -> np.ndarray:
         """Epochs done after so many steps: whole ones, and the part of the samples seen of the one begun."""

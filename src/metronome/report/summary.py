@@ -3,21 +3,22 @@
 import csv
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 import numpy as np
 
-from metronome.report.differences import Differences
+from metronome.report.differences import Differences, Group
 from metronome.report.records import RunRecord, dig, monitor_of, number
+from metronome.report.ties import best_of
 
 # What is measured of every run: its name with its unit, as in summary.csv, its heading, and what it means.
 MEASURES = {
     "best_value": ("best", "best value of the monitored metric"),
     "best_step": ("best at step", "steps done when the metric was best"),
-    "gap_accuracy": ("gap acc", "train accuracy of the last epoch less test accuracy"),
-    "gap_loss": ("gap loss", "test loss less mean train loss of the last epoch"),
+    "gap_accuracy": ("gap acc", "accuracy on the training set less test accuracy, both at the weights that are tested"),
+    "gap_loss": ("gap loss", "test loss less loss on the training set, both at the weights that are tested"),
     "roughness": (
         "roughness",
         "of the logged train/loss: standard deviation of the differences between neighbours over the second half of "
@@ -27,16 +28,20 @@ MEASURES = {
     "steps": ("steps", "steps (parameter updates) done"),
     "epochs": ("epochs", "epochs done, the last with the part of its samples that was seen"),
     "samples": ("samples", "samples seen"),
-    "fit_seconds": (
-        "fit, s",
-        "seconds of training with its validations; of a run in several starts all, at the speed of the last",
+    "train_seconds": (
+        "train, s",
+        "seconds of training: without validations, checkpoints and what is before the first step; of a run in several "
+        "starts all, at the speed of the last",
     ),
     "seconds_per_epoch": ("s / epoch", "seconds of training by epochs done"),
-    "samples_per_second": ("samples / s", "samples seen by seconds of training, validations included"),
-    "peak_memory_MB": ("memory, MB", "peak memory of the process, or of the GPU where one was used, in 10^6 bytes"),
+    "samples_per_second": ("samples / s", "samples seen by seconds of training"),
+    "peak_memory_MB": (
+        "memory, MB",
+        "peak memory of the run's own process, or of what it allocated on a GPU where one was used, in 10^6 bytes",
+    ),
 }
 _BEFORE_METRICS = ("best_value",)  # what was reached comes before what it took
-_STAGES = ("train/", "val/", "test/")
+_STAGES = ("train/", "val/", "test/", "train_set/")
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,28 @@ class Summary:
         found = (self.rows[id(run)].get(name) for run in runs)
         return [value for value in found if value is not None and math.isfinite(value)]
 
+    def bests(self, group: Group, metric: str | None = None, is_low: bool | None = None) -> list[float]:
+        """The best value of a metric in each run that stands for a group; of the one that is monitored, if not said.
+        All figures and tables mean this one, and the mean of these."""
+        if metric is None or metric == self.monitor:
+            return self.values("best_value", group.measured)
+        low = self.best_is_low if is_low is None else is_low
+        found = [run.curves[metric].values for run in group.measured if metric in run.curves]
+        finite = [values[np.isfinite(values)] for values in found]
+        return [float(values.min() if low else values.max()) for values in finite if len(values)]
+
+    def best_groups(
+        self, groups: Iterable[Group], metric: str | None = None, is_low: bool | None = None
+    ) -> tuple[list[float], list[str], list[str]] | None:
+        """Which groups have the best mean of `bests`: the values of one of them, the labels of all that are tied, and
+        those of all. None with fewer than two groups."""
+        low = self.best_is_low if is_low is None else is_low
+        found = [(group.label, values) for group in groups if (values := self.bests(group, metric, low))]
+        if len(found) < 2:
+            return None
+        _, names = best_of([(fmean(values), label) for label, values in found], low)
+        return dict(found)[names[0]], names, [label for label, _ in found]
+
 
 def summarize(runs: list[RunRecord], differing: Differences) -> Summary:
     """Measure all runs. Columns without a value anywhere are left out."""
@@ -85,6 +112,8 @@ def summarize(runs: list[RunRecord], differing: Differences) -> Summary:
 
 def measure(run: RunRecord) -> dict[str, float | None]:
     """Each measure of a run that it has, and all its metrics; of `train/loss` the mean of the epoch if it is there."""
+    if run.measures is not None:
+        return dict(run.measures)
     metrics = dict(run.metrics)
     if "train/loss_epoch" in metrics:
         metrics.pop("train/loss", None)
@@ -95,12 +124,8 @@ def measure(run: RunRecord) -> dict[str, float | None]:
     if run.step_table is not None and steps is not None:
         epochs = float(run.step_table.epochs_at(steps))
         samples = float(run.step_table.samples_at(steps)) if samples is None else samples
-    speed = number(dig(run.result, "samples_per_second"))
-    seconds = number(dig(run.result, "seconds", "fit"))
-    if dig(run.result, "resumed_from") and samples and speed:
-        seconds = samples / speed  # the result knows the seconds of its last start alone
-    memory = number(dig(run.result, "peak_memory_bytes"))
-    train_loss, test_loss = metrics.get("train/loss_epoch", metrics.get("train/loss")), metrics.get("test/loss")
+    seconds = run.train_seconds
+    memory = number(dig(run.result, "peak_memory_bytes")) if run.memory_is_own else None
     # A run that keeps no best checkpoint, or has not ended, has its curve.
     seen = None if dig(run.result, "best") else best_point(run, run.monitor)
     best = (number(dig(run.result, "best", "step")), number(dig(run.result, "best", "value"))) if seen is None else seen
@@ -108,14 +133,14 @@ def measure(run: RunRecord) -> dict[str, float | None]:
         "steps": steps,
         "epochs": epochs,
         "samples": samples,
-        "fit_seconds": seconds if steps else None,
+        "train_seconds": seconds if steps else None,
         "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
-        "samples_per_second": speed,
+        "samples_per_second": None if seconds is None else number(dig(run.result, "samples_per_second")),
         "peak_memory_MB": None if memory is None else memory / 1e6,
         "best_value": best[1],
         "best_step": best[0],
-        "gap_accuracy": _difference(metrics.get("train/acc"), metrics.get("test/acc")),
-        "gap_loss": _difference(test_loss, train_loss),
+        "gap_accuracy": _difference(metrics.get("train_set/acc"), metrics.get("test/acc")),
+        "gap_loss": _difference(metrics.get("test/loss"), metrics.get("train_set/loss")),
         "roughness": roughness(run),
         "best_epoch": best_epoch(run),
     }
@@ -161,20 +186,34 @@ def mean_and_spread(values: list[float]) -> tuple[float, float | None]:
     return fmean(values), stdev(values) if len(values) > 1 else None
 
 
-def to_csv(summary: Summary) -> str:
-    """One row a run: its folder, what it is, how it ended, and every measure in plain units."""
+def in_words(values: list[float]) -> str:
+    """A mean with its spread and over how many runs: `0.25 ± 0.01, n = 3`.
+
+    >>> in_words([0.24, 0.26]), in_words([0.3])
+    ('0.25 ± 0.014, n = 2', '0.3')
+    """
+    mean, spread = mean_and_spread(values)
+    return f"{mean:.4g}" + (f" ± {spread:.2g}, n = {len(values)}" if spread is not None else "")
+
+
+def to_csv(summary: Summary, more: Mapping[str, Callable[[RunRecord], float | None]] | None = None) -> str:
+    """One row a run: its folder, what it is, how it ended, its place in the order in which the runs of its sweep were
+    made, and every measure in plain units; then `more` columns, each with its value of a run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = [key for key in summary.differences.keys if key != "experiment"]
-    about = ["run", "experiment", "status", "seed", *keys, "monitor"]
-    writer.writerow([*about, *(column.name for column in summary.columns), "error"])
+    ordered = ["order"] if any(run.order is not None for run in summary.runs) else []
+    about = ["run", "experiment", "status", "seed", *ordered, *keys, "monitor"]
+    more = more or {}
+    writer.writerow([*about, *(column.name for column in summary.columns), *more, "error"])
     values = {id(run): group.values for group in summary.differences.groups for run in group.runs}
     for i, run in enumerate(summary.runs):
         given = [values[id(run)][key] for key in keys]
-        numbers = ["" if (v := column.values[i]) is None else _plain(v) for column in summary.columns]
-        writer.writerow(
-            [run.name, run.experiment, run.status, run.seed, *given, run.monitor or "", *numbers, run.error]
-        )
+        found = [*(column.values[i] for column in summary.columns), *(value_of(run) for value_of in more.values())]
+        numbers = ["" if value is None else _plain(value) for value in found]
+        place = ["" if run.order is None else run.order] if ordered else []
+        is_what = [run.name, run.experiment, run.status, run.seed, *place, *given, run.monitor or ""]
+        writer.writerow([*is_what, *numbers, run.error])
     return text.getvalue()
 
 

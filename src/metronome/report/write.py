@@ -5,27 +5,34 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from metronome.report.answers import answer, asking_of, times_to
 from metronome.report.differences import differences
 from metronome.report.figures.curves import curve_pictures
 from metronome.report.figures.fitting import fitting_picture
+from metronome.report.figures.gradient import gradient_files, gradient_pictures
+from metronome.report.figures.scaling import scaling_picture
 from metronome.report.figures.style import Picture
 from metronome.report.figures.sweeps import sweep_pictures
 from metronome.report.figures.tradeoff import tradeoff_picture
 from metronome.report.html.page import GENERATOR, page
 from metronome.report.records import common_folder, read_runs
+from metronome.report.repeated import asking_beside, is_summary, read_summary
 from metronome.report.summary import summarize, to_csv
 from metronome.runs.names import REPORT_FILE, SUMMARY_FILE
 from metronome.units import InputError
 from metronome.version import __version__
+
+FIGURES = ("curves_", "fitting", "gradient_", "scaling", "sweep_", "tradeoff")  # how the names of their files begin
 
 
 def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = None, title: str | None = None) -> Path:
     """Read runs, and write `report.html`, its figures as PNG files, and `summary.csv`, a row for each run.
 
     Args:
-        paths: folders of runs, of sweeps, or above; of the last all runs below.
+        paths: folders of runs, of sweeps, or above; of the last all runs below. Or the summary.csv of an earlier
+            report: its tables and figures of results again, without curves, which are not in it.
         out: the folder to write to: a new or empty one, or that of an earlier report, which is replaced. Without it,
-            `report` in the path, or in the folder that all paths are in.
+            `report` in the path, or in the folder that all paths are in; of a summary.csv `runs/report_<its name>`.
         title: the heading of the page; without it, the names of the paths.
 
     Returns:
@@ -38,36 +45,49 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     if "" in (*names, out):
         raise InputError("the name of a folder is empty; give one, or leave --out away")
     places = [Path(name) for name in names]
-    folder = Path(out) if out is not None else common_folder(places) / "report"
+    repeated = places[0] if len(places) == 1 and is_summary(places[0]) else None
+    folder = Path(out) if out is not None else _usual_folder(places, repeated)
     check_folder(folder)
-    runs, unread = read_runs(places)
-    differing = differences(runs)
-    summary = summarize(runs, differing)
+    runs, unread = read_runs(places) if repeated is None else (read_summary(repeated), [])
+    asking = asking_of(places) if repeated is None else asking_beside(repeated)
+    answers = answer(summarize(runs, differences(runs)), asking)
+    summary = answers.best
 
     curves = curve_pictures(summary)
     sweeps = sweep_pictures(summary)
-    tradeoff = tradeoff_picture(summary)
+    tradeoff = tradeoff_picture(answers)
+    scaling = [picture for picture in [scaling_picture(answers)] if picture is not None]
     fitting = [picture for picture in [fitting_picture(summary)] if picture is not None]
+    gradient = gradient_pictures(summary)
     without = sum(not run.curves for run in runs)
-    words = f"{without:,} of {len(runs):,} runs left no TensorBoard events, and have no curves." if without else ""
-    drawn = [tradeoff] if isinstance(tradeoff, Picture) else []
+    words = "Curves are not in a summary.csv." if repeated is not None else ""
+    if without and repeated is None:
+        words = f"{without:,} of {len(runs):,} runs left no TensorBoard events, and have no curves."
+    drawn = [*scaling, *([tradeoff] if isinstance(tradeoff, Picture) else [])]
     sections = [
+        ("The gradient of a batch", "", gradient),
+        ("Time against work", "" if isinstance(tradeoff, Picture) else str(tradeoff), drawn),
+        ("What the swept values do", "", sweeps),
         ("Curves", words, curves),
-        *([("Training against validation", "", fitting)] if fitting else []),
-        *([("What the swept values do", "", sweeps)] if sweeps else []),
-        ("Time against work", "" if drawn else str(tradeoff), drawn),
+        ("Training against validation", "", fitting),
     ]
-    heading = title or "Runs in " + ", ".join(path.resolve().name for path in places)
-    html = page(heading, summary, unread, sections, __version__)
+    heading = title or ("Runs in " if repeated is None else "Results in ") + ", ".join(p.resolve().name for p in places)
+    source = "" if repeated is None else f"Read from {repeated.name}, which has all results, and no curves."
+    html = page(heading, answers, unread, sections, __version__, source)
     files: dict[str, bytes] = {}
-    for picture in (*curves, *fitting, *sweeps, *drawn):
+    for picture in (*gradient, *curves, *fitting, *sweeps, *drawn):
         name = picture.name
         while f"{name}.png" in files:  # val/loss and val_loss
             name += "_"
         files[f"{name}.png"] = picture.png
-    files |= {SUMMARY_FILE: to_csv(summary).encode(), REPORT_FILE: html.encode()}
+    table = to_csv(answers.whole, times_to(answers.target))
+    files |= gradient_files(summary) | {SUMMARY_FILE: table.encode(), REPORT_FILE: html.encode()}
     write_folder(folder, files)
     return folder / REPORT_FILE
+
+
+def _usual_folder(places: list[Path], repeated: Path | None) -> Path:
+    return common_folder(places) / "report" if repeated is None else Path("runs") / f"report_{repeated.stem}"
 
 
 def check_folder(folder: Path) -> None:
@@ -112,5 +132,5 @@ def write_folder(folder: Path, files: dict[str, bytes]) -> None:
                 folder.rmdir()
         raise InputError(f"cannot write to {folder}: {error.strerror}; give another folder with --out") from error
     for stale in folder.glob("*.png"):
-        if stale.name not in files and stale.name.startswith(("curves_", "fitting", "sweep_", "tradeoff")):
+        if stale.name not in files and stale.name.startswith(FIGURES):
             stale.unlink(missing_ok=True)

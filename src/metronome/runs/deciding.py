@@ -5,7 +5,7 @@ from typing import Any
 DECIDING = ("data", "model", "optimizer", "scheduler", "budget", "seed")
 LIMITS = "trainer.max_"  # what these names begin with ends a run too
 # Options that runs from before there were any did not name, with the values that mean what those did.
-_SAID_LATER = {"data.on_device": "auto"}
+_SAID_LATER = {"data.on_device": "auto", "optimizer.noise_scale": None}
 _COPIED = ("optimizer", "scheduler")
 
 

@@ -4,6 +4,8 @@
 CONFIG_FILE, PLAN_FILE, RESULT_FILE = "config.yaml", "plan.json", "result.json"
 # A sweep, as Hydra's own sweeper calls it: what its jobs are.
 SWEEP_FILE = "multirun.yaml"
+# What a study asks, and in which order the jobs of a sweep are made.
+STUDY_FILE, ORDER_FILE = "study.json", "order.json"
 # Of a run or a sweep, while a process works in the folder.
 LOCK_FILE = ".lock"
 # A report: its page, and a row for each run.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metronome.data import DataModule, Splits
 from metronome.data.fetching import RemoteFiles
-from metronome.data.idx import read_idx
+from metronome.data.idx import count_idx, read_idx
 from metronome.units import InputError
 
 
@@ -47,6 +47,11 @@ class MNIST(DataModule):
     ) -> None:
         super().__init__(**options)
         self.files = RemoteFiles(self.checksums, self.known_mirrors, folder, mirrors)
+
+    def known_num_samples(self) -> int:
+        """By the files where they are there, else as published."""
+        labels = "train-labels-idx1-ubyte.gz"
+        return count_idx(self.files.path(labels)) if self.files.are_there([labels]) else 60_000
 
     def prepare_data(self) -> None:
         self.files.fetch()

@@ -54,7 +54,7 @@ def test_the_speed_of_a_resumed_run_counts_its_own_samples(commands: Commands) -
     result = json.loads((commands.folder / "runs/again/result.json").read_text())
     assert done.code == 0
     assert result["progress"]["samples"] == 5_000
-    assert result["samples_per_second"] == pytest.approx(1_000 / result["seconds"]["fit"])
+    assert result["samples_per_second"] == pytest.approx(1_000 / result["seconds"]["train"])
 
 
 def test_threads_are_those_of_the_job(commands: Commands) -> None:

@@ -19,6 +19,12 @@ JOB = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "data.batch_
         (("optimizer.scale_lr=linear", "optimizer.base_batch_size=10"), ("optimizer.lr=0.04",)),
         (("optimizer.scale_lr=sqrt", "optimizer.base_batch_size=10"), ("optimizer.lr=0.02",)),
         pytest.param(("optimizer.base_batch_size=10",), (), marks=pytest.mark.slow),
+        # 0.01 x (1 + 40 / 10) / (1 + 40 / 40)
+        pytest.param(
+            ("optimizer.scale_lr=noise", "optimizer.base_batch_size=10", "optimizer.noise_scale=40"),
+            ("optimizer.lr=0.025",),
+            marks=pytest.mark.slow,
+        ),
         # 1,000 / 250 = 4
         (
             ("data.batch_size=full", "optimizer.scale_lr=linear", "optimizer.base_batch_size=250"),
@@ -49,6 +55,13 @@ def test_the_arithmetic_is_told(commands: Commands) -> None:
     assert done.result["rates"] == ["0.03 x sqrt(40 / 10) = 0.06"]
 
 
+def test_the_arithmetic_of_the_noise_scale_is_told() -> None:
+    rule = {"scale_lr": "noise", "base_batch_size": 64, "noise_scale": 64}
+    made, notes = scaled({"optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1, **rule}}, lambda: 256)
+    assert made == {"optimizer": {"_target_": "torch.optim.SGD", "lr": pytest.approx(0.16)}}
+    assert notes == ["0.1 x (1 + 64 / 64) / (1 + 64 / 256) = 0.16"]
+
+
 def test_a_checkpoint_with_a_scaled_rate(commands: Commands) -> None:
     """Its configuration says what was typed; it is loaded, tested, and gone on from only with the same rate."""
     scale = ("optimizer.scale_lr=linear", "optimizer.base_batch_size=10")
@@ -73,7 +86,10 @@ def test_a_checkpoint_with_a_scaled_rate(commands: Commands) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("optimizer.scale_lr=square",), "optimizer.scale_lr=square is not known; use one of none, linear, sqrt"),
+        (
+            ("optimizer.scale_lr=square",),
+            "optimizer.scale_lr=square is not known; use one of none, linear, sqrt, noise",
+        ),
         (("optimizer.scale_lr=linear",), "optimizer.scale_lr=linear scales from a batch size for which"),
         (("optimizer.base_batch_size=-1",), "optimizer.base_batch_size=-1 is not a number of samples from 1 up"),
     ],

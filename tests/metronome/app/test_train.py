@@ -35,8 +35,8 @@ def test_result(digits: Done) -> None:
     result = digits.result
     assert list(result) == [
         *("status", "experiment", "overrides", "seed", "plan", "rates", "progress", "metrics", "best", "seconds"),
-        *("samples_per_second", "peak_memory_bytes", "weights_sha256", "resumed_from", "out_of_memory"),
-        *("nonfinite", "advice", "versions", "git_commit"),
+        *("samples_per_second", "peak_memory_bytes", "peak_memory_is_own", "weights_sha256", "resumed_from"),
+        *("out_of_memory", "nonfinite", "advice", "versions", "git_commit"),
     ]
     assert (result["status"], result["experiment"], result["seed"]) == ("finished", "digits", 0)
     assert result["overrides"] == ["+experiment=digits"]
@@ -48,8 +48,12 @@ def test_result(digits: Done) -> None:
     assert result["best"]["step"] % 20 == 0
     assert result["best"]["checkpoint"] == "checkpoints/best.ckpt"
     assert result["best"]["value"] <= result["metrics"]["val/loss"]
-    assert result["seconds"]["total"] >= result["seconds"]["fit"] + result["seconds"]["test"] > 0
-    assert result["samples_per_second"] == pytest.approx(18_855 / result["seconds"]["fit"])
+    seconds = result["seconds"]
+    assert seconds["total"] >= seconds["fit"] + seconds["test"] > 0
+    assert seconds["fit"] >= seconds["train"] + seconds["validation"] + seconds["saving"]
+    assert min(seconds.values()) > 0
+    assert result["samples_per_second"] == pytest.approx(18_855 / seconds["train"])
+    assert result["peak_memory_is_own"] is True
     assert 100e6 < result["peak_memory_bytes"] < 10e9
     assert len(result["weights_sha256"]) == 64
     assert set(result["versions"]) == {"python", "torch", "lightning", "metronome"}

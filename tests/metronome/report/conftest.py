@@ -106,9 +106,11 @@ def make_run(tmp_path: Path) -> MakeRun:
                 "status": status, "experiment": experiment, "overrides": given, "seed": seed, "plan": counts,
                 "progress": {"epochs": counts["epochs"], "steps": steps, "samples": counts["total_samples"]},
                 "metrics": {"train/loss": 9.0, "train/loss_epoch": val_loss, "train/acc": 0.95,
-                            "val/loss": 2 * val_loss, "test/loss": 2 * val_loss, "test/acc": 1 - val_loss},
+                            "val/loss": 2 * val_loss, "test/loss": 2 * val_loss, "test/acc": 1 - val_loss,
+                            "train_set/loss": 0.5 * val_loss, "train_set/acc": 0.9},
                 "best": {"monitor": "val/loss", "value": val_loss, "step": 9, "checkpoint": "checkpoints/best.ckpt"},
-                "seconds": {"total": 50.0, "setup": 1.0, "fit": 40.0, "test": 1.0}, "samples_per_second": 1.0,
+                "seconds": {"total": 60.0, "setup": 1.0, "fit": 50.0, "train": 40.0, "validation": 8.0, "saving": 1.0,
+                            "test": 1.0}, "samples_per_second": 1.0, "peak_memory_is_own": True,
                 "peak_memory_bytes": 123_000_000, "resumed_from": None,
                 "versions": {"python": "3.12.0", "torch": "2.13.0"}, "git_commit": None,
             } | result  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from metronome.report.differences import differences
 from metronome.report.figures.curves import curve_pictures
-from metronome.report.figures.lines import Line, line_of, running_mean, thin
+from metronome.report.figures.lines import Line, line_of, running_mean, smoothed, thin
 from metronome.report.figures.roles import roles_of
 from metronome.report.figures.style import MOST, plain
 from metronome.report.records import read_runs
@@ -34,7 +34,7 @@ def test_the_mean_over_seeds(make_run: Callable[..., Path], tmp_path: Path) -> N
     assert line.xs["steps"].tolist() == [3, 6]
     assert line.xs["samples"].tolist() == [10, 20]
     assert line.xs["epochs"].tolist() == [1, 2]
-    assert line.xs["seconds"].tolist() == [11, 22]
+    assert line.xs["seconds"].tolist() == [10, 20]  # 40 of training in 12 steps, without the validations
     assert line.values.tolist() == [4, 3]
     assert line.low is not None
     assert line.high is not None
@@ -59,7 +59,23 @@ def test_thin_keeps_the_mean(count: int) -> None:
 
 
 def test_running_mean() -> None:
-    assert running_mean(np.array([1.0, 2.0, 6.0, 3.0]), 3).tolist() == [1.5, 3.0, pytest.approx(11 / 3), 4.5]
+    """Worked by hand: the ends are as logged, and windows are as wide to both sides."""
+    values = [1.0, 2.0, 6.0, 3.0, 5.0, 4.0, 9.0]
+    expected = [1.0, 2.0, 11 / 3, 14 / 3, 4.0, 6.0, 9.0]
+    assert running_mean(np.array(values), 3).tolist() == pytest.approx(expected)
+
+
+def test_a_smoothed_curve_begins_where_it_was_logged() -> None:
+    """2.11 at first, then a fast fall: a window on the steps drew it at 0.69. A straight line stays as it is."""
+    steps = np.arange(5.0, 2001.0, 5)
+    falling = 2.2 * (steps / 4) ** -0.5
+    drawn = smoothed(falling)
+    assert (drawn[0], drawn[-1]) == (falling[0], falling[-1])
+    assert np.abs(drawn / falling - 1).max() < 0.05
+    assert np.abs(running_mean(falling, len(steps) // 10) / falling - 1)[1:].max() > 0  # it is a mean all the same
+    assert smoothed(3 - steps / 1000) == pytest.approx(3 - steps / 1000)
+    noise = np.random.default_rng(0).normal(size=400)
+    assert smoothed(noise)[50:350].std() < 0.4 * noise.std()
 
 
 def test_which_groups_are_told_apart(make_run: Callable[..., Path], tmp_path: Path) -> None:

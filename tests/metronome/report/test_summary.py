@@ -24,16 +24,44 @@ def summary_of(root: Path) -> Summary:
 
 
 def test_a_run_in_numbers(make_run: Callable[..., Path]) -> None:
-    """12 steps and 40 samples in 4 epochs, in 40 seconds; best 0.25 at step 9, the end of the third epoch."""
+    """12 steps and 40 samples in 4 epochs, in 40 seconds of the fit's 50; best 0.25 at step 9, the end of the third
+    epoch. The gaps are those at the weights that are tested, and not to the last epoch's means (0.25 and 0.95)."""
     row = measure(read(make_run("a"))[0])
     expected = {
-        "steps": 12, "epochs": 4, "samples": 40, "fit_seconds": 40, "seconds_per_epoch": 10, "samples_per_second": 1,
-        "peak_memory_MB": 123, "best_value": 0.25, "best_step": 9, "best_epoch": 3, "gap_accuracy": 0.95 - 0.75,
-        "gap_loss": 0.5 - 0.25, "train/loss_epoch": 0.25, "train/acc": 0.95, "val/loss": 0.5, "test/loss": 0.5,
+        "steps": 12, "epochs": 4, "samples": 40, "train_seconds": 40, "seconds_per_epoch": 10, "samples_per_second": 1,
+        "peak_memory_MB": 123, "best_value": 0.25, "best_step": 9, "best_epoch": 3, "gap_accuracy": 0.9 - 0.75,
+        "gap_loss": 0.5 - 0.125, "train/loss_epoch": 0.25, "train/acc": 0.95, "val/loss": 0.5, "test/loss": 0.5,
         "test/acc": 0.75,
     }  # fmt: skip
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     assert "train/loss" not in row, "the mean over the epoch takes its place"
+
+
+def test_a_run_that_has_not_measured_has_no_number(make_run: Callable[..., Path]) -> None:
+    """Of the training set at the end, of training alone, of memory that is its own."""
+    metrics = {"train/loss_epoch": 0.25, "train/acc": 0.95, "test/loss": 0.5, "test/acc": 0.75}
+    seconds = {"total": 60.0, "fit": 50.0}
+    row = measure(read(make_run("a", metrics=metrics, seconds=seconds, peak_memory_is_own=False))[0])
+    for name in ("gap_loss", "gap_accuracy", "train_seconds", "seconds_per_epoch", "samples_per_second"):
+        assert row[name] is None, name
+    assert row["peak_memory_MB"] is None
+    in_sweep = make_run("b", peak_memory_is_own=None)  # before there was such a word; its configuration is a sweep's
+    assert measure(read(in_sweep)[0])["peak_memory_MB"] is None
+
+
+def test_which_groups_are_best(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """By one definition, the mean over seeds of each run's best; groups that differ by rounding are the same."""
+    for size, values in ((4, (0.1, 0.5)), (8, (0.2, 0.400001)), (16, (0.5, 0.5))):
+        for seed, value in enumerate(values):
+            name, config = f"{size}-{seed}", {"data": {"batch_size": size}}
+            make_run(name, [f"data.batch_size={size}"], seed, val_loss=value, config=config)
+    found = summary_of(tmp_path / "runs")
+    best = found.best_groups(found.differences.groups)
+    assert best == (
+        pytest.approx([0.1, 0.5]),
+        ["batch_size=4", "batch_size=8"],
+        [g.label for g in found.differences.groups],
+    )
 
 
 def test_roughness(make_run: Callable[..., Path]) -> None:
@@ -58,7 +86,7 @@ def test_a_run_in_several_starts(make_run: Callable[..., Path]) -> None:
     """Its result has the seconds of the last start alone, and the speed: 40 samples at 0.5 a second are 80 seconds."""
     resumed = {"checkpoint": "checkpoints/last.ckpt", "step": 6}
     row = measure(read(make_run("a", resumed_from=resumed, samples_per_second=0.5))[0])
-    assert (row["fit_seconds"], row["seconds_per_epoch"]) == (80, 20)
+    assert (row["train_seconds"], row["seconds_per_epoch"]) == (80, 20)
 
 
 def test_a_run_without_a_result(make_run: Callable[..., Path], make_plan: Callable[..., Any]) -> None:
@@ -132,7 +160,7 @@ def test_csv(make_run: Callable[..., Path], tmp_path: Path) -> None:
     assert [row["data.batch_size"] for row in rows] == ["4", "8", "5000"]
     assert [row["status"] for row in rows] == ["finished", "finished", "failed"]
     assert [row["seed"] for row in rows] == ["4", "8", "0"]
-    assert [row["fit_seconds"] for row in rows] == ["40", "40", ""]
+    assert [row["train_seconds"] for row in rows] == ["40", "40", ""]
     assert [row["val/loss"] for row in rows] == ["0.5", "0.5", ""]
     assert [row["error"] for row in rows] == ["", "", "too, large"]
     assert [row["monitor"] for row in rows] == ["val/loss"] * 3

@@ -29,7 +29,7 @@ def test_numbers_words_and_seeds(make_run: Callable[..., Path], tmp_path: Path) 
     sizes, optimizers = drawn(tmp_path / "runs")
     assert (sizes.name, optimizers.name) == ("sweep_data_batch_size", "sweep_optimizer")
     # 4, 8 and full, whose plan has batches of 4: the best is the mean over two seeds with batches of 4 and Adam
-    assert sizes.title == "What data.batch_size does: val/loss is best with 4 (0.3)"
+    assert sizes.title == "What data.batch_size does: val/loss is best with 4 (0.3 ± 0.071, n = 2)"
     assert "One line for each of optimizer=adam; optimizer=sgd." in sizes.alt
     assert "val/loss is best with adam" in optimizers.title
 

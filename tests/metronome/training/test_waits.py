@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from waits import Waits, far  # noqa: F401
 
 from metronome.data import DataModule, Splits
-from metronome.insight import LearningRate, Progress, progress
+from metronome.insight import LearningRate, NoiseScale, Progress, progress
 from metronome.models import Classifier
 from metronome.training import Checkpoint
 
@@ -102,10 +102,13 @@ def waits_of(model: L.LightningModule, data: Any = None, **flags: Any) -> Waits:
         (partial(Small, logs=True), {}),
         (partial(Small, logs=True), {"accumulate_grad_batches": 3}),
         (partial(Small, logs=True), {"enable_progress_bar": True, "callbacks": [Progress()]}),
+        (Small, {"callbacks": [NoiseScale(every=1)]}),
+        (Small, {"callbacks": [NoiseScale(every=2)], "accumulate_grad_batches": 3}),
     ],
     ids=[
         "plain", "accumulation", "auto", "clipped by norm", "clipped by value", "cosine", "one cycle", "momentum",
-        "adam", "fused", "self.log", "self.log, accumulation", "progress",
+        "adam", "fused", "self.log", "self.log, accumulation", "progress", "noise scale",
+        "noise scale, accumulation",
     ],
 )  # fmt: skip
 def test_no_wait(model: Callable[..., Any], flags: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger
 
 from metronome.app.config.foreign import GivesPlan, wants_to_know
 from metronome.app.config.rates import scaled
+from metronome.data import DataModule
 from metronome.models.supervised import Supervised
 from metronome.training import Trainer
 from metronome.units import InputError, Plan, check_number
@@ -144,12 +145,14 @@ def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:
     return objects
 
 
-def plan_training(trainer: Trainer, data: L.LightningDataModule) -> Plan | None:
-    """The plan, before anything is trained. Loads the training data, and downloads what of them is not there."""
+def plan_training(trainer: Trainer, data: L.LightningDataModule, by_known_numbers: bool = False) -> Plan | None:
+    """The plan, before anything is trained. Loads the training data, and downloads what of them is not there; not so
+    `by_known_numbers`, where they know how many they are."""
     trainer.datamodule = data  # pyright: ignore
     data.trainer = trainer
-    data.prepare_data()
-    data.setup("fit")
+    if not (by_known_numbers and isinstance(data, DataModule) and data.known_num_samples() is not None):
+        data.prepare_data()
+        data.setup("fit")
     if hasattr(data, "schedule"):
         return trainer.plan
     return trainer.plan_of(data.train_dataloader())

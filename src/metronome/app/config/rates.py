@@ -5,7 +5,7 @@ from typing import Any
 
 from metronome.units import scaled_rate
 
-_KEYS = ("scale_lr", "base_batch_size")  # ours, beside the arguments of an optimizer
+_KEYS = ("scale_lr", "base_batch_size", "noise_scale")  # ours, beside the arguments of an optimizer
 _IF_SET = ("fused",)  # an argument of some optimizers: given to one only where something is said
 
 
@@ -18,7 +18,7 @@ def scaled(model: dict[str, Any], batch_size: Callable[[], int]) -> tuple[dict[s
         batch_size: asked only where a rate is to be scaled.
 
     Raises:
-        InputError: for a rule that is not known, one without its base, or a rate that is no number.
+        InputError: for a rule that is not known, one without its base or its noise scale, or a rate that is no number.
     """
     notes: list[str] = []
 
@@ -31,10 +31,9 @@ def scaled(model: dict[str, Any], batch_size: Callable[[], int]) -> tuple[dict[s
             return {key: copy(value) for key, value in part.items()}
         rule, base, lr = part["scale_lr"], part.get("base_batch_size"), part.get("lr")
         size = 1 if rule in (None, "none") or base is None else batch_size()
-        rate = scaled_rate(lr, rule, size, base)  # pyright: ignore
+        rate = scaled_rate(lr, rule, size, base, noise := part.get("noise_scale"))  # pyright: ignore
         if rule not in (None, "none"):
-            ratio = f"{size:,} / {base:,}"
-            notes.append(f"{lr:g} x {ratio if rule == 'linear' else f'sqrt({ratio})'} = {rate:.4g}")
+            notes.append(f"{lr:g} x {_factor(rule, size, base, noise)} = {rate:.4g}")
         return {key: copy(value) for key, value in _arguments(part)} | ({} if lr is None else {"lr": rate})
 
     return copy(model), notes
@@ -45,6 +44,13 @@ def unscaled(model: dict[str, Any]) -> dict[str, Any]:
     if isinstance(model, dict):
         return {key: unscaled(value) for key, value in (_arguments(model) if "scale_lr" in model else model.items())}
     return [unscaled(value) for value in model] if isinstance(model, list) else model
+
+
+def _factor(rule: str, size: int, base: Any, noise: Any) -> str:
+    """What a rate is multiplied by, in words."""
+    if rule == "noise":
+        return f"(1 + {noise:g} / {base:,}) / (1 + {noise:g} / {size:,})"
+    return f"{size:,} / {base:,}" if rule == "linear" else f"sqrt({size:,} / {base:,})"
 
 
 def _arguments(optimizer: dict[str, Any]) -> list[tuple[str, Any]]:

@@ -26,6 +26,7 @@ from metronome.app.run.checkpoints import (
     newest_whole,
     read_checkpoint,
 )
+from metronome.app.run.clock import Clock
 from metronome.runs.deciding import deciding
 from metronome.runs.folders import RunFolder, hold, relative, runs_in
 from metronome.runs.going_on import Start, choose_start
@@ -64,6 +65,7 @@ class Run:
         hydra = HydraConfig.get()
         folder, overrides = Path(hydra.runtime.output_dir), typed(hydra.overrides.task)
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings.pop("study", None)  # what a sweep asks is no value of its runs; it is kept in the sweep's folder
         give_groups(settings, OmegaConf.to_container(config, resolve=False), overrides)  # pyright: ignore
         ask = asked(settings, overrides)
         if in_search():
@@ -125,7 +127,8 @@ class Run:
 
     def build(self) -> Job:
         """All that the training needs. Raises InputError if it does not fit the checkpoint that it is to start from."""
-        job = build_job(self.config, self.overrides, [KeepConfig(self.folder, self.experiment, self.config)])
+        own = [KeepConfig(self.folder, self.experiment, self.config), Clock()]
+        job = build_job(self.config, self.overrides, own)
         if self.checkpoint is not None:
             checkpoint = read_checkpoint(self.checkpoint)
             check_fits(checkpoint, job.model, self.checkpoint)

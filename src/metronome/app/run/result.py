@@ -21,6 +21,7 @@ from torch import nn
 from metronome.app.errors.messages import mistake, one_line
 from metronome.app.run.checkpoints import NothingLeft, model_checkpoint, read_checkpoint
 from metronome.app.run.claim import Run
+from metronome.app.run.clock import seconds_of
 from metronome.app.run.memory import peak_memory_bytes, reset_peak_memory
 from metronome.runs.names import CONFIG_FILE, PLAN_FILE, RESULT_FILE
 from metronome.training import Trainer
@@ -37,7 +38,9 @@ class Result:
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.seconds: dict[str, float] = dict.fromkeys(("total", "setup", "fit", "test"), 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(
+            ("total", "setup", "fit", "train", "validation", "saving", "test"), 0.0
+        )
         self.content: dict[str, Any] = {
             "status": "failed",
             "experiment": run.experiment,
@@ -51,6 +54,7 @@ class Result:
             "seconds": self.seconds,
             "samples_per_second": None,
             "peak_memory_bytes": None,
+            "peak_memory_is_own": not run.in_sweep or taken_over,
             "weights_sha256": None,
             "resumed_from": None,
             "out_of_memory": [],
@@ -114,9 +118,10 @@ class Result:
             "iterations": counters.iterations,
             "samples": counters.samples,
         }
-        if self.seconds["fit"] > 0:
+        self.seconds |= seconds_of(trainer)
+        if self.seconds["train"] > 0:
             trained = counters.samples - counters.samples_resumed
-            self.content["samples_per_second"] = trained / self.seconds["fit"]
+            self.content["samples_per_second"] = trained / self.seconds["train"]
         self.content["out_of_memory"] = list(trainer.out_of_memory)
         self.content["nonfinite"] = list(trainer.nonfinite)
         self.take_metrics(trainer.callback_metrics)
@@ -162,6 +167,7 @@ class Result:
             self.content["error"] = mistake(error) or f"{type(error).__name__}: {one_line(error)}"
         self.content["seconds"]["total"] = time.monotonic() - self._began
         on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+        self.content["peak_memory_is_own"] |= on_gpu  # where it is what this run has allocated
         self.content["peak_memory_bytes"] = self.content["peak_memory_bytes"] or peak_memory_bytes(on_gpu)
         write_json(self.run.folder / RESULT_FILE, self.content)
 

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked_sweep
 from metronome.app.errors.exits import past_hydra
-from metronome.runs.deciding import deciding
+from metronome.runs.asking import Asking, asked_before, write_asking
+from metronome.runs.deciding import deciding, flat
 from metronome.runs.folders import hold, relative
 from metronome.runs.names import LOCK_FILE, SWEEP_FILE
 from metronome.runs.sweeps import sweep_of
@@ -27,12 +28,16 @@ class Study(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with past_hydra():
-            folder = begin(Path(config.hydra.sweep.dir), asked_sweep(config), settings_of(config))
-        _begun[folder] = config.hydra.runtime.choices.study
+            folder, name = Path(config.hydra.sweep.dir), config.hydra.runtime.choices.study
+            asking = OmegaConf.to_container(OmegaConf.create({"study": config.get("study")}), resolve=True)["study"]  # pyright: ignore
+            Asking.of(asking)
+            begin(folder, asked_sweep(config), settings_of(config), asking)
+            write_asking(folder, name, asking)
+        _begun[folder] = name
         print(f"{_begun[folder]}  ->  {relative(folder)}", flush=True)
 
 
-def begin(folder: Path, sweep: dict[str, Any], settings: dict[str, Any]) -> Path:
+def begin(folder: Path, sweep: dict[str, Any], settings: dict[str, Any], asking: Any = None) -> Path:
     """The folder, if it is new or holds this very study, held until `reported` lets it go.
 
     Raises:
@@ -46,7 +51,8 @@ def begin(folder: Path, sweep: dict[str, Any], settings: dict[str, Any]) -> Path
             raise InputError(
                 f"the folder {relative(folder)} holds {held}; give another hydra.sweep.dir, or leave it out"
             )
-        before = settings_of(yaml.safe_load((folder / SWEEP_FILE).read_text()))
+        before = settings_of(yaml.safe_load((folder / SWEEP_FILE).read_text())) | _ends(asked_before(folder))
+        settings = settings | _ends(asking)
         for name in [name for name in {**before, **settings} if before.get(name) != settings.get(name)]:
             raise InputError(
                 f"the study in {relative(folder)} began with {name}={before.get(name)}, which is {settings.get(name)} "
@@ -56,6 +62,11 @@ def begin(folder: Path, sweep: dict[str, Any], settings: dict[str, Any]) -> Path
     if (lock := hold(folder)) is not None:  # on Windows there is none
         _held.append(lock)
     return folder
+
+
+def _ends(asking: Any) -> dict[str, Any]:
+    """What of a study's questions its runs end by: those made for another target may have stopped before this one."""
+    return flat("study.target", (asking or {}).get("target"))
 
 
 def settings_of(config: Any) -> dict[str, Any]:

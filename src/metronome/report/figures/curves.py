@@ -1,4 +1,5 @@
-"""Figures of curves: each metric against steps, epochs, samples and seconds."""
+"""Figures of curves: each metric against steps, and against samples, epochs and seconds where these show something
+else."""
 
 import math
 from collections import Counter
@@ -7,48 +8,41 @@ from statistics import median
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
-from matplotlib.lines import Line2D
+from matplotlib.figure import Figure
 
 from metronome.report.differences import Group
 from metronome.report.events import Curve
-from metronome.report.figures.axes import AXES
-from metronome.report.figures.lines import MOST_POINTS, Line, line_of, smoothed
-from metronome.report.figures.roles import Roles, roles_of
-from metronome.report.figures.style import (
-    OTHERS,
-    Look,
-    Picture,
-    figure,
-    file_name,
-    headline,
-    legend,
-    plain,
-    png,
-    scale,
-)
+from metronome.report.figures.axes import AXES, axes_that_differ, positions
+from metronome.report.figures.lines import MOST_POINTS, Line, around, line_of, smoothed
+from metronome.report.figures.roles import Key, Roles, roles_of
+from metronome.report.figures.style import OTHERS, Look, Medium, Picture, file_name, picture, plain, scale
 from metronome.report.records import RunRecord, is_rate
-from metronome.report.summary import Summary, best_point
+from metronome.report.summary import Summary, best_point, in_words
+from metronome.report.ties import same, with_whom
 
 BATCH_SIZE = "batch size"  # drawn like a metric
 _NO_CURVE = ("epoch", "hp_metric")
-_LOG_SPAN = 10**1.5
+_MANY = 100  # points of a line, from where on it is a thin one
+_X_SPAN = 5  # of where runs end, from which on an axis is logarithmic
+_Y_SPAN = {True: 4, False: 10**1.5}  # of the values of a loss, and of anything else
 
 
 def curve_pictures(summary: Summary) -> list[Picture]:
     """A figure for every metric that most runs with curves have, the loss first; the learning rate and a batch size
-    that changes after them."""
+    after them where they change. What is logged at steps is not drawn again as the mean of each epoch."""
     roles = roles_of(summary)
     with_curves = [run for run in summary.runs if run.curves]
     counts = Counter(tag for run in with_curves for tag, curve in run.curves.items() if len(curve.steps) > 1)
     tags = [tag for tag, count in counts.items() if count * 2 > len(with_curves) and tag not in _NO_CURVE]
-    tags = [tag for tag in tags if not tag.startswith("test/")]
+    tags = [tag for tag in tags if not tag.startswith("test/") and tag.removesuffix("_epoch") not in set(tags) - {tag}]
     tags.sort(key=lambda tag: (is_rate(tag), _order(tag)))
-    pictures = [
-        _picture(summary, roles, tag, {id(run): run.curves[tag] for run in with_curves if tag in run.curves})
-        for tag in tags
-    ]
+    pictures: list[Picture] = []
+    for tag in tags:
+        curves = {id(run): run.curves[tag] for run in with_curves if tag in run.curves}
+        if not is_rate(tag) or any(_changes(curve) for curve in curves.values()):
+            pictures.append(_picture(summary, roles, tag, curves))
     batches = {id(run): batch_sizes(run) for run in with_curves}
-    if any(len(set(curve.values)) > 1 for curve in batches.values() if curve is not None):
+    if any(_changes(curve) for curve in batches.values() if curve is not None):
         known = {run: curve for run, curve in batches.items() if curve is not None}
         pictures.append(_picture(summary, roles, BATCH_SIZE, known))
     return pictures
@@ -62,84 +56,112 @@ def batch_sizes(run: RunRecord) -> Curve | None:
     return Curve(logged.steps, run.step_table.batch_size_at(logged.steps).astype(float), logged.seconds)
 
 
+def _changes(curve: Curve) -> bool:
+    return not all(same(float(value), float(curve.values[0])) for value in curve.values)
+
+
 def _picture(summary: Summary, roles: Roles, tag: str, curves: dict[int, Curve]) -> Picture:
-    """One metric on four axes."""
+    """One metric, a panel for each axis that shows something else."""
     told_apart = [(group, look, _lines(group, curves)) for group, look in roles.looks]
     told_apart = [(group, look, lines) for group, look, lines in told_apart if lines]
     others = [lines for group in roles.others if (lines := _lines(group, curves))]
     grey = [line for lines in others for line in lines]
     strong = [line for _, _, lines in told_apart for line in lines]
     smooth = tag.startswith("train/") and any(smoothed(line.values) is not line.values for line in strong)
+    axes = _axes(summary, curves)
+    labels = [group.label for group, _, _ in told_apart] + ([f"{len(others):,} others"] if others else [])
+    key = Key(roles, [(group, look) for group, look, _ in told_apart], len(others))
+    is_loss = _is_low(summary, tag) is True
+    top, _ = _limits(strong + grey)
 
-    handles = [Line2D([], [], color=look.colour, linestyle=look.line, linewidth=2) for _, look, _ in told_apart]
-    labels = [group.label for group, _, _ in told_apart]
-    if grey:
-        handles.append(Line2D([], [], color=OTHERS))
-        labels.append(f"{len(others):,} others")
-    made, panels = figure(2, 2, 6.2, labels, sharey=True)
-    for panel, axis in zip(panels, AXES, strict=True):
-        segments = [np.column_stack([line.xs[axis], line.values]) for line in grey if axis in line.xs]
-        panel.add_collection(LineCollection(segments, colors=OTHERS, linewidths=0.7, zorder=1))
-        for group, look, lines in told_apart:
-            for line in lines:
-                _draw(panel, axis, line, look, smooth)
-            if axis == "epochs" and tag == "val/loss":
-                _mark_best(panel, group, look)
-        _scale_x(panel, axis, strong + grey)
-    top = _scale_y(panels[0], strong + grey, smooth)
-    for panel in panels[::2]:
-        panel.set_ylabel("samples in a batch" if tag == BATCH_SIZE else tag)
-    legend(made, handles, labels)
-    title = _title(tag, told_apart, _is_low(summary, tag))
-    headline(made, title)
+    def draw(medium: Medium) -> Figure:
+        rows, columns = {1: (1, 1), 2: (1, 2), 3: (1, 3)}.get(len(axes), (2, 2))
+        made, panels = key.figure(rows, columns, 3.5 * rows, medium, sharey=True)
+        for panel, axis in zip(panels, axes, strict=True):
+            segments = [np.column_stack([line.xs[axis], line.values]) for line in grey if axis in line.xs]
+            panel.add_collection(LineCollection(segments, colors=OTHERS, linewidths=0.7, zorder=1))
+            for group, look, lines in told_apart:
+                for line in lines:
+                    _draw(panel, axis, line, look, smooth)
+                if tag == "val/loss":
+                    _mark_best(panel, axis, group, look)
+            _scale_x(panel, axis, strong + grey)
+        _scale_y(panels[0], strong + grey, smooth, is_loss)
+        for panel in panels if medium.columns == 1 else panels[::columns]:
+            panel.set_ylabel("samples in a batch" if tag == BATCH_SIZE else tag)
+        key.draw(made, panels, medium)
+        return made
 
+    left_out = [axis for axis in ("samples", "epochs") if axis not in axes]
     notes = {
         roles.why: True,
-        "Lines are means over seeds, bands go from the least to the largest.": any(ln.low is not None for ln in strong),
-        "Pale: as logged; strong: a running mean over a tenth of the run.": smooth,
+        "Lines are means over seeds, bands go from the least to the largest.": any(ln.low is not None for ln in strong)
+        and not smooth,
+        "Lines are means over seeds and over a tenth of the run; bands go from the 10th percentile of the lowest seed "
+        "to the 90th of the highest.": smooth,
         f"Curves of more than {MOST_POINTS} points are averaged to {MOST_POINTS}.": any(
             len(curve.steps) > MOST_POINTS for curve in curves.values()
         ),
-        "Large markers: the least val/loss of each run, over epochs.": tag == "val/loss",
+        "Markers: the least val/loss of each run.": tag == "val/loss",
+        f"Against {' and '.join(left_out)} it looks the same: they differ by a factor that all groups share.": bool(
+            left_out and len(told_apart) > 1
+        ),
         f"Values above {plain(top)} are not shown.": math.isfinite(top),
     }
     caption = " ".join(note for note, applies in notes.items() if note and applies)
-    alt = f"{title}. Four panels show {tag} against steps, epochs, samples and seconds for: {'; '.join(labels)}."
-    return Picture(file_name("curves", tag), title, caption, alt, png(made))
+    title = _title(summary, tag, told_apart, axes)
+    alt = f"{title}. {tag} against {_in_a_row(axes)} for: {'; '.join(labels)}."
+    return picture(file_name("curves", tag), title, caption, alt, draw)
+
+
+def _axes(summary: Summary, curves: dict[int, Curve]) -> list[str]:
+    """What to draw it against: steps alone, if nothing is known of the runs."""
+    groups = [
+        [positions(run, curves[id(run)]) for run in group.measured if id(run) in curves and len(curves[id(run)].steps)]
+        for group in summary.differences.groups
+    ]
+    return axes_that_differ([runs for runs in groups if runs]) or ["steps"]
+
+
+def _in_a_row(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _scale_x(panel: Axes, axis: str, lines: list[Line]) -> None:
     """Logarithmic where runs end at very different places, so that the short ones can be seen too."""
     ends = [float(line.xs[axis][-1]) for line in lines if axis in line.xs]
-    if not ends:
-        panel.text(0.5, 0.5, "not known: the runs left no plan", ha="center", transform=panel.transAxes)
-    scale(panel, "x", [end for end in ends if end > 0], 12)
+    scale(panel, "x", [end for end in ends if end > 0], _X_SPAN)
     panel.autoscale_view()
     if panel.get_xscale() == "linear":
         panel.set_xlim(left=0)
     panel.set_xlabel(AXES[axis])
 
 
-def _scale_y(panel: Axes, lines: list[Line], smooth: bool) -> float:
-    """Logarithmic where values span much. Returns what is cut off above, infinity if nothing is.
+def _limits(lines: list[Line]) -> tuple[float, float]:
+    """Where the values are cut off above, infinity if nothing is, and the largest.
 
     Runs that diverge would press all others flat: where values go far beyond what most curves have at most, the axis
     ends well above that. A noisy curve may go below the axis with single low values.
     """
     most = [float(np.nanmax(line.values[np.isfinite(line.values)])) for line in lines if np.isfinite(line.values).any()]
     if not most:
-        return math.inf
+        return math.inf, math.nan
     usual = median(most)
-    top = 10 * usual if usual > 0 and max(most) > 1000 * usual else math.inf
-    least = min(float(np.min(line.values[np.isfinite(line.values)], initial=math.inf)) for line in lines)
-    scale(panel, "y", [least, min(max(most), top)], _LOG_SPAN)
+    return 10 * usual if usual > 0 and max(most) > 1000 * usual else math.inf, max(most)
+
+
+def _scale_y(panel: Axes, lines: list[Line], smooth: bool, is_loss: bool) -> None:
+    """Logarithmic where values span much."""
+    top, most = _limits(lines)
+    if math.isnan(most):
+        return
+    values = [smoothed(line.values) if smooth else line.values for line in lines]
+    least = min(float(np.min(of[np.isfinite(of)], initial=math.inf)) for of in values)
+    scale(panel, "y", [least, min(most, top)], _Y_SPAN[is_loss])
     if top < math.inf:
         panel.set_ylim(top=top)
-    if smooth and panel.get_yscale() == "log":
-        strong = [smoothed(line.values) for line in lines]
-        bottom = min(float(np.min(values[np.isfinite(values)], initial=math.inf)) for values in strong)
-        panel.set_ylim(bottom=max(bottom / 4, panel.get_ylim()[0]))
-    return top
+    if panel.get_yscale() == "log":
+        panel.set_ylim(bottom=max(least / 1.5, panel.get_ylim()[0]))
 
 
 def _lines(group: Group, curves: dict[int, Curve]) -> list[Line]:
@@ -154,39 +176,37 @@ def _lines(group: Group, curves: dict[int, Curve]) -> list[Line]:
 def _draw(panel: Axes, axis: str, line: Line, style: Look, smooth: bool) -> None:
     if axis not in line.xs:
         return
-    x = line.xs[axis]
-    if line.low is not None and line.high is not None:
-        panel.fill_between(x, line.low, line.high, color=style.colour, alpha=0.14, linewidth=0, zorder=2)
-    values = line.values
+    x, values, low, high = line.xs[axis], line.values, line.low, line.high
     if smooth and (smooth_values := smoothed(values)) is not values:
-        panel.plot(x, values, color=style.colour, linewidth=0.7, alpha=0.3, zorder=2)
+        low, high = around(values if low is None else low, 10), around(values if high is None else high, 90)
         values = smooth_values
+    if low is not None and high is not None:
+        panel.fill_between(x, low, high, color=style.colour, alpha=0.14, linewidth=0, zorder=2)
     few = style.marker if len(values) <= 12 else None
-    panel.plot(x, values, color=style.colour, linestyle=style.line, linewidth=1.7, marker=few, markersize=3.5, zorder=3)
+    width = 1.6 if len(values) <= _MANY else 1.1
+    looks = {"color": style.colour, "linestyle": style.line, "linewidth": width, "marker": few, "markersize": 3.5}
+    panel.plot(x, values, **looks, zorder=3)
 
 
-def _mark_best(panel: Axes, group: Group, style: Look) -> None:
+def _mark_best(panel: Axes, axis: str, group: Group, style: Look) -> None:
     for run in group.measured:
         point = best_point(run)
-        if point is not None and run.step_table is not None and "val/loss" in run.curves:
-            epoch = float(run.step_table.epochs_at(point[0]))
-            panel.plot(
-                epoch, point[1], style.marker, color=style.colour, markersize=7, markeredgecolor="white", zorder=4
-            )
+        if point is None or "val/loss" not in run.curves:
+            continue
+        at = positions(run, Curve(np.array([point[0]]), np.array([point[1]]), np.array([math.nan]))).get(axis)
+        if at is not None and math.isfinite(at[0]):
+            looks = {"color": style.colour, "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.6}
+            panel.plot(at, point[1], style.marker, **looks, zorder=4)
 
 
-def _title(tag: str, told_apart: list[tuple[Group, Look, list[Line]]], is_low: bool | None) -> str:
+def _title(summary: Summary, tag: str, told_apart: list[tuple[Group, Look, list[Line]]], axes: list[str]) -> str:
     """Which group comes farthest, where that can be said; noise says it of the training."""
-    bests: list[tuple[float, str]] = []
-    for group, _, lines in told_apart:
-        finite = lines[0].values[np.isfinite(lines[0].values)]
-        if len(finite) and is_low is not None:
-            bests.append((float(finite.min() if is_low else finite.max()), group.label))
-    if len(bests) < 2 or tag.startswith("train/"):
-        return f"{tag} against steps, epochs, samples and seconds"
-    value, label = min(bests) if is_low else max(bests)
-    label = label if len(label) < 50 else label[:48] + "…"
-    return f"{tag}: {'lowest' if is_low else 'highest'} with {label} ({value:.4g})"
+    groups, is_low = [group for group, _, _ in told_apart], _is_low(summary, tag)
+    best = None if is_low is None or tag.startswith("train/") else summary.best_groups(groups, tag, is_low)
+    if best is None:
+        return f"{tag} against {_in_a_row(axes)}"
+    values, names, every = best
+    return f"{tag}: {'lowest' if is_low else 'highest'} {with_whom(names, every)} ({in_words(values)})"
 
 
 def _is_low(summary: Summary, tag: str) -> bool | None:

@@ -52,10 +52,22 @@ def thin(line: Line, most: int = MOST_POINTS) -> Line:
     return Line(xs, np.add.reduceat(line.values, edges) / sizes, mean(line.low), mean(line.high))
 
 
-def running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean over a window around each value, as much of it as there is at the ends."""
-    kernel = np.ones(window)
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")
+def running_mean(values: np.ndarray, most: int) -> np.ndarray:
+    """The mean over a window of at most `most` values around each.
+
+    The window is as wide to one side as to the other, so it narrows towards the ends, where the first and the last
+    value are as they were; and it is at most half as wide as its middle is far from the beginning. So a curve that
+    falls fast at first, and is drawn over a logarithm of the steps, begins where it was logged; and a straight line
+    stays what it is.
+    """
+    count = len(values)
+    i, half = np.arange(count), _half_windows(count, most)
+    return np.array([values[k - h : k + h + 1].mean() for k, h in zip(i, half, strict=True)])
+
+
+def _half_windows(count: int, most: int) -> np.ndarray:
+    i = np.arange(count)
+    return np.minimum(np.minimum(i // 2, count - 1 - i), max(most - 1, 0) // 2)
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -63,3 +75,9 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     if len(values) < _SMOOTHED_FROM or not np.isfinite(values).all():
         return values
     return running_mean(values, len(values) // 10)
+
+
+def around(values: np.ndarray, percentile: float) -> np.ndarray:
+    """A percentile of the values in the window whose mean `smoothed` takes."""
+    i, half = np.arange(len(values)), _half_windows(len(values), len(values) // 10)
+    return np.array([np.percentile(values[k - h : k + h + 1], percentile) for k, h in zip(i, half, strict=True)])

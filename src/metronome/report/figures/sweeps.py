@@ -5,26 +5,33 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from metronome.report.differences import Group, number_of
+from metronome.report.figures.labels import swept_ticks
+from metronome.report.figures.roles import with_unit
 from metronome.report.figures.style import (
     MOST,
     Look,
+    Medium,
     Picture,
+    colour_scale,
     figure,
     file_name,
-    headline,
     legend,
     look,
-    plain,
-    png,
+    ordered,
+    picture,
     scale,
 )
-from metronome.report.summary import Summary, mean_and_spread
+from metronome.report.summary import Summary, in_words
+from metronome.report.ties import same, with_whom
 from metronome.report.value_text import shown
 
 MOST_PANELS = 12
 _MOST_CATEGORIES = 24
+_MOST_TICKS = 16  # of swept values
 # Shown first, of those that there are; then all others that were measured.
 _FIRST = (
     "test/acc", "test/loss", "val/acc", "val/loss", "train/loss_epoch", "gap_accuracy", "gap_loss", "roughness",
@@ -33,18 +40,21 @@ _FIRST = (
 _LEFT_OUT = ("best_value", "best_step", "best_epoch", "epochs", "samples", "train/loss")
 _UNITS = {
     "steps": "steps (updates)", "seconds_per_epoch": "seconds an epoch", "samples_per_second": "samples a second",
-    "peak_memory_MB": "peak memory, MB", "gap_accuracy": "train acc − test acc", "gap_loss": "test loss − train loss",
-    "roughness": "roughness of train/loss", "fit_seconds": "seconds of training",
+    "peak_memory_MB": "peak memory, MB", "gap_accuracy": "train set acc − test acc",
+    "gap_loss": "test loss − train set loss", "roughness": "roughness of train/loss",
+    "train_seconds": "seconds of training", "steps_per_second": "steps a second",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Series:
-    """Groups that differ in the swept value alone: `at` is the place of each on the axis."""
+    """Groups that differ in the swept value alone: `at` is the place of each on the axis. `number` is the value of the
+    others, where that is one number."""
 
     label: str
     at: list[float]
     groups: list[Group]
+    number: float | None = None
 
 
 def sweep_pictures(summary: Summary) -> list[Picture]:
@@ -74,8 +84,18 @@ def _series(key: str, groups: list[Group], at: dict[int, float]) -> list[Series]
     rest: dict[str, list[Group]] = {}
     for group in groups:
         rest.setdefault(", ".join(f"{k}={v}" for k, v in group.values.items() if k != key), []).append(group)
-    ordered = {label: sorted(found, key=lambda group: at[id(group)]) for label, found in rest.items()}
-    return [Series(label, [at[id(group)] for group in found], found) for label, found in ordered.items()]
+    series = [
+        Series(label, [at[id(group)] for group in found], found, _other_number(key, found[0]))
+        for label, some in rest.items()
+        for found in [sorted(some, key=lambda group: at[id(group)])]
+    ]
+    numbers = [one.number for one in series]
+    return sorted(series, key=lambda one: one.number or 0.0) if None not in numbers else series
+
+
+def _other_number(key: str, group: Group) -> float | None:
+    others = [other for other in group.values if other != key]
+    return number_of(others[0], group.values[others[0]], group.runs[0]) if len(others) == 1 else None
 
 
 def _picture(
@@ -89,59 +109,77 @@ def _picture(
     measures = _measures(summary, groups)[:MOST_PANELS]
     if not measures:
         return []
-    columns = min(3, len(measures))
-    rows = -(-len(measures) // columns)
-    tall = 2.35 if categories is None else max(2.0, 0.9 + 0.27 * len(categories))
     combinations, apart = len(series), len(series) <= MOST
     if not apart:
         series = [Series("", [at for one in series for at in one.at], groups)]
-    labels = [one.label for one in series] if apart and len(series) > 1 else []
-    made, panels = figure(rows, columns, rows * tall + 0.5, labels, sharey=categories is not None)
-    for panel, measure in zip(panels, measures, strict=False):
-        values: list[float] = []
-        for i, one in enumerate(series):
-            style = look(i)
-            shift = 0.0 if categories is None or not apart else (i - (len(series) - 1) / 2) * 0.6 / len(series)
-            values += _draw(summary, panel, measure, one, style, categories is not None, shift, apart)
-        # A gap may be on both sides of 0, so it is never shown by its logarithm.
-        scale(panel, "x" if categories else "y", values, math.inf if measure.startswith("gap") else 30)
-        panel.set_title(_UNITS.get(measure, measure), fontsize=10.5)
-        if categories is None:
-            places = [at for one in series for at in one.at]
-            scale(panel, "x", places, 10)
-            _whole(panel, places)
-        else:
-            panel.set_yticks(range(len(categories)), [shown(c if len(c) < 30 else c[:28] + "…") for c in categories])
-            panel.set_ylim(len(categories) - 0.4, -0.6)
-    for panel in panels[len(measures) :]:
-        panel.set_visible(False)
-    unit = " (samples)" if key == "data.batch_size" else ""
+    is_scale = apart and len(series) > 2 and None not in [one.number for one in series]
+    looks = ordered(len(series)) if is_scale else [look(i) for i in range(len(series))]
+    names = [one.label for one in series] if apart and len(series) > 1 else []
+    labels = [] if is_scale else names
+
+    def draw(medium: Medium) -> Figure:
+        columns = min(3, len(measures))
+        rows = -(-len(measures) // columns)
+        tall = 2.35 if categories is None else max(2.0, 0.9 + 0.27 * len(categories))
+        height = rows * tall + 0.5 + 0.55 * is_scale
+        made, panels = figure(rows, columns, height, labels, medium, len(measures), sharey=categories is not None)
+        for i, (panel, measure) in enumerate(zip(panels, measures, strict=True)):
+            _draw_panel(summary, panel, measure, series, looks, categories, apart)
+            if categories is None and (medium.columns == 1 or i >= len(measures) - columns):
+                panel.set_xlabel(with_unit(key))
+        if is_scale:
+            other = next(k for k in groups[0].values if k != key)
+            values = [one.label.partition("=")[2] for one in series]
+            colour_scale(made, panels, with_unit(other), values, medium)
+        line = "-" if categories is None else "none"
+        handles = [
+            Line2D([], [], color=o.colour, linestyle=o.line if line == "-" else line, marker=o.marker) for o in looks
+        ]
+        legend(made, handles[: len(labels)], labels, medium)
+        return made
+
     title = _title(summary, key, groups)
-    headline(made, title)
-    if categories is None:
-        for panel in panels[max(0, len(measures) - columns) : len(measures)]:
-            panel.set_xlabel(f"{key}{unit}")
-    legend(made, [_handle(panels[0], look(i), categories is None) for i in range(len(labels))], labels)
-    notes = [
-        "Each small point is a run; the large ones are means, with one standard deviation over seeds to each side."
-    ]
+    notes = ["Each small hollow point is a run; the large ones are means, bars go from the least to the largest."]
     if not apart:
         notes.append(f"The {combinations:,} combinations of the other values are not told apart.")
     if categories is not None and of_categories > len(categories):
         notes.append(f"The first {len(categories)} of {of_categories} values.")
+    if equal := _equal(summary, groups):
+        notes.append(f"The same for all, and not drawn: {', '.join(_UNITS.get(name, name) for name in equal)}.")
     named = ", ".join(_UNITS.get(measure, measure) for measure in measures)
-    alt = f"{title}: {named}." + (f" One line for each of {'; '.join(labels)}." if labels else "")
-    return [Picture(file_name("sweep", key), title, " ".join(notes), alt, png(made))]
+    alt = f"{title}: {named}." + (f" One line for each of {'; '.join(names)}." if names else "")
+    return [picture(file_name("sweep", key), title, " ".join(notes), alt, draw)]
+
+
+def _draw_panel(
+    summary: Summary, panel: Axes, measure: str, series: list[Series], looks: list[Look], categories: list[str] | None,
+    apart: bool,
+) -> None:  # fmt: skip
+    values: list[float] = []
+    for i, (one, style) in enumerate(zip(series, looks, strict=True)):
+        shift = 0.0 if categories is None or not apart else (i - (len(series) - 1) / 2) * 0.6 / len(series)
+        values += _draw(summary, panel, measure, one, style, categories is not None, shift, apart)
+    # A gap may be on both sides of 0, so it is never shown by its logarithm.
+    scale(panel, "x" if categories else "y", values, math.inf if measure.startswith("gap") else 8)
+    panel.set_title(_UNITS.get(measure, measure), fontsize=10.5)
+    if categories is None:
+        places = [at for one in series for at in one.at]
+        scale(panel, "x", places, 7)
+        _whole(panel, places)
+    else:
+        panel.set_yticks(range(len(categories)), [shown(c if len(c) < 30 else c[:28] + "…") for c in categories])
+        panel.set_ylim(len(categories) - 0.4, -0.6)
 
 
 def _title(summary: Summary, key: str, groups: list[Group]) -> str:
-    found = ((group.values[key], summary.values("best_value", group.measured)) for group in groups)
-    bests = [(fmean(values), at) for at, values in found if values]
-    if len(bests) < 2:
+    best = summary.best_groups(groups)
+    if best is None:
         return f"What {key} does"
-    value, at = min(bests) if summary.best_is_low else max(bests)
-    at = shown(at if len(at) < 40 else at[:38] + "…")
-    return f"What {key} does: {summary.monitor} is best with {at} ({value:.4g})"
+    values, names, every = best
+    at = {group.label: shown(group.values[key]) for group in groups}
+    # Groups that differ in other values too may share this one.
+    tied, of = (list(dict.fromkeys(at[name] for name in some)) for some in (names, every))
+    return f"What {key} does: {summary.monitor} is best {with_whom(tied, of, 40)} ({in_words(values)})"
 
 
 def _draw(
@@ -150,34 +188,37 @@ def _draw(
     """One series of one result; returns its values. `flat`: values go along x."""
     at: list[float] = []
     means: list[float] = []
-    spreads: list[float] = []
+    ends: list[tuple[float, float]] = []
     drawn: list[float] = []
     places: list[float] = []
     for place, group in zip(one.at, one.groups, strict=True):
         values = summary.values(measure, group.measured)
         if not values:
             continue
-        mean, spread = mean_and_spread(values)
         at.append(place + shift)
-        means.append(mean)
-        spreads.append(spread or 0.0)
+        means.append(fmean(values))
+        ends.append((means[-1] - min(values), max(values) - means[-1]))
         drawn += values
         places += [place + shift] * len(values)
-    small = {"color": style.colour, "markersize": 3.5, "alpha": 0.5, "markeredgewidth": 0}
-    panel.plot(*(drawn, places) if flat else (places, drawn), style.marker, **small)
+    hollow = {"color": style.colour, "markersize": 3.5, "markerfacecolor": "none", "markeredgewidth": 0.7}
+    panel.plot(*(drawn, places) if flat else (places, drawn), style.marker, linestyle="none", **hollow)
     if not (at and apart):
         return drawn
     line = "none" if flat else style.line
-    xy, errors = ((means, at), {"xerr": spreads}) if flat else ((at, means), {"yerr": spreads})
-    if not any(spreads):
+    bars = [[max(low, 0.0) for low, _ in ends], [max(high, 0.0) for _, high in ends]]
+    xy, errors = ((means, at), {"xerr": bars}) if flat else ((at, means), {"yerr": bars})
+    if not any(map(any, bars)):
         errors = {}
-    looks = {"color": style.colour, "linestyle": line, "marker": style.marker, "markersize": 5.5, "linewidth": 1.6}
-    panel.errorbar(*xy, **errors, **looks, elinewidth=1.1, capsize=2.5)
+    looks = {"color": style.colour, "linestyle": line, "marker": style.marker, "markersize": 5, "linewidth": 1.6}
+    panel.errorbar(*xy, **errors, **looks, elinewidth=1.1)
     return drawn
 
 
-def _handle(panel: Axes, style: Look, line: bool) -> object:
-    return panel.plot([], [], color=style.colour, linestyle=style.line if line else "none", marker=style.marker)[0]
+def _equal(summary: Summary, groups: list[Group]) -> list[str]:
+    """The results that are the same everywhere."""
+    names = [column.name for column in summary.columns if column.name not in _LEFT_OUT]
+    means = {name: [fmean(v) for group in groups if (v := summary.values(name, group.measured))] for name in names}
+    return [name for name, of in means.items() if len(of) >= 2 and all(same(mean, of[0]) for mean in of)]
 
 
 def _measures(summary: Summary, groups: list[Group]) -> list[str]:
@@ -186,7 +227,7 @@ def _measures(summary: Summary, groups: list[Group]) -> list[str]:
     found: list[str] = []
     for name in sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)):
         means = [fmean(values) for group in groups if (values := summary.values(name, group.measured))]
-        if len(means) >= 2 and len(set(means)) > 1:
+        if len(means) >= 2 and not all(same(mean, means[0]) for mean in means):
             found.append(name)
     return found
 
@@ -201,11 +242,5 @@ def _whole(panel: Axes, places: list[float]) -> None:
     else:
         margin = (values[-1] - values[0]) * 0.06
         panel.set_xlim(values[0] - margin, values[-1] + margin)
-    is_log = panel.get_xscale() == "log"
-    if len(values) <= 5 or (len(values) <= 12 and is_log):
-        whole = math.log(values[-1] / values[0]) if is_log else values[-1] - values[0]
-        ticks = values[:1]
-        for value in values[1:]:
-            if (math.log(value / ticks[-1]) if is_log else value - ticks[-1]) > 0.11 * whole:
-                ticks.append(value)
-        panel.set_xticks(ticks, [plain(value) for value in ticks], rotation=40 if len(ticks) > 5 else 0)
+    if len(values) <= _MOST_TICKS:
+        swept_ticks(panel, values)

@@ -1,139 +1,186 @@
 """The figure of time against work: steps, samples and seconds until a target is reached."""
 
-import math
-from dataclasses import dataclass
-from statistics import fmean, median
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-import numpy as np
+from metronome.report.answers import Answers
+from metronome.report.figures.labels import label_points
+from metronome.report.figures.roles import Roles, roles_of, value_in_words
+from metronome.report.figures.style import (
+    QUIET,
+    Look,
+    Medium,
+    Picture,
+    figure,
+    legend,
+    picture,
+    plain,
+    scale,
+)
+from metronome.report.ties import best_of, same, with_whom
+from metronome.report.tuning import Setting
 
-from metronome.report.differences import Group
-from metronome.report.figures.axes import positions
-from metronome.report.figures.roles import roles_of
-from metronome.report.figures.style import Look, Picture, figure, headline, legend, plain, png, scale
-from metronome.report.records import RunRecord
-from metronome.report.summary import Summary
-
-PART = 0.75  # of the groups reach the target
-
-
-@dataclass(frozen=True)
-class Reached:
-    """Where a run first has the target, on each axis. `at_once`: it has it at the first point of the curve already, so
-    that it may have been earlier."""
-
-    at: dict[str, float]
-    at_once: bool
-
-
-def target_of(bests: list[float], best_is_low: bool) -> float:
-    """The value that three quarters of the groups reach, and no better one.
-
-    >>> target_of([0.5, 0.1, 0.3, 0.2], best_is_low=True)
-    0.3
-    """
-    ordered = sorted(bests, reverse=not best_is_low)
-    return ordered[math.ceil(PART * len(ordered)) - 1]
+AXES = {"samples": "samples seen", "seconds": "seconds of training"}
+_LONGEST = 14  # letters of a label beside a point; longer ones stand in a legend
+Points = list[tuple[Setting, Look]]
 
 
-def reached(run: RunRecord, tag: str, target: float, best_is_low: bool) -> Reached | None:
-    """Where a curve first comes to the target: on the straight line between the points before and behind."""
-    curve = run.curves.get(tag)
-    if curve is None:
-        return None
-    sign = 1.0 if best_is_low else -1.0
-    values = sign * curve.values
-    there = np.flatnonzero(values <= sign * target)
-    if not len(there):
-        return None
-    i = int(there[0])
-    xs = positions(run, curve)
-    if i == 0 or not np.isfinite(values[i - 1]):
-        return Reached({axis: float(x[i]) for axis, x in xs.items()}, at_once=i == 0)
-    part = (values[i - 1] - sign * target) / (values[i - 1] - values[i])
-    return Reached({axis: float(x[i - 1] + part * (x[i] - x[i - 1])) for axis, x in xs.items()}, at_once=False)
-
-
-def tradeoff_picture(summary: Summary) -> Picture | str:
-    """Samples and seconds against steps until the target; a sentence where there is nothing to compare."""
-    tag, best_is_low = summary.monitor, summary.best_is_low
-    if tag is None:
+def tradeoff_picture(answers: Answers) -> Picture | str:
+    """Samples and seconds against steps until each target; a sentence where there is nothing to compare."""
+    summary, target = answers.best, answers.target
+    if summary.monitor is None and target is None:
         return "Nothing was monitored, so no target can be set."
-    bests = {
-        id(group): best for group in summary.differences.groups if (best := _best(group, tag, best_is_low)) is not None
-    }
-    if len(bests) < 2:
-        return f"Fewer than two groups have a curve of {tag}, so there is nothing to compare."
-    target = target_of(list(bests.values()), best_is_low)
+    if target is None:
+        return f"Fewer than two groups have a curve of {summary.monitor}, so there is nothing to compare."
     roles = roles_of(summary)
-    points: list[tuple[Group, Look, list[Reached]]] = []
-    for group, style in roles.looks:
-        found = [hit for run in group.measured if (hit := reached(run, tag, target, best_is_low))]
-        if found and (len(found) * 2 >= len(group.measured)):
-            points.append((group, style, found))
-    if len(points) < 2:
-        return f"Fewer than two groups reach {tag} {plain(target)}, so there is nothing to compare."
-    labels = [group.label for group, _, _ in points]
-    made, panels = figure(1, 2, 4.2, labels)
-    for panel, axis in zip(panels, ("samples", "seconds"), strict=True):
-        xs: list[float] = []
-        ys: list[float] = []
-        for _, style, hits in points:
-            known = [hit for hit in hits if axis in hit.at]
-            if not known:
-                continue
-            x, y = [hit.at["steps"] for hit in known], [hit.at[axis] for hit in known]
-            fill = "none" if all(hit.at_once for hit in known) else style.colour
-            if len(known) > 1:
-                panel.plot(x, y, style.marker, color=style.colour, markersize=3.5, alpha=0.5, markeredgewidth=0)
-            panel.plot(fmean(x), fmean(y), style.marker, markersize=9, markerfacecolor=fill, color=style.colour)
-            xs += x
-            ys += y
-        scale(panel, "x", xs, 8)
-        scale(panel, "y", ys, 8)
-        panel.margins(0.12)
-        panel.set_xlabel("steps (parameter updates) to the target")
-        panel.set_ylabel(f"{axis} to the target")
-    handles = [panels[0].plot([], [], s.marker, color=s.colour, markersize=8)[0] for _, s, _ in points]
-    legend(made, handles, labels)
-    sign = "≤" if best_is_low else "≥"
-    title = f"Until {tag} {sign} {plain(float(f'{target:.4g}'))}{_least(points)}"
-    headline(made, title)
-    drawn = {id(group) for group, _, _ in points}
-    missing = [group.label for group, _ in roles.looks if id(group) not in drawn]
-    notes = [
-        f"The target is the best {tag} that three quarters of the {len(bests)} groups reach, by the median over seeds; "
-        "where a run reaches it is taken on the straight line between two validations.",
-    ]
-    if "data.batch_size" in summary.differences.keys:
-        notes.append(
-            "With larger batches the steps S fall and the samples E grow, by McCandlish et al. 2018 (arXiv 1812.06162) "
-            "about as (S/Smin − 1)(E/Emin − 1) = 1; these are the measured points."
+    looks = [(group.values, style) for group, style in roles.looks]
+    rows = {value: _points(found, looks) for value, found in answers.by_target.items()}
+    rows = {value: points for value, points in rows.items() if len(points) >= 2}
+    if not rows:
+        said = ", ".join(plain(value) for value in answers.by_target)
+        return (
+            f"Fewer than two groups reach {target.metric} {said} with all their runs, so there is nothing to compare."
         )
-    if any(hit.at_once for _, _, hits in points for hit in hits):
-        notes.append("Hollow: reached at the first validation already, so perhaps earlier.")
-    if missing:
-        notes.append(f"Not reached by: {'; '.join(missing)}.")
-    notes.append(roles.why)
-    alt = f"{title} Each group of runs as a point: " + "; ".join(
-        f"{group.label}: {plain(round(fmean([hit.at['steps'] for hit in hits])))} steps" for group, _, hits in points
+
+    sign = "≤" if target.best_is_low else "≥"
+    shown = list({setting.label: style for points in rows.values() for setting, style in points}.items())
+    beside = all(len(_short(setting, roles)) <= _LONGEST for points in rows.values() for setting, _ in points)
+    labels = [] if beside else [label for label, _ in shown]
+
+    def draw(medium: Medium) -> Figure:
+        made, panels = figure(len(rows), 2, 3.2 * len(rows) + 0.4, labels, medium)
+        for (value, points), row in zip(rows.items(), zip(panels[::2], panels[1::2], strict=True), strict=True):
+            for panel, axis in zip(row, AXES, strict=True):
+                _draw_panel(panel, axis, points, roles, beside)
+                panel.set_title(f"until {target.metric} {sign} {plain(value)}")
+        if labels:
+            handles = [panels[0].plot([], [], s.marker, color=s.colour, markersize=8)[0] for _, s in shown]
+            legend(made, handles, labels, medium)
+        return made
+
+    hardest = list(rows)[-1]
+    title = f"Until {target.metric} {sign} {plain(float(f'{hardest:.4g}'))}{_least(rows[hardest])}"
+    alt = f"{title}. Each setting as a point: " + "; ".join(
+        f"{setting.label}: {steps(setting)} steps" for setting, _ in rows[hardest]
     )
-    return Picture("tradeoff", title, " ".join(filter(None, notes)), alt, png(made))
+    return picture("tradeoff", title, _caption(answers, roles.why), alt, draw)
 
 
-def _least(points: list[tuple[Group, Look, list[Reached]]]) -> str:
-    """Which groups need the fewest steps and samples."""
-    least: dict[str, str] = {}
+def steps(setting: Setting) -> str:
+    """The mean interval in words: `(22, 24]`."""
+    ends = setting.came_to.interval("steps") if setting.came_to is not None else None
+    return "" if ends is None else f"({plain(round(ends[0], 1))}, {plain(round(ends[1], 1))}]"
+
+
+def _points(found: list[Setting], looks: list[tuple[dict[str, str], Look]]) -> Points:
+    """The settings whose runs have all come to the target, each as the group of its values looks."""
+    points: Points = []
+    for setting in found:
+        style = next((style for values, style in looks if values == setting.values), None)
+        if style is not None and setting.came_to is not None and setting.came_to.interval("steps") is not None:
+            points.append((setting, style))
+    return points
+
+
+def _short(setting: Setting, roles: Roles) -> str:
+    """What stands beside a point: the value alone where one is all that differs."""
+    if roles.key is not None and setting.chosen is not None:
+        return value_in_words(roles.key, setting.chosen)
+    return next(iter(setting.values.values())) if len(setting.values) == 1 else setting.label
+
+
+def _draw_panel(panel: Axes, axis: str, points: Points, roles: Roles, beside: bool) -> None:
+    """All settings, in their order along a thin line where they are values of a number; those that are the same as one
+    point."""
+    drawn = [(setting, style, at) for setting, style in points if (at := _place(setting, axis)) is not None]
+    for setting, style, at in drawn:
+        _draw(panel, setting, style, axis, at)
+    if roles.key is not None:
+        panel.plot([x for _, _, (x, _) in drawn], [y for _, _, (_, y) in drawn], color=QUIET, linewidth=0.8, zorder=1)
+    scale(panel, "x", [x for _, _, (x, _) in drawn], 5)
+    scale(panel, "y", [y for _, _, (_, y) in drawn], 5)
+    panel.margins(0.14)
+    panel.autoscale_view()
+    panel.set_xlabel("steps (parameter updates)")
+    panel.set_ylabel(AXES[axis])
+    if beside:
+        came_to = [setting.came_to for setting, _, _ in drawn if setting.came_to is not None]
+        runs = [at for one in came_to for at in zip(one.middles("steps"), one.middles(axis), strict=True)]
+        label_points(panel, _labelled(drawn, roles), runs)
+
+
+def _labelled(drawn: list[tuple[Setting, Look, tuple[float, float]]], roles: Roles) -> list:
+    """Points with their labels, one for all that lie at the same place."""
+    places: list[tuple[float, float, list[str], Look]] = []
+    for setting, style, (x, y) in drawn:
+        there = next((words for at_x, at_y, words, _ in places if same(at_x, x) and same(at_y, y)), None)
+        if there is None:
+            places.append((x, y, [_short(setting, roles)], style))
+        else:
+            there.append(_short(setting, roles))
+    return [(x, y, ", ".join(words), style.colour) for x, y, words, style in places]
+
+
+def _place(setting: Setting, axis: str) -> tuple[float, float] | None:
+    """The middles of both mean intervals."""
+    came_to = setting.came_to
+    x, y = (came_to.middle("steps"), came_to.middle(axis)) if came_to is not None else (None, None)
+    return None if x is None or y is None else (x, y)
+
+
+def _draw(panel: Axes, setting: Setting, style: Look, axis: str, at: tuple[float, float]) -> None:
+    """A setting as its mean interval, and its runs as small hollow points."""
+    came_to = setting.came_to
+    assert came_to is not None
+    x, y = came_to.interval("steps"), came_to.interval(axis)
+    assert x is not None
+    assert y is not None
+    if came_to.runs > 1:
+        few = {"color": style.colour, "markersize": 3.5, "markerfacecolor": "none", "markeredgewidth": 0.7}
+        panel.plot(came_to.middles("steps"), came_to.middles(axis), style.marker, linestyle="none", **few)
+    errors = {"xerr": [[at[0] - x[0]], [x[1] - at[0]]], "yerr": [[at[1] - y[0]], [y[1] - at[1]]]}
+    panel.errorbar(*at, **errors, fmt=style.marker, color=style.colour, markersize=7, elinewidth=1.2)
+
+
+def _caption(answers: Answers, why: str) -> str:
+    target = answers.target
+    assert target is not None
+    confirmed = (
+        f" It counts where {target.confirm} validations in a row have it, the first included."
+        if target.confirm > 1
+        else ""
+    )
+    notes = [
+        "Each large point is the mean over the runs of a group that differ in the seed alone, where all of them have "
+        "the target; small hollow ones are the runs. Bars are the mean interval from the validation before to the "
+        f"first that has it.{confirmed}",
+        ""
+        if answers.asking.target is not None
+        else f"The target is the {target.metric} that all runs of three quarters of the groups come to.",
+        f"Each with the best {answers.tune} of those tried." if answers.tune is not None else "",
+    ]
+    for value, found in answers.by_target.items():
+        missing = [
+            f"{setting.label} ({setting.came_to.count if setting.came_to is not None else '0'})"
+            for setting in found
+            if setting.came_to is None or not setting.came_to.by_all
+        ]
+        if missing:
+            notes.append(f"Not reached by all runs at {plain(value)}: {'; '.join(missing)}.")
+    return " ".join(filter(None, [*notes, why]))
+
+
+def _least(points: Points) -> str:
+    """Which settings need the fewest steps and samples; several where their intervals are the same."""
+    least: list[str] = []
     for axis in ("steps", "samples"):
-        known = [([hit.at[axis] for hit in hits if axis in hit.at], group.label) for group, _, hits in points]
-        if means := [(fmean(at), label) for at, label in known if at]:
-            least[axis] = min(means)[1]
-    words = ", ".join(f"fewest {axis} with {label}" for axis, label in least.items())
-    return f": {words}" if words and len(words) < 90 else ""
-
-
-def _best(group: Group, tag: str, best_is_low: bool) -> float | None:
-    """The median over seeds of the best value."""
-    curves = [run.curves[tag].values for run in group.measured if tag in run.curves]
-    finite = [values[np.isfinite(values)] for values in curves]
-    bests = [float(values.min() if best_is_low else values.max()) for values in finite if len(values)]
-    return median(bests) if bests else None
+        known = [
+            (middle, setting.label)
+            for setting, _ in points
+            if setting.came_to is not None and (middle := setting.came_to.middle(axis)) is not None
+        ]
+        if len(known) > 1:
+            _, names = best_of(known, True)
+            least.append(f"fewest {axis} {with_whom(names, [label for _, label in known], 40)}")
+    words = ", ".join(least)
+    return f": {words}" if words else ""

@@ -4,12 +4,15 @@ import base64
 from collections.abc import Iterable
 from datetime import datetime
 
+from metronome.report.answers import Answers
 from metronome.report.differences import Differences
 from metronome.report.figures.style import Picture
+from metronome.report.html.answer import the_answer
 from metronome.report.html.elements import bullets, codes, escaped, section
 from metronome.report.html.statuses import in_order, statuses
-from metronome.report.html.style_and_script import SCRIPT, STYLE
-from metronome.report.html.tables import results
+from metronome.report.html.style_and_script import NARROW_BELOW, SCRIPT, STYLE
+from metronome.report.html.tables import every_run, results
+from metronome.report.html.targets import targets
 from metronome.report.records import UNFINISHED, RunRecord, dig
 from metronome.report.summary import Summary
 from metronome.report.value_text import shown
@@ -19,18 +22,29 @@ GENERATOR = '<meta name="generator" content="metronome report">'  # by which a r
 
 
 def page(
-    title: str, summary: Summary, unread: list[str], sections: list[tuple[str, str, list[Picture]]], version: str
+    title: str,
+    answers: Answers,
+    unread: list[str],
+    sections: list[tuple[str, str, list[Picture]]],
+    version: str,
+    source: str = "",
 ) -> str:
-    """The whole page. `sections` are a heading, a sentence (or nothing), and figures."""
-    differing = summary.differences
+    """The whole page: the answer, then figures, then all numbers, then every run. `sections` are a heading, a sentence
+    (or nothing), and figures; `source` says where the numbers are from, if not from the runs themselves."""
+    summary, differing = answers.whole, answers.whole.differences
     problems = [f"{run.name}: {problem}" for run in summary.runs for problem in run.problems]
     troubled = [run for run in summary.runs if run.status != "finished"]
+    numbers = _numbers(answers)
     parts = [
-        _header(title, summary),
-        section("What differs", _what_differs(differing)),
-        section("Results", results(summary)),
+        _header(title, answers.asking.question, summary, source),
+        the_answer(answers),
+        bullets(answers.notes) if answers.notes else "",
         *(section(name, (f"<p>{escaped(words)}</p>" if words else "") + "".join(map(_figure, pictures)))
-          for name, words, pictures in sections),
+          for name, words, pictures in sections if words or pictures),
+        section("All numbers", numbers) if numbers else "",
+        section("Every run", every_run(summary)),
+        section("What differs", _what_differs(differing)),
+        section("How it was run", _facts(summary)),
         section("Not finished", _troubled(troubled)) if troubled else "",
         section("Not read", bullets(unread + problems)) if unread or problems else "",
         section("How it is measured", _meanings(summary)),
@@ -44,13 +58,29 @@ def page(
     )
 
 
-def _header(title: str, summary: Summary) -> str:
-    runs = summary.runs
+def _numbers(answers: Answers) -> str:
+    """The way to each target, the best group of each setting, and all."""
+    targeted = targets(answers) if answers.asking.target is not None else ""
+    if answers.tune is None:
+        return targeted + results(answers.whole)
+    words = f"<h3>Of each setting the group with the best {escaped(answers.tune)}</h3>"
+    best, every = results(answers.best), results(answers.whole)
+    every = f"<details><summary>All groups</summary>{every}</details>" if every else ""
+    return targeted + (words + best if best else "") + every
+
+
+def _header(title: str, question: str, summary: Summary, source: str) -> str:
+    runs, groups = summary.runs, len(summary.differences.groups)
     ended = ", ".join(f"{count:,} {status}" for status, count in statuses(runs).items())
-    groups = len(summary.differences.groups)
+    among = f" in {groups:,} groups that differ in more than the seed" if groups > 1 else ""
+    asked = f'<p class="question">{escaped(question)}</p>\n' if question else ""
+    where = f" {escaped(source)}" if source else ""
+    return f'<h1>{escaped(title)}</h1>\n{asked}<p class="note">Runs: {len(runs):,} ({ended}){among}.{where}</p>\n'
+
+
+def _facts(summary: Summary) -> str:
+    runs = summary.runs
     facts = {
-        "Runs": f"{len(runs):,} ({ended})"
-        + (f" in {groups:,} groups that differ in more than the seed" if groups > 1 else ""),
         "Experiment": ", ".join(sorted({run.experiment for run in runs})),
         "Common to all": codes(summary.differences.shared) or "the defaults of the experiment",
         "Monitored": _monitored(summary),
@@ -63,7 +93,7 @@ def _header(title: str, summary: Summary) -> str:
         for name, text in facts.items()
         if text
     ]
-    return f"<h1>{escaped(title)}</h1>\n<dl>{''.join(rows)}</dl>\n"
+    return f"<dl>{''.join(rows)}</dl>"
 
 
 def _monitored(summary: Summary) -> str:
@@ -130,6 +160,9 @@ def _meanings(summary: Summary) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    content = base64.b64encode(picture.png).decode()
+    """The figure, and for a phone the one drawn for it."""
+    wide, narrow = (base64.b64encode(content).decode() for content in (picture.png, picture.narrow))
     caption = f"<figcaption>{escaped(picture.caption)}</figcaption>" if picture.caption else ""
-    return f'<figure><img src="data:image/png;base64,{content}" alt="{escaped(picture.alt)}">{caption}</figure>\n'
+    source = f'<source media="(max-width: {NARROW_BELOW}px)" srcset="data:image/png;base64,{narrow}">'
+    image = f'<img src="data:image/png;base64,{wide}" alt="{escaped(picture.alt)}">'
+    return f"<figure><picture>{source}{image}</picture>{caption}</figure>\n"

@@ -33,13 +33,17 @@ class Checkpoint(ModelCheckpoint):
 
     Args:
         save_last_every: a Duration in steps, epochs, samples or time (`10 min`); None: only with the others.
+        save_last_after_validation: whether the last step is saved after every validation; without, where validations
+            are many and cheap, only as often as `save_last_every` says, and at the end.
         options: those of ModelCheckpoint.
 
     Raises:
         InputError: for an interval that is none, or an option that Lightning would take as it comes.
     """
 
-    def __init__(self, *args: Any, save_last_every: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, *args: Any, save_last_every: str | None = None, save_last_after_validation: bool = True, **options: Any
+    ) -> None:
         for name, value in (
             ("save_top_k", options.get("save_top_k", 1)),
             ("every_n_epochs", options.get("every_n_epochs")),
@@ -59,6 +63,8 @@ class Checkpoint(ModelCheckpoint):
                 f"save_last_every={save_last_every} must be steps, epochs, samples or time, above 0 and beside "
                 "save_last=true; for example '10 min', or null"
             )
+        self.save_last_after_validation = save_last_after_validation
+        self.seconds_saving = 0.0  # of this start
         self._after_step: list[Callable[[], None]] = []
         self._saved_at = (time.monotonic(), 0)  # when last.ckpt was last written: seconds, steps
         self._every_steps = 0
@@ -101,6 +107,8 @@ class Checkpoint(ModelCheckpoint):
         self._or_as_before(save)
 
     def _save_last_too(self, trainer: L.Trainer) -> None:
+        if not self.save_last_after_validation:
+            return
         # Lightning does it only where the best ones have changed.
         if not self._should_skip_saving_checkpoint(trainer) and self._saved_at[1] != trainer.global_step:
             self.save_last_now(trainer)
@@ -136,11 +144,14 @@ class Checkpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         # Before it is written, since it is part of what is written.
         before, self._last_global_step_saved = self._last_global_step_saved, trainer.global_step
+        began = time.monotonic()
         try:
             super()._save_checkpoint(trainer, filepath)
         except BaseException:
             self._last_global_step_saved = before
             raise
+        finally:
+            self.seconds_saving += time.monotonic() - began
         if filepath == self.last_model_path:
             self._saved_at = (time.monotonic(), trainer.global_step)
 
