@@ -91,6 +91,13 @@ class RunRecord:
         return seconds or None
 
     @property
+    def ends_at_a_target(self) -> bool:
+        """Whether it ends where it has what was asked of it: its best value then says where that was."""
+        callbacks = dig(self.config, "callbacks")
+        made = [dig(entry, "_target_") for entry in callbacks.values()] if isinstance(callbacks, dict) else []
+        return any(str(target).endswith(".StopAtTarget") for target in made)
+
+    @property
     def memory_is_own(self) -> bool:
         """Whether its memory is that of this run alone; a process that has made other runs keeps some of theirs."""
         own = self.result.get("peak_memory_is_own")

@@ -84,7 +84,9 @@ class Summary:
         self, groups: Iterable[Group], metric: str | None = None, is_low: bool | None = None
     ) -> tuple[list[float], list[str], list[str]] | None:
         """Which groups have the best mean of `bests`: the values of one of them, the labels of all that are tied, and
-        those of all. None with fewer than two groups."""
+        those of all. None with fewer than two groups, and where runs end at a target, as all of them come to it."""
+        if any(run.ends_at_a_target for run in self.runs):
+            return None
         low = self.best_is_low if is_low is None else is_low
         found = [(group.label, values) for group in groups if (values := self.bests(group, metric, low))]
         if len(found) < 2:

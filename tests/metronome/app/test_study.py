@@ -203,8 +203,11 @@ def test_every_job_of_every_study_composes(name: str) -> None:
         choices = {key: str(values).split(",") for key, values in sweeper.params.items()}
         assert choices.pop("seed") == ["0", "1", "2"]
         assert sweeper.shuffle == 0
+        jobs = [list(job) for job in sweeper.jobs or [[]]]
+        assert len({tuple(sorted(job)) for job in jobs}) == len(jobs)
         found = []
-        for job in sweeper.jobs or [[]]:
+        # One of those that differ in the rate alone.
+        for job in {tuple(word for word in job if "optimizer.lr=" not in word): job for job in jobs}.values():
             # Each value of a key with the first of the others: all combinations would be 49 of batch_size alone.
             first = [f"{key}={values[0]}" for key, values in choices.items()] or ["seed=0"]
             changed = [f"{key}={value}" for key, values in choices.items() for value in values[1:]]
@@ -222,9 +225,10 @@ def test_the_answer_of_batch_size(commands: Commands, undrawn: None) -> None:
     """A smaller version of the study: steps to a target follow S = S_min (1 + B_crit / B), each size at its best rate.
 
     An independent loop of plain PyTorch (the same network, batches and grid, seven rates, three seeds; November 2026)
-    found S_min 29.6 and B_crit 11.8 at 0.54, 52.6 and 16.7 at 0.30, each with a misfit of 7 to 8 %.
+    found S_min 29.6 and B_crit 11.8 at 0.54, 52.6 and 16.7 at 0.30, with misfits of 8 and 7 %. Of one seed alone the
+    misfit is 16 %: a batch of one sample takes 404 steps, give or take 78.
     """
-    small = ("data.batch_size=1,8,32,128,full", "optimizer.lr=0.1,0.4,0.8", "seed=0", "budget=1000steps")
+    small = ("data.batch_size=1,8,32,128,full", "optimizer.lr=0.1,0.4,0.8", "budget=1000steps")
     done = commands("train", "+study=batch_size", "study.target.values=[0.54,0.30]", "trainer=cpu", *small)
     assert done.code == 0, done.err
     sweep = done.runs[0].parent
