@@ -1,0 +1,31 @@
+"""Lightning's TensorBoardLogger, which writes a step's scalars as one event."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.fabric.utilities.logger import _add_prefix
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from metronome.insight.instruments.log_points import GROUP
+
+# TensorBoard opens the first two groups of tags in the order of their names; this one says nothing on a first screen.
+_RENAMED = {"epoch": f"{GROUP}/epoch"}
+
+
+class TensorBoard(TensorBoardLogger):
+    """As Lightning's, with the scalars of a call in one event: five cost little more than one, and the files are
+    smaller. What Lightning logs as `epoch` is called `watch/epoch`, which comes after the losses.
+
+    Args: those of Lightning's logger.
+    """
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # pyright: ignore
+        if any(isinstance(value, Mapping) for value in metrics.values()):
+            super().log_metrics(dict(metrics), step)
+            return
+        named = _add_prefix(dict(metrics), self._prefix, self.LOGGER_JOIN_CHAR)
+        values = [Summary.Value(tag=_RENAMED.get(name, name), simple_value=float(v)) for name, v in named.items()]
+        self.experiment._get_file_writer().add_summary(Summary(value=values), step)  # pyright: ignore
