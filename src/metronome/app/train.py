@@ -15,7 +15,7 @@ from metronome.app.console.jobs import job_of_a_sweep
 from metronome.app.errors.exits import codes_of_signals, sigterm_stops
 from metronome.app.processes.start import processes_to_start, run_processes
 from metronome.app.run.checkpoints import KEY, model_checkpoint, read_checkpoint
-from metronome.app.run.choices import choices
+from metronome.app.run.choices import choices, swept
 from metronome.app.run.claim import Run
 from metronome.app.run.logs import go_on_with_rows, take_back
 from metronome.app.run.result import Result
@@ -95,6 +95,7 @@ def begin_logs(run: Run, job: Job, result: Result) -> None:
     for callback in job.trainer.callbacks:  # pyright: ignore
         if isinstance(callback, HParams) and not callback.values:
             callback.values = choices(run.experiment, run.overrides, run.config, job.plan)
+            callback.swept = swept(run.overrides, run.folder.parent)
     for logger in job.trainer.loggers:
         if not (before and isinstance(logger, TensorBoardLogger)):  # it has them from before
             logger.log_hyperparams(run.config)

@@ -32,9 +32,7 @@ class GradientNorm(Instrument):
             assert isinstance(trainer, Trainer)
             trainer.watch.keeps_norm, self._own = self.is_due, None
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         if self.is_due and self._own is None and trainer.watch.norm is None:  # pyright: ignore
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             gradients = [p.grad for p in parameters if p.grad is not None and not p.grad.is_sparse]

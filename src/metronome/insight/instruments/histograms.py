@@ -27,16 +27,16 @@ class Histograms(Callback):
         check_number("callbacks.histograms.every_epochs", every_epochs, "epochs")
         self.every_epochs = every_epochs
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not isinstance(trainer, Trainer) or not trainer.is_global_zero:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Not at the end of the epoch: there a validation may have emptied the gradients.
+        if not isinstance(trainer, Trainer) or not trainer.is_last_batch or (trainer.epoch + 1) % self.every_epochs:
             return
-        if (trainer.epoch + 1) % self.every_epochs:
-            return
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # that of the last step, as metrics have it
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if trainer.is_global_zero else ():
             if isinstance(logger, TensorBoardLogger):
                 writer: Any = logger.experiment
                 for name, parameter in pl_module.named_parameters():
                     for kind, tensor in (("weights", parameter), ("gradients", parameter.grad)):
                         if tensor is not None and tensor.numel() and bool(tensor.isfinite().all()):
-                            writer.add_histogram(f"{kind}/{name}", tensor.detach().float(), step)
+                            writer.add_histogram(f"{kind}/{name}", tensor.detach().float(), trainer.logged_step)

@@ -1,7 +1,9 @@
 """What a run was asked for, and what came of it, for TensorBoard's HParams tab: a sweep's runs in one table."""
 
 import math
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,17 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
+from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # pyright: ignore
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import hparams
-from torch.utils.tensorboard.writer import FileWriter
 
 from metronome.insight.instruments.log_points import log_scalars
 from metronome.training import Trainer
 
 Value = str | bool | int | float
-_SUFFIX = ".hparams"  # of the file that they are in
+# Their file's name: the first of a run by the alphabet. TensorBoard goes from file to file and never back.
+_FILE = "events.out.tfevents.0.hparams"
 
 
 class HParams(Callback):
@@ -27,20 +32,24 @@ class HParams(Callback):
     is as the checkpoint callback says, else `val/loss`.
 
     The row is in an event file of its own, which each start writes anew: a run that takes another one's curves along
-    is not to be listed with the other one's choices.
+    is not to be listed with the other one's choices. It is there before the first curve, with the metrics that a module
+    of its kind is known to have; where a validation shows others, it is written again.
 
     Args:
         values: the run's choices by name; the app puts those of its configuration here if there are none.
+        swept: the names of those that a sweep varies; TensorBoard shows these columns first. Also from the app.
     """
 
-    def __init__(self, values: Mapping[str, Value] | None = None) -> None:
-        self.values = dict(values or {})
+    def __init__(self, values: Mapping[str, Value] | None = None, swept: Sequence[str] = ()) -> None:
+        self.values, self.swept = dict(values or {}), tuple(swept)
         self._best: float | None = None
-        self._is_written = False
+        self._listed: list[str] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
-            self._best, self._is_written = None, False
+            self._best, self._listed = None, []
+            validated = ["val/acc"] if isinstance(getattr(pl_module, "num_classes", None), int) else []
+            self._write(trainer, ["val/loss", *validated])
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best}
@@ -58,28 +67,41 @@ class HParams(Callback):
                 self._best = value
             if self._best is not None:
                 log_scalars(trainer, {f"{name}_best": self._best})
-        self._write(trainer)
+        self._write(trainer, sorted(metric for metric in trainer.callback_metrics if metric.startswith("val")))
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._write(trainer)  # where there was no validation
-
-    def _write(self, trainer: L.Trainer) -> None:
-        """Once a start, when it is known what a validation logs."""
-        if self._is_written or not trainer.is_global_zero or not self.values:
+    def _write(self, trainer: L.Trainer, validated: Sequence[str]) -> None:
+        """The row, with these metrics of a validation, and those of the test that are called alike."""
+        monitored = _monitored(trainer)[0]
+        names = [f"{monitored}_best", *sorted(validated), *(f"test{name[3:]}" for name in sorted(validated))]
+        if names == self._listed or not trainer.is_global_zero or not self.values:
             return
-        self._is_written = True
-        best = f"{_monitored(trainer)[0]}_best"
-        validated = sorted(name for name in trainer.callback_metrics if name.startswith("val"))
-        tested = [f"test{name[3:]}" for name in validated]
-        metrics = dict.fromkeys([*([best] if self._best is not None else []), *validated, *tested], 0.0)
+        self._listed = names
+        experiment, *rest = hparams(self.values, dict.fromkeys(names, 0.0))
+        summaries = [_with_swept(experiment, self.swept), *rest]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                for old in Path(logger.log_dir).glob(f"*{_SUFFIX}"):
-                    old.unlink()
-                writer = FileWriter(logger.log_dir, filename_suffix=_SUFFIX)
-                for part in hparams(self.values, metrics):
-                    writer.add_summary(part)
-                writer.close()
+                _write_events(Path(logger.log_dir), summaries)
+
+
+def _write_events(folder: Path, summaries: Sequence[Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    now, aside = time.time(), folder / "hparams.part"
+    with open(aside, "wb") as file:
+        events = RecordWriter(file)
+        events.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        for summary in summaries:
+            events.write(Event(wall_time=now, summary=summary).SerializeToString())
+    os.replace(aside, folder / _FILE)
+
+
+def _with_swept(experiment: Any, swept: Sequence[str]) -> Any:
+    """The same summary, with a mark on the columns that a sweep varies."""
+    plugin = experiment.value[0].metadata.plugin_data
+    content = HParamsPluginData.FromString(plugin.content)
+    for info in content.experiment.hparam_infos:
+        info.differs = info.name in swept
+    plugin.content = content.SerializeToString()
+    return experiment
 
 
 def _monitored(trainer: L.Trainer) -> tuple[str, int]:

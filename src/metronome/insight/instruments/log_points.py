@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metronome.training import Trainer
 
-# The group of what is watched: TensorBoard sorts groups by name, and so this one comes after train and val.
+# The group of what is watched: TensorBoard sorts groups by name and opens the first two, and so this one comes last.
 GROUP = "watch"
 # Of what is measured in a run, where its number of steps is known: more would cost time and show nothing.
 MOST_POINTS = 100
@@ -38,7 +38,7 @@ class Instrument(Callback):
         # The plan is asked for on every device, since all may have to meet to load a foreign loader.
         plan = trainer.plan if isinstance(trainer, Trainer) else None
         self.is_due, self._every, self._loop = False, 0, trainer.fit_loop.epoch_loop
-        every = int(trainer.log_every_n_steps)
+        every = int(trainer.log_every_n_steps)  # pyright: ignore
         if isinstance(trainer, Trainer) and trainer.loggers and every > 0:
             steps = None if plan is None else plan.total_steps
             self._every = every * (_ONE_IN if steps is None else max(1, ceil(steps / (every * MOST_POINTS))))

@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from metronome.insight.instruments.log_points import GROUP
 from metronome.insight.instruments.pictures import confusion_picture, mistakes_picture
 from metronome.training import Trainer
 from metronome.units import check_number
@@ -65,12 +66,13 @@ class Seen:
 
 
 class Mistakes(Callback):
-    """For a classifier, images in TensorBoard at the end of the test and of the last validation: which classes are
-    taken for which (`test/confusion`), and where inputs are images the worst mistakes (`test/mistakes`), those with the
-    largest loss.
+    """For a classifier, images in TensorBoard at the end of the test and of the last validation.
 
-    It looks at the outputs of the module as they are made: no sample is evaluated again. Which validation is the last is
-    known where the plan knows its steps. A module is a classifier that has `num_classes`, and whose batches are
+    They are which classes are taken for which (`watch/test_confusion`), and where inputs are images the worst mistakes
+    (`watch/test_mistakes`), those with the largest loss.
+
+    It looks at the outputs of the module as they are made: no sample is evaluated again. Which validation is the last
+    is known where the plan knows its steps. A module is a classifier that has `num_classes`, and whose batches are
     `(inputs, labels)`; with any other it does nothing.
 
     Args:
@@ -158,7 +160,7 @@ class Mistakes(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 for name, picture in _pictures(seen):
-                    logger.experiment.add_image(f"{stage}/{name}", picture, step, dataformats="HWC")
+                    logger.experiment.add_image(f"{GROUP}/{stage}_{name}", picture, step, dataformats="HWC")
 
     def _forget(self) -> None:
         if self._hook is not None:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-_MOST_NUMBERED = 20  # classes; of more the numbers in the cells could not be read
+_INCHES = 4.4  # wide: TensorBoard shows pictures some 320 pixels wide, and letters are to stay legible there
+_MOST_NUMBERED = 12  # classes; of more the numbers in the cells could not be read
 
 
 def confusion_picture(counts: np.ndarray) -> np.ndarray:
@@ -18,12 +19,12 @@ def confusion_picture(counts: np.ndarray) -> np.ndarray:
 
     classes, right = len(counts), int(np.trace(counts))
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    drawn = Figure(figsize=(7, 7), dpi=100, layout="constrained")
+    drawn = Figure(figsize=(_INCHES, _INCHES), dpi=100, layout="constrained")
     axes = drawn.add_subplot()
     axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
-    axes.set_title(f"{right:,} of {int(counts.sum()):,} right; counts, shaded by the part of their row")
-    axes.set_xlabel("taken for class")
-    axes.set_ylabel("class")
+    axes.set_title(f"{right:,} of {int(counts.sum()):,} right", fontsize=12)
+    axes.set_xlabel("taken for class", fontsize=12)
+    axes.set_ylabel("class", fontsize=12)
     if classes <= _MOST_NUMBERED:
         axes.set_xticks(range(classes))
         axes.set_yticks(range(classes))
@@ -51,15 +52,15 @@ def mistakes_picture(
         if inputs.shape[1] not in (1, 3):
             return None
         inputs = np.moveaxis(inputs, 1, -1)
-    columns = min(4, len(inputs))
+    columns = 4
     rows = -(-len(inputs) // columns)
-    drawn = Figure(figsize=(1.9 * columns, 2.2 * rows + 0.4), dpi=100, layout="constrained")
-    drawn.suptitle("class -> taken for (its probability)", fontsize=11)
+    drawn = Figure(figsize=(_INCHES, 1.35 * rows * _INCHES / columns + 0.3), dpi=100, layout="constrained")
+    drawn.suptitle("class → taken for, its probability", fontsize=11)
     for i, image in enumerate(inputs):
         axes = drawn.add_subplot(rows, columns, i + 1)
         low, high = float(image.min()), float(image.max())
         axes.imshow((image - low) / max(high - low, 1e-12), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(f"{int(labels[i])} -> {int(taken_for[i])} ({certainty[i]:.2f})", fontsize=11)
+        axes.set_title(f"{int(labels[i])} → {int(taken_for[i])}, {certainty[i]:.2f}", fontsize=9)
         axes.set_axis_off()
     return _drawn(drawn)
 

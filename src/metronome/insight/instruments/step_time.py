@@ -1,5 +1,6 @@
 """Where the time of a step goes."""
 
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -63,9 +64,7 @@ class StepTime(Instrument):
         if self._is_timed:
             self._marks.append(self._mark())
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         if self._is_timed and len(self._marks) == 3:
             self._marks.append(self._mark())
 
@@ -88,7 +87,7 @@ class StepTime(Instrument):
     def _milliseconds(self) -> dict[str, float]:
         """The parts that are known. A step that was left out before its update has no part of its own for it."""
         end, *marks = self._done
-        parts = dict(zip(PARTS, (_between(a, b) for a, b in zip(marks, marks[1:], strict=False)), strict=False))
+        parts = dict(zip(PARTS, (_between(a, b) for a, b in pairwise(marks)), strict=False))
         if end is not None:
             parts["rest"] = _between(end, marks[0])
         return {f"{GROUP}/ms_{name}": value for name, value in parts.items()}

@@ -6,11 +6,11 @@ from typing import Any
 from lightning.fabric.utilities.logger import _add_prefix
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
 from metronome.insight.instruments.log_points import GROUP
 
-# TensorBoard opens the first two groups of tags in the order of their names; this one says nothing on a first screen.
+# Of the groups of tags TensorBoard opens the first two by name; this one would be among them, and says nothing there.
 _RENAMED = {"epoch": f"{GROUP}/epoch"}
 
 
