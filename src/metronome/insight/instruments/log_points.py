@@ -32,12 +32,11 @@ class Instrument(Callback):
     def __init__(self) -> None:
         self.is_due = False
         self._every = 0  # steps; 0: never
-        self._loop: Any = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # The plan is asked for on every device, since all may have to meet to load a foreign loader.
         plan = trainer.plan if isinstance(trainer, Trainer) else None
-        self.is_due, self._every, self._loop = False, 0, trainer.fit_loop.epoch_loop
+        self.is_due, self._every = False, 0
         every = int(trainer.log_every_n_steps)  # pyright: ignore
         if isinstance(trainer, Trainer) and trainer.loggers and every > 0:
             steps = None if plan is None else plan.total_steps
@@ -46,7 +45,7 @@ class Instrument(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self.is_due = self._every > 0 and (self._loop._batches_that_stepped + 1) % self._every == 0
+        self.is_due = self._every > 0 and (trainer.logged_step + 1) % self._every == 0  # pyright: ignore
 
 
 def log_scalars(trainer: L.Trainer, scalars: Mapping[str, float]) -> None:

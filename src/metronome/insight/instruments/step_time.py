@@ -29,6 +29,7 @@ class StepTime(Instrument):
     def __init__(self) -> None:
         super().__init__()
         self._on_gpu = self._is_timed = False
+        self._trainer: Any = None
         self._marks: list[Any] = []
         self._end: Any = None  # of the step before
         self._done: list[Any] = []  # the marks of a step, until they are logged
@@ -38,21 +39,21 @@ class StepTime(Instrument):
         self._on_gpu = trainer.strategy.root_device.type == "cuda"
         self._is_timed, self._end, self._done = False, None, []
         if self._every:
-            self._loop.around_batches = self._timed_batches
+            self._trainer = trainer
+            trainer.fit_loop.epoch_loop.around_batches = self._timed_batches  # pyright: ignore
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainer.fit_loop.epoch_loop.around_batches = None  # pyright: ignore
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._loop, self._marks, self._end, self._done = None, [], None, []
+        self._trainer, self._marks, self._end, self._done = None, [], None, []
 
     def _timed_batches(self, batches: Any) -> "_TimedBatches":
         return _TimedBatches(batches, self)
 
     def begin(self) -> None:
         """A batch is about to be fetched."""
-        steps = self._loop._batches_that_stepped
-        self._is_timed = (steps + (1 if self._every == 1 else 2)) % self._every == 0
+        self._is_timed = (self._trainer.logged_step + (1 if self._every == 1 else 2)) % self._every == 0
         if self._is_timed:
             self._marks = [self._end, self._mark()]
         self._end = None
@@ -75,7 +76,7 @@ class StepTime(Instrument):
             return
         if self._is_timed:
             self._is_timed, self._done = False, [*self._marks, self._mark()]
-        if (self._loop._batches_that_stepped + (2 if self._every == 1 else 3)) % self._every == 0:
+        if (self._trainer.logged_step + (2 if self._every == 1 else 3)) % self._every == 0:
             self._end = self._mark()  # the next step is timed
         if self.is_due and self._done:
             log_scalars(trainer, self._milliseconds())

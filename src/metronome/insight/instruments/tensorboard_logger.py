@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.fabric.utilities.logger import _add_prefix
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
@@ -26,6 +25,7 @@ class TensorBoard(TensorBoardLogger):
         if any(isinstance(value, Mapping) for value in metrics.values()):
             super().log_metrics(dict(metrics), step)
             return
-        named = _add_prefix(dict(metrics), self._prefix, self.LOGGER_JOIN_CHAR)
+        prefix = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
+        named = {f"{prefix}{name}": value for name, value in metrics.items()}
         values = [Summary.Value(tag=_RENAMED.get(name, name), simple_value=float(v)) for name, v in named.items()]
         self.experiment._get_file_writer().add_summary(Summary(value=values), step)  # pyright: ignore

@@ -24,14 +24,12 @@ class UpdateRatio(Instrument):
         super().__init__()
         self._before: dict[int, list[list[Tensor]]] = {}  # the weights by optimizer and group
 
-    @torch.no_grad()
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         # The first time in a step: L-BFGS evaluates the batch at weights that it tries.
         if self.is_due and _number(trainer, optimizer) not in self._before and _holds_all(trainer):
             copies = [[p.detach().clone() for p in group] for group in _weights(optimizer)]
             self._before[_number(trainer, optimizer)] = copies
 
-    @torch.no_grad()
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -42,7 +40,7 @@ class UpdateRatio(Instrument):
             copies = self._before.get(_number(trainer, optimizer), [])
             for before, now in zip(copies, _weights(optimizer), strict=bool(copies)):
                 updates = torch._foreach_sub([p.detach() for p in now], before)  # pyright: ignore
-                sizes = torch.stack(norms([*updates, *before])) if before else torch.zeros(2)
+                sizes = torch.stack(norms([*updates, *before])) if before else torch.zeros(2, dtype=torch.float64)
                 update, weight = sizes.reshape(2, -1).square().sum(dim=1).sqrt()
                 ratios.append(update / weight)
         self._before = {}

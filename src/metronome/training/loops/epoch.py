@@ -2,7 +2,6 @@
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -59,8 +58,7 @@ class EpochLoop(StepLimit):
         self.foreign_loaders, self.phase = ForeignLoaders(trainer, state), Phase.MAKE
         self._mid_step = MidStep(trainer, step.results, state.counters, self.batch_progress, self.scheduler_progress)
         self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
-        # For whoever wants to know when a batch is fetched: makes of an epoch's batches others with `next`.
-        self.around_batches: Callable[[Any], Any] | None = None
+        self.around_batches: Any = None  # for a clock: makes of an epoch's batches others with `next`
         self._metrics_before: dict[str, Any] | None = None  # torchmetrics as they were before a validation
         self._order_before: dict[str, Any] | None = None  # that of the checkpoint, if it was written in mid-epoch
 
@@ -79,9 +77,8 @@ class EpochLoop(StepLimit):
         self.on_run_start(data_fetcher)
         self.restarting = False  # from here on all is as if the run had never been interrupted
         self.on_iteration_done()
-        self._batches = batches_of(data_fetcher, self._hooks.is_profiled, self.between_steps.agreement)
-        if self.around_batches is not None:
-            self._batches = self.around_batches(self._batches)
+        batches = batches_of(data_fetcher, self._hooks.is_profiled, self.between_steps.agreement)
+        self._batches = batches if self.around_batches is None else self.around_batches(batches)
         if self.phase in OF_A_STEP[1:]:
             self._go_through(self.phase)  # what the checkpoint left to be done of its step
         while not self.done:
@@ -101,10 +98,9 @@ class EpochLoop(StepLimit):
 
     def _make(self) -> None:
         """Meet, seed, fetch; the hooks before; the step itself; schedulers; the hooks after it."""
-        state, progress = self.state, self.batch_progress
+        state, progress, batch_idx = self.state, self.batch_progress, self.batch_progress.current.ready
         self.between_steps.meet()
         self.val_loop.is_judged = False
-        batch_idx = progress.current.ready
         state.epoch, state.step = self.epoch, batch_idx
         self._mid_step.counted = state.counters.iterations, state.counters.samples
         if self._mid_step.remembers:
