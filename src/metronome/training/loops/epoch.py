@@ -53,8 +53,7 @@ class EpochLoop(StepLimit):
     ) -> None:
         super().__init__(trainer, stock.min_steps, stock.max_steps)
         self.state, self.between_steps = state, between_steps
-        self.step, self.manual_optimization = step, manual
-        self._results, self.val_loop = step.results, validation
+        self.step, self.manual_optimization, self._results, self.val_loop = step, manual, step.results, validation
         self.foreign_loaders, self.phase = ForeignLoaders(trainer, state), Phase.MAKE
         self._mid_step = MidStep(trainer, step.results, state.counters, self.batch_progress, self.scheduler_progress)
         self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
