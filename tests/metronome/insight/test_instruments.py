@@ -26,7 +26,8 @@ from metronome.training.batches.seeds import epoch_order
 
 def fit(folder: Path, callbacks: list[Any], **flags: Any) -> dict[str, dict[int, float]]:
     """Train and read back what TensorBoard shows: for each tag a value per step."""
-    jobs.fit(logger=TensorBoard(folder, "", ""), callbacks=callbacks, **{"log_every_n_steps": 2} | flags)
+    flags = {"log_every_n_steps": 2, **flags}
+    jobs.fit(logger=TensorBoard(folder, "", ""), callbacks=callbacks, **flags)
     return scalars(folder)
 
 
