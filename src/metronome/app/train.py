@@ -16,11 +16,13 @@ from metronome.app.console.jobs import job_of_a_sweep
 from metronome.app.errors.exits import codes_of_signals, sigterm_stops
 from metronome.app.processes.start import processes_to_start, run_processes
 from metronome.app.run.checkpoints import KEY, call_after_first_save, model_checkpoint, read_checkpoint
+from metronome.app.run.choices import choices, swept
 from metronome.app.run.claim import Run
 from metronome.app.run.logs import go_on_with_rows, take_back
 from metronome.app.run.result import Result
 from metronome.app.run.tested import callbacks_leave_the_weights
 from metronome.app.run.training_set import metrics_of_training_set
+from metronome.insight import HParams
 from metronome.runs.folders import run_around
 
 
@@ -56,7 +58,7 @@ def isolated(config: DictConfig) -> int:
 def train_in_one_of_several(run: Run) -> None:
     """What each process of a run on several devices does."""
     output.quiet_for(run)
-    with Result(run) as result:
+    with Result(run, is_alone=True) as result:
         job = run.build()
         result.take_over_unless_it_replaces()
         result.take_plan(job.plan, job.rates)
@@ -102,6 +104,10 @@ def begin_logs(run: Run, job: Job, result: Result) -> None:
         source = run_around(Path(run.checkpoint)) if run.checkpoint is not None else run.folder
         take_back(job.trainer.loggers, source or run.folder, before, run.folder)
         go_on_with_rows(job.trainer.loggers)
+    for callback in job.trainer.callbacks:  # pyright: ignore
+        if isinstance(callback, HParams) and not callback.values:
+            callback.values = choices(run.experiment, run.overrides, run.config, job.plan)
+            callback.swept = swept(run.overrides, run.folder.parent)
     for logger in job.trainer.loggers:
         if not (before and isinstance(logger, TensorBoardLogger)):  # it has them from before
             logger.log_hyperparams(run.config)

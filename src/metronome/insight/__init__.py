@@ -1,6 +1,15 @@
-"""Callbacks that watch a training: its progress, learning rate, plan, exactness, target and noise."""
+"""Callbacks that watch a training: progress, learning rate, plan, exactness, noise, its insides."""
 
 from metronome.insight.gradient_accuracy.callback import GradientAccuracy
+from metronome.insight.instruments.gradient_norm import GradientNorm
+from metronome.insight.instruments.histograms import Histograms
+from metronome.insight.instruments.hparams import HParams
+from metronome.insight.instruments.mistakes import Mistakes
+from metronome.insight.instruments.momentum import Momentum
+from metronome.insight.instruments.samples_axis import SamplesAxis
+from metronome.insight.instruments.step_time import StepTime
+from metronome.insight.instruments.tensorboard_logger import TensorBoard
+from metronome.insight.instruments.update_ratio import UpdateRatio
 from metronome.insight.layout.check import LayoutCheck
 from metronome.insight.learning_rate import LearningRate
 from metronome.insight.noise_scale.callback import NoiseScale
@@ -10,10 +19,19 @@ from metronome.insight.target import StopAtTarget
 
 __all__ = [
     "GradientAccuracy",
+    "GradientNorm",
+    "HParams",
+    "Histograms",
     "LayoutCheck",
     "LearningRate",
+    "Mistakes",
+    "Momentum",
     "NoiseScale",
     "PlanText",
     "Progress",
+    "SamplesAxis",
+    "StepTime",
     "StopAtTarget",
+    "TensorBoard",
+    "UpdateRatio",
 ]

@@ -2,7 +2,7 @@
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
 _HEADER = struct.Struct("<QI")  # the length of a record in bytes, and the checksum of that length
 _CHECKSUM_BYTES = 4  # of the record, behind it
+# Groups of tags that are for TensorBoard to show: what is watched in a training, and curves whose steps are samples.
+_WATCHED = ("watch/", "by_samples/")
+_BEST = "_best"  # of a metric, as far as the run had come
 _MOST_STEPS = 2**53  # from where on floating-point numbers cannot count
 
 
@@ -32,7 +35,7 @@ class Curve:
 
 
 def read_curves(folder: Path) -> tuple[dict[str, Curve], list[str]]:
-    """Every scalar in the event files of a run, by its tag, and what could not be read, and why.
+    """Every metric in the event files of a run, by its tag, and what could not be read, and why.
 
     A file that ends within a record is one that is being written, or whose writer was killed: what is whole counts.
     """
@@ -56,7 +59,12 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], list[str]]:
         for tag, step, value, wall_time in scalars:
             points.setdefault(tag, []).append((step + 1, value, wall_time - starts[0][0] - away))
         end = last if end is None else max(end, last)
-    return {tag: _curve(rows) for tag, rows in points.items()}, problems
+    metrics = [tag for tag in points if not (tag.startswith(_WATCHED) or _is_best(tag, points))]
+    return {tag: _curve(points[tag]) for tag in metrics}, problems
+
+
+def _is_best(tag: str, tags: Collection[str]) -> bool:
+    return tag.endswith(_BEST) and tag.removesuffix(_BEST) in tags
 
 
 def _curve(rows: list[tuple[int, float, float]]) -> Curve:

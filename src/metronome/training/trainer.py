@@ -176,6 +176,11 @@ class Trainer(L.Trainer):
         """The steps whose loss or gradient was not finite."""
         return self.state_of_training.nonfinite
 
+    @property
+    def watch(self) -> Watch:
+        """What looks for them."""
+        return self._watch
+
     # ---- what has been logged ------------------------------------------------------------------------------
 
     @property

@@ -25,7 +25,8 @@ LIKE = ("status", "plan", "progress", "metrics", "best", "weights_sha256", "out_
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Every point in the folder's event files, doubled ones too."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("watch/ms_")]  # each start has its own times
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags}
 
 
 def facts(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,20 @@ from omegaconf import OmegaConf
 
 from metronome.app.config.asked import asked_sweep
 from metronome.app.sweeps.search import trials_done, trials_left
+from metronome.runs.sweeps import sweep_of
 
-MAX_NAME = 120  # file systems allow 255 bytes; TensorBoard shows names of this length whole
+MAX_NAME = 120  # file systems allow 255 bytes
+# TensorBoard's list of runs shows some 30 letters, of a long name those after the last hyphen that a line can end with:
+# `b96611/batch_size=16,seed=0` of `digits/sweep_2026-11-25_170842-b96611/batch_size=16,seed=0`. So a sweep's name has
+# one late, and its jobs' names are short: of these keys, which are no others' too, only the last word is written.
+_SHORT = {
+    key: key.rpartition(".")[2]
+    for key in (
+        "data.batch_size", "data.batch_growth", "data.drop_last", "optimizer.lr", "optimizer.momentum",
+        "optimizer.weight_decay", "optimizer.scale_lr", "optimizer.nesterov", "scheduler.warmup", "trainer.max_epochs",
+        "trainer.max_steps", "trainer.accumulate_grad_batches", "trainer.precision", "model.network.width",
+    )
+}  # fmt: skip
 
 
 def run_name() -> str:
@@ -28,21 +40,41 @@ def run_name() -> str:
     return f"{datetime.now():%Y-%m-%d_%H%M%S}_{secrets.token_hex(3)}"
 
 
+def sweep_name() -> str:
+    """`<date>_<time>-<short id>`, or what other programs' processes find."""
+    start, _, end = run_name().rpartition("_")
+    return f"{start}-{end}"
+
+
 def job_name(overrides: str, number: int | str, sweep: str = "") -> str:
-    """A sweep's job by its overrides, as one folder name: `data.batch_size=16,seed=0`. The experiment is left out
-    where the folder of the sweep lies in one of its name."""
-    said = f"+experiment={Path(sweep).parent.name}"
-    overrides = ",".join(word for word in overrides.split(",") if word != said)
-    name = re.sub(r"[^\w.,=+@%\-\[\]]+", "_", overrides).strip("_") or f"job_{number}"
+    """A sweep's job by what is not the same in all of its jobs, as one folder name: `batch_size=16,seed=0`. The
+    experiment is left out where the folder of the sweep lies in one of its name."""
+    text = _without(overrides, [f"+experiment={Path(sweep).parent.name}"])
+    text = _without(text, (sweep_of(Path(sweep)) or {"overrides": []})["overrides"]) or text  # of one job all are
+    short = ",".join(map(_short, text.split(",")))
+    name = re.sub(r"[^\w.,=+@%\-\[\]]+", "_", short).strip("_") or f"job_{number}"
     if len(name) > MAX_NAME:
         digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
         name = f"{name[: MAX_NAME - 9]}_{digest}"
     return name
 
 
+def _without(overrides: str, some: list[str]) -> str:
+    text = f",{overrides},"
+    for override in some:
+        text = text.replace(f",{override},", ",")
+    return text.strip(",")
+
+
+def _short(word: str) -> str:
+    key, equals, value = word.partition("=")
+    return f"{_SHORT.get(key, key)}{equals}{value}"
+
+
 def register_resolvers() -> None:
     """Make `${run_name:}` and the others known to the configuration."""
     OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("this_sweep", _this_sweep, replace=True)
     OmegaConf.register_new_resolver("trials_left", trials_left, replace=True)

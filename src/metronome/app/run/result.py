@@ -33,10 +33,11 @@ from metronome.version import __version__
 class Result:
     """Gathers a run's result, and writes it at the end of a `with` block, whatever happened in it.
 
-    Written by the process with rank 0 only, unless the processes of the run have (see `of_processes`).
+    Written by the process with rank 0 only, unless the processes of the run have (see `of_processes`). `is_alone`: the
+    process is of this run and no other, so that its memory is too.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, is_alone: bool = False) -> None:
         self.run = run
         self.seconds: dict[str, float] = dict.fromkeys(
             ("total", "setup", "fit", "train", "validation", "saving", "test"), 0.0
@@ -54,7 +55,7 @@ class Result:
             "seconds": self.seconds,
             "samples_per_second": None,
             "peak_memory_bytes": None,
-            "peak_memory_is_own": not run.in_sweep or taken_over,
+            "peak_memory_is_own": not run.in_sweep or is_alone,
             "weights_sha256": None,
             "resumed_from": None,
             "out_of_memory": [],

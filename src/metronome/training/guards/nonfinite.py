@@ -58,6 +58,9 @@ class Watch:
         self.skips, self.looks = on_nonfinite == "skip", on_nonfinite != "ignore"
         self._on_the_way: deque[_Probe] = deque()
         self._found: str | None = None
+        # For whoever wants the gradient's norm of a step: kept in it, on the device, where it is worked out.
+        self.keeps_norm = False
+        self.norm: Tensor | None = None
 
     @property
     def has_found(self) -> bool:
@@ -85,6 +88,8 @@ class Watch:
                 )
                 return True
         norm = self._gradient_norm()
+        if self.keeps_norm:
+            self.norm = norm
         dtype = most_precise(loss.device)
         values = torch.stack([value.detach().to(dtype).reshape(()) for value in (loss, norm) if value is not None])
         if self.skips or not self._is_far(values):
@@ -107,6 +112,10 @@ class Watch:
         """Whether loss and gradient are finite, on a CPU."""
         if not math.isfinite(loss.item()):
             return False
+        if self.keeps_norm:  # in the place of the look below: finite is what has a finite norm
+            self.norm = self._gradient_norm()
+            if self.norm is None or math.isfinite(self.norm.item()):
+                return True
         gradients, found = self._gradients(), torch.zeros(())
         try:
             # What gradient scalers look with: one call for all, which multiplies them by 1, and so changes no bit.

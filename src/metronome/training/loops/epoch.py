@@ -43,6 +43,7 @@ class EpochLoop(GoesOn):
         super().__init__(trainer, stock, state, step.results, validation)
         self.step, self.manual_optimization, self.between_steps = step, manual, between_steps
         self._phases = list(zip(OF_A_STEP, (self._make, self._log, self._validate, self._close), strict=True))
+        self.around_batches: Any = None  # for a clock: makes of an epoch's batches others with `next`
 
     def run(self, data_fetcher: DataFetcher) -> None:
         self.reset()
@@ -50,7 +51,8 @@ class EpochLoop(GoesOn):
         self.on_run_start(data_fetcher)
         self.restarting = False  # from here on all is as if the run had never been interrupted
         self.on_iteration_done()
-        self.batches: Any = batches_of(data_fetcher, self._hooks.is_profiled, self.between_steps.agreement)
+        batches = batches_of(data_fetcher, self._hooks.is_profiled, self.between_steps.agreement)
+        self.batches: Any = batches if self.around_batches is None else self.around_batches(batches)
         if self.phase in OF_A_STEP[1:]:
             self._go_through(self.phase)  # what the checkpoint left to be done of its step
         while not self.done:
@@ -70,10 +72,9 @@ class EpochLoop(GoesOn):
 
     def _make(self) -> None:
         """Meet, seed, fetch; the hooks before; the step itself; schedulers; the hooks after it."""
-        state, progress = self.state, self.batch_progress
+        state, progress, batch_idx = self.state, self.batch_progress, self.batch_progress.current.ready
         self.between_steps.meet()
         self.val_loop.is_judged = False
-        batch_idx = progress.current.ready
         state.epoch, state.step = self.epoch, batch_idx
         self._mid_step.counted = state.counters.iterations, state.counters.samples
         if self._mid_step.remembers:

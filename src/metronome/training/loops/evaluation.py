@@ -69,6 +69,11 @@ class EvaluationLoop(EvaluationLoopBase):
         self._may_agree = False  # whether all devices have the same number of batches
         self._runs = 0  # one within another: BatchSizeFinder tries batches from a hook
 
+    @property
+    def counts(self) -> bool:
+        """Whether the batch being evaluated counts here, and does not only keep other devices company."""
+        return self._results.is_counting
+
     def run(self) -> Any:
         self._runs += 1
         self.between_steps.agreement.new_pace()  # what lies between two exchanges is another thing here
