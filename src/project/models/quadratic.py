@@ -83,7 +83,9 @@ def _with_best(
     target: float,
 ) -> Callable[..., Optimizer]:
     if getattr(optimizer, "func", None) is not SGD or wanted.get("nesterov") or wanted.get("weight_decay"):
-        raise InputError("'best' is known of torch.optim.SGD without Nesterov's momentum and weight decay; give a number")
+        raise InputError(
+            "'best' is known of torch.optim.SGD without Nesterov's momentum and weight decay; give a number"
+        )
     momentum = wanted.get("momentum", 0.0)
     if noise == 0:
         lr, best_momentum = best_constants(float(curvatures[0]), float(curvatures[-1]), heavy_ball=momentum == "best")
@@ -111,6 +113,8 @@ def best_rate(curvatures: np.ndarray, variance: float, momentum: float, target: 
     best, fewest = None, _LONGEST
     for half_powers in range(4, -41, -1):
         rate = 2 ** (half_powers / 2)
+        if loss_at_last(curvatures, variance, rate, momentum) >= target:
+            continue  # it would walk for ever
         steps = steps_to(curvatures, variance, rate, momentum, target, fewest)
         if steps is not None:
             best, fewest = rate, steps
@@ -119,6 +123,15 @@ def best_rate(curvatures: np.ndarray, variance: float, momentum: float, target: 
     if best is None:
         raise InputError(f"no rate comes to model.target={target:g} within {_LONGEST:,} steps; give a larger one")
     return best
+
+
+def loss_at_last(curvatures: np.ndarray, variance: float, lr: float, momentum: float) -> float:
+    """The expected loss that noise leaves after very many steps, as a part of that at weights of 1."""
+    room = 2 * (1 + momentum) - lr * curvatures
+    if room.min() <= 0:
+        return float("inf")  # so large a rate diverges
+    squares = lr * variance * (1 + momentum) / ((1 - momentum) * room)
+    return float((curvatures * squares).sum() / curvatures.sum())
 
 
 def steps_to(
