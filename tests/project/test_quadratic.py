@@ -172,7 +172,7 @@ def test_the_study_of_momentum_and_batch(commands: Commands, undrawn: None) -> N
     """Within 15 % of the exact number of steps, and 2 more: the loss of 100 walkers is a mean of few along the flattest
     curvatures, and is the first to be low enough by chance."""
     steps = steps_in_study(commands, "+study=quadratic")
-    assert len(steps) == 18
+    assert len(steps) == 15
     for (batch_size, momentum), found in steps.items():
         assert found == pytest.approx(expected(int(batch_size), float(momentum)), rel=0.15, abs=2)
 
