@@ -37,6 +37,8 @@ class Quadratic(Walkers):
         options: those of `Walkers`.
     """
 
+    curvature: Tensor
+
     def __init__(
         self,
         optimizer: Callable[..., Optimizer],

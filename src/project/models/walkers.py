@@ -24,6 +24,8 @@ class Walkers(L.LightningModule):
         scheduler: called with the optimizer and the run's plan, as those of `metronome.models.schedulers` are.
     """
 
+    noise: Tensor
+
     def __init__(
         self,
         start: Tensor,
