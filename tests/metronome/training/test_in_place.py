@@ -96,7 +96,8 @@ class Counts(Changes):
     def __init__(self, fails: int | None, since: int, rows: int = 0) -> None:
         super().__init__("nothing", fails, since)
         self.count, self.rows = 0, list(range(rows))
-        self.recent, self.nested, self.labels = deque(maxlen=3), {"totals": {"n": 0}}, set()
+        self.nested: dict[str, Any] = {"totals": {"n": 0}}
+        self.recent, self.labels = deque(maxlen=3), set()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         if batch_idx >= self.since:
@@ -127,6 +128,8 @@ def test_what_the_module_keeps_is_as_it_was(fails: int, since: int, rows: int) -
 
 def test_a_long_container_that_cannot_be_put_back_is_said() -> None:
     class Forgets(Changes):
+        recent: Any
+
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             self.recent.append(batch_idx)
             return super().training_step(batch, batch_idx)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from jobs import Data, Net, fit
+from torch.distributed import distributed_c10d
 
 from metronome.training.logged import meeting
 
@@ -56,7 +57,7 @@ class LateStore:
 def test_one_that_waits_for_the_others_says_so(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     monkeypatch.setattr(meeting, "SECONDS", 0.0)
     monkeypatch.setattr(meeting, "is_initialized", lambda: True)
-    monkeypatch.setattr(meeting.distributed_c10d, "_get_default_store", lambda: LateStore(caplog.records))
+    monkeypatch.setattr(distributed_c10d, "_get_default_store", lambda: LateStore(caplog.records))
     with caplog.at_level("WARNING", "metronome.training"):
         meeting.meet(2, ["on_train_start.mine"])
     assert "on_train_start.mine" in caplog.text

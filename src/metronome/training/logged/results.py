@@ -207,7 +207,8 @@ class Results(ResultCollectionBase):
         # The mean over nothing is no number; it counts nothing.
         is_empty = metric.is_tensor and not isinstance(batch_size, Tensor) and batch_size == 0
         if isinstance(batch_size, Tensor) and metric.is_tensor and metric.meta.is_mean_reduction:
-            value = torch.where(batch_size > 0, value, 0.0)  # which is not looked at, since a GPU would be waited for
+            counts: Any = batch_size > 0
+            value = torch.where(counts, value, 0.0)  # which is not looked at, since a GPU would be waited for
         if self._counted and not is_empty:
             if torch.compiler.is_compiling():
                 super().update_metrics(key, value, batch_size)  # pyright: ignore

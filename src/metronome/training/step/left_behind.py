@@ -63,7 +63,7 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
                     yield f"{place}.{name}".lstrip("."), tensor
 
 
-_BOOKS = {"_parameters", "_buffers", "_modules", "_trainer", "_fabric"}
+_BOOKS = {"_parameters", "_buffers", "_modules"}
 _DEEP = 3
 
 
