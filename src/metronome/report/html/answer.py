@@ -27,7 +27,12 @@ _NOTE = (
 def the_answer(answers: Answers) -> str:
     """A sentence and a table."""
     words, found = _of_targets(answers) if answers.asking.target is not None else _of_groups(answers.best)
-    return (f'<p class="answer">{escaped(words)}</p>\n' if words else "") + found + f'<p class="note">{_NOTE}</p>\n'
+    groups = answers.best.differences.groups
+    seeds = {frozenset(run.seed for run in group.measured) for group in groups}
+    note = _NOTE if len(groups) > 1 else "± is the standard deviation over the n runs."
+    if len(seeds) > 1:
+        note += " The groups do not have the same seeds, so that some of a difference may be theirs."
+    return (f'<p class="answer">{escaped(words)}</p>\n' if words else "") + found + f'<p class="note">{note}</p>\n'
 
 
 def _of_targets(answers: Answers) -> tuple[str, str]:
@@ -108,5 +113,7 @@ def _best_words(summary: Summary, groups: Sequence[Group]) -> str:
         values, names, every = best
         return f"The best {summary.monitor} is {with_whom(names, every)} ({in_words(values)})."
     if groups and (values := summary.bests(groups[0])):
-        return f"The best {summary.monitor}: {in_words(values)}."
+        epochs = summary.values("best_epoch", groups[0].measured)
+        at = f", at epoch {in_words(epochs).partition(',')[0]}" if epochs else ""
+        return f"The best {summary.monitor}: {in_words(values)}{at}."
     return ""
