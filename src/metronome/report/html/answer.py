@@ -15,7 +15,7 @@ from metronome.report.tuning import Setting
 
 # Of a study without a target: what its groups are told by, and whether little is good; None where neither is.
 _COLUMNS = {
-    "best_value": None, "best_epoch": None, "test/acc": False, "test/loss": True, "gap_accuracy": True, "steps": None,
+    "best_value": None, "best_epoch": None, "test/acc": False, "test/loss": True, "gap_accuracy": None, "steps": None,
     "samples": None, "train_seconds": True, "peak_memory_MB": True,
 }  # fmt: skip
 _NOTE = (
