@@ -115,6 +115,23 @@ def test_without_a_study(make_run: MakeRun, tmp_path: Path) -> None:
     assert Page(first).column(0, "n") == ["2"] * 3
 
 
+@pytest.mark.parametrize(("others", "near"), [((20, 30), True), ((40, 42), False)])
+def test_what_is_as_good_as_the_best_is_said(
+    others: tuple[int, ...], near: bool, make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Steps 18 and 28 (23 ± 7.1) against 20 and 30, two apart, or 40 and 42, eighteen."""
+    for size, ends in ((4, (18, 28)), (8, others)):
+        for seed, end in enumerate(ends):
+            points = [(k, 0.1 if k + 1 >= end else 1.0, 1000.0 + k) for k in range(60)]
+            make_run(f"{size}-{seed}", [f"data.batch_size={size}"], seed, points={"val/loss": points},
+                     config={"data": {"batch_size": size}})  # fmt: skip
+    asked = {"target": {"metric": "val/loss", "values": [0.3]}}
+    (tmp_path / "runs/study.json").write_text(json.dumps({"name": "x", "study": asked}))
+    text = report(tmp_path / "runs").read_text()
+    said = "22.5 ± 7.1, n = 2" + ("; no farther than a standard deviation: batch_size=8" if near else "")
+    assert f"the fewest steps with batch_size=4 ({said})" in text
+
+
 def test_whether_seeds_are_the_same(make_run: MakeRun, tmp_path: Path) -> None:
     for seed in range(2):
         make_run(str(seed), [f"data.batch_size={4 + seed}"], seed, config={"data": {"batch_size": 4 + seed}})

@@ -184,7 +184,8 @@ def scale(panel: Axes, which: str, values: list[float], span: float) -> None:
     if is_log:
         (panel.set_xscale if which == "x" else panel.set_yscale)("log")
         axis.set_major_formatter(FuncFormatter(brief))
-        decades = 2.3 if which == "y" or room(panel)[0] > 3 else 1.3  # that may have numbers between the powers
+        wide = room(panel)[0]  # inches, and decades that may have numbers between the powers
+        decades = 2.3 if which == "y" or wide > 3 else 1.8 if wide > 2.6 else 1.3
         axis.set_minor_formatter(
             FuncFormatter(lambda value, _: _between_powers(value, tuple(axis.get_view_interval()), decades))
         )
