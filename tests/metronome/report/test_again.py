@@ -57,15 +57,14 @@ def test_the_page_begins_with_the_answer(study: Path) -> None:
     assert page.column(0, "best optimizer.lr") == ["0.4 (edge)"] * 4
 
 
-@pytest.mark.parametrize("beside", ["results", "sweep"])
-def test_the_numbers_of_a_csv_by_hand(study: Path, tmp_path: Path, beside: str) -> None:
-    """Means and spreads of what stands in the file, worked out from its rows alone."""
+def test_the_numbers_of_a_csv_by_hand(study: Path, tmp_path: Path) -> None:
+    """Means and spreads of what stands in the file, worked out from its rows alone. What was asked stands in the study of
+    its name."""
     made = report(study).parent / "summary.csv"
-    file = tmp_path / "conf/study/results/sizes.csv" if beside == "results" else made
-    if beside == "results":
-        file.parent.mkdir(parents=True)
-        file.write_bytes(made.read_bytes())
-        (file.parent.parent / "sizes.yaml").write_text("# @package _global_\nstudy: " + json.dumps(STUDY) + "\n")
+    file = tmp_path / "conf/study/results/sizes.csv"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(made.read_bytes())
+    (file.parent.parent / "sizes.yaml").write_text("# @package _global_\nstudy: " + json.dumps(STUDY) + "\n")
     again = report(file, out=tmp_path / "again")
     page, rows = Page(again), rows_of(file)
     assert STUDY["question"] in page.text
@@ -87,7 +86,7 @@ def test_the_numbers_of_a_csv_by_hand(study: Path, tmp_path: Path, beside: str) 
 
 
 def test_the_same_figures_of_results(study: Path, tmp_path: Path) -> None:
-    """All but curves; and the same tables."""
+    """All but curves; and the same tables. What was asked stands in the sweep that the report lies in."""
     first = report(study)
     again = report(first.parent / "summary.csv", out=tmp_path / "again")
     names = [{path.name for path in page.parent.glob("*.png")} for page in (first, again)]

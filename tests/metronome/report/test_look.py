@@ -108,8 +108,10 @@ def make_sweep(make_run: MakeRun, make_plan: Callable[..., Any], keys: dict[str,
 
 @pytest.mark.parametrize(
     "keys",
-    [{"data.batch_size": (1, 2, 4, 8, 16, 32)}, {"optimizer": tuple("abcdefghij")}],
-    ids=["a number", "more words than are told apart"],
+    [
+        pytest.param({"data.batch_size": (1, 2, 4, 8, 16, 32)}, id="a number"),
+        pytest.param({"optimizer": tuple("abcdefghij")}, id="more words than are told apart", marks=pytest.mark.slow),
+    ],
 )
 def test_all_that_is_drawn_can_be_seen(
     keys: dict[str, tuple], make_run: MakeRun, make_plan: Callable[..., Any], drawn: list[Figure], tmp_path: Path
