@@ -58,7 +58,7 @@ def test_the_page_begins_with_the_answer(study: Path) -> None:
 
 
 def test_the_numbers_of_a_csv_by_hand(study: Path, tmp_path: Path) -> None:
-    """Means and spreads of what stands in the file, worked out from its rows alone. What was asked stands in the study of
+    """Means and spreads of what stands in the file, from its rows alone. What was asked stands in the study of
     its name."""
     made = report(study).parent / "summary.csv"
     file = tmp_path / "conf/study/results/sizes.csv"
