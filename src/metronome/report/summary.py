@@ -195,7 +195,8 @@ def in_words(values: list[float]) -> str:
     ('0.25 ± 0.014, n = 2', '0.3')
     """
     mean, spread = mean_and_spread(values)
-    return f"{mean:.4g}" + (f" ± {spread:.2g}, n = {len(values)}" if spread is not None else "")
+    short = f"{float(f'{mean:.4g}'):,.6g}"
+    return short + (f" ± {float(f'{spread:.2g}'):,.6g}, n = {len(values)}" if spread is not None else "")
 
 
 def to_csv(summary: Summary, more: Mapping[str, Callable[[RunRecord], float | None]] | None = None) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from metronome.report.again.asked import asking_beside
+from metronome.report.again.rows import is_summary, read_summary
 from metronome.report.answers import answer, asking_of, times_to
 from metronome.report.differences import differences
 from metronome.report.figures.curves import curve_pictures
@@ -16,7 +18,6 @@ from metronome.report.figures.sweeps import sweep_pictures
 from metronome.report.figures.tradeoff import tradeoff_picture
 from metronome.report.html.page import GENERATOR, page
 from metronome.report.records import common_folder, read_runs
-from metronome.report.repeated import asking_beside, is_summary, read_summary
 from metronome.report.summary import summarize, to_csv
 from metronome.runs.names import REPORT_FILE, SUMMARY_FILE
 from metronome.units import InputError
@@ -64,12 +65,13 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     if without and repeated is None:
         words = f"{without:,} of {len(runs):,} runs left no TensorBoard events, and have no curves."
     drawn = [*scaling, *([tradeoff] if isinstance(tradeoff, Picture) else [])]
+    many = len(answers.whole.differences.groups) > 1
     sections = [
         ("The gradient of a batch", "", gradient),
-        ("Time against work", "" if isinstance(tradeoff, Picture) else str(tradeoff), drawn),
+        ("Time against work", tradeoff if isinstance(tradeoff, str) and many else "", drawn),
         ("What the swept values do", "", sweeps),
-        ("Curves", words, curves),
         ("Training against validation", "", fitting),
+        ("Curves", words, curves),
     ]
     heading = title or ("Runs in " if repeated is None else "Results in ") + ", ".join(p.resolve().name for p in places)
     source = "" if repeated is None else f"Read from {repeated.name}, which has all results, and no curves."

@@ -44,6 +44,8 @@ def test_report_of_a_sweep(commands: Commands, monkeypatch: pytest.MonkeyPatch) 
         (["file.txt"], "file.txt is a file; give the folder of a run"),
         (["empty"], "no run in empty: the folder of a run holds config.yaml; make one with python scripts/train.py"),
         (["empty", "other"], "no run in empty, other"),
+        (["nowhere.csv"], "cannot read nowhere.csv: No such file or directory; give the summary.csv of a report"),
+        (["table.csv"], "table.csv is no summary of runs: no column run; give the summary.csv of a report"),
         (["torn"], "no run in torn (.: config.yaml: "),
         (["run", "--out", "file.txt"], "file.txt is a file; give a folder with --out, e.g. --out report"),
         (["run", "--out", "other"], "other holds something that is no report; give a new folder"),
@@ -58,6 +60,7 @@ def test_mistakes(arguments: list[str], words: str, commands: Commands) -> None:
     for name in ("empty", "other", "torn", "run"):
         (folder / name).mkdir()
     (folder / "file.txt").write_text("mine")
+    (folder / "table.csv").write_text("a,b\n1,2\n")
     (folder / "other/mine.txt").write_text("mine")
     (folder / "torn/config.yaml").write_text("experiment: [")
     (folder / "run/config.yaml").write_text("experiment: digits\noverrides: []\n")

@@ -89,8 +89,14 @@ def test_which_groups_are_told_apart(make_run: Callable[..., Path], tmp_path: Pa
     for roles in (numbers, words):
         assert (len(roles.others), len(roles.looks)) == (15 - MOST, MOST)
         assert "the others are grey" in roles.why
-        looks = [(str(look.line), look.marker, str(look.colour)) for _, look in roles.looks]
-        assert all(len(set(kind)) == MOST for kind in zip(*looks, strict=True)), "told apart in black and white too"
+    looks = [(str(look.line), look.marker, str(look.colour)) for _, look in words.looks]
+    assert all(len(set(kind)) == MOST for kind in zip(*looks, strict=True)), "told apart in black and white too"
+    # Values of a number are ordered: one marker, one line, and colours that get lighter from value to value.
+    assert len({(str(look.line), look.marker) for _, look in numbers.looks}) == 1
+    lightness = [sum(look.colour[:3]) for _, look in numbers.looks]
+    assert lightness == sorted(set(lightness))
+    assert (numbers.key, words.key) == ("x.a", None)
+    assert numbers.scale() == [str(i) for i in (0, 2, 4, 6, 8, 10, 12, 14)]
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -98,9 +104,14 @@ def test_a_figure_for_what_most_runs_have(make_run: Callable[..., Path], tmp_pat
     curve = [(2, 1.0, 1001.0), (5, 0.5, 1002.0)]
     for seed in range(3):
         tags = {"val/loss": curve, "epoch": curve, "lr": curve} | ({"rare": curve} if seed == 0 else {})
+        tags |= {"momentum": curve, "momentum_epoch": curve, "lr/constant": [(step, 0.1, t) for step, _, t in curve]}
         make_run(str(seed), seed=seed, points=tags | {"test/loss": curve, "single": curve[:1]})
     make_run("without", seed=9, points={})
-    assert [p.name for p in curve_pictures(summary_of(tmp_path / "runs"))] == ["curves_val_loss", "curves_lr"]
+    assert [p.name for p in curve_pictures(summary_of(tmp_path / "runs"))] == [
+        "curves_val_loss",
+        "curves_momentum",
+        "curves_lr",
+    ], "not a second time as the mean of an epoch, and no rate that is constant"
 
 
 @pytest.mark.usefixtures("undrawn")

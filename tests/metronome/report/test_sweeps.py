@@ -29,9 +29,10 @@ def test_numbers_words_and_seeds(make_run: Callable[..., Path], tmp_path: Path) 
     sizes, optimizers = drawn(tmp_path / "runs")
     assert (sizes.name, optimizers.name) == ("sweep_data_batch_size", "sweep_optimizer")
     # 4, 8 and full, whose plan has batches of 4: the best is the mean over two seeds with batches of 4 and Adam
-    assert sizes.title == "What data.batch_size does: val/loss is best with 4 (0.3 ± 0.071, n = 2)"
+    best = "the best val/loss with batch_size=4, optimizer=adam (0.3 ± 0.071, n = 2)"
+    assert sizes.title == f"Results by data.batch_size: {best}"
     assert "One line for each of optimizer=adam; optimizer=sgd." in sizes.alt
-    assert "val/loss is best with adam" in optimizers.title
+    assert optimizers.title == f"Results by optimizer: {best}"
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -14,7 +14,7 @@ AXES = {
     "samples": "samples seen",
     "seconds": "seconds of training",
 }
-_SAME = 1.1  # factors that lie so close are one: the last batch of an epoch may be a smaller one
+SAME_FACTOR = 1.03  # factors that lie so close are one: the last batch of an epoch may be a smaller one
 
 
 def positions(run: RunRecord, curve: Curve) -> dict[str, np.ndarray]:
@@ -57,12 +57,12 @@ def axes_that_differ(groups: Sequence[Sequence[Mapping[str, np.ndarray]]]) -> li
 def _differ(groups: Sequence[Sequence[Mapping[str, np.ndarray]]], axis: str, other: str) -> bool:
     """Whether one axis is not the other by a factor common to all groups, all along their curves."""
     factors = [[_factors(run[axis], run[other]) for run in runs] for runs in groups]
-    if axis != "seconds" and any(max(of) > _SAME * min(of) for runs in factors for of in runs if of):
+    if axis != "seconds" and any(max(of) > SAME_FACTOR * min(of) for runs in factors for of in runs if of):
         return True  # the factor changes along a curve, as where the batch grows
     ends = [[of[-1] for of in runs if of] for runs in factors]
     means = [fmean(of) for of in ends if of]
     within = max((max(of) / min(of) for of in ends if of), default=1.0)
-    return len(means) > 1 and max(means) / min(means) > (max(_SAME, within) if axis == "seconds" else _SAME)
+    return len(means) > 1 and max(means) / min(means) > (max(SAME_FACTOR, within) if axis == "seconds" else SAME_FACTOR)
 
 
 def _factors(one: np.ndarray, other: np.ndarray) -> list[float]:

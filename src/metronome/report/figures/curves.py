@@ -23,7 +23,7 @@ from metronome.report.ties import same, with_whom
 BATCH_SIZE = "batch size"  # drawn like a metric
 _NO_CURVE = ("epoch", "hp_metric")
 _MANY = 100  # points of a line, from where on it is a thin one
-_X_SPAN = 5  # of where runs end, from which on an axis is logarithmic
+_X_SPAN, _ENDS_SPAN = 30, 5  # of steps, and of where runs end, from which on their axis is logarithmic
 _Y_SPAN = {True: 4, False: 10**1.5}  # of the values of a loss, and of anything else
 
 
@@ -128,9 +128,12 @@ def _in_a_row(words: list[str]) -> str:
 
 
 def _scale_x(panel: Axes, axis: str, lines: list[Line]) -> None:
-    """Logarithmic where runs end at very different places, so that the short ones can be seen too."""
-    ends = [float(line.xs[axis][-1]) for line in lines if axis in line.xs]
-    scale(panel, "x", [end for end in ends if end > 0], _X_SPAN)
+    """Logarithmic where runs are long or end at very different places, so that their beginnings and the short ones can
+    be seen too."""
+    xs = [line.xs[axis][line.xs[axis] > 0] for line in lines if axis in line.xs]
+    ends, starts = ([float(x[i]) for x in xs if len(x)] for i in (-1, 0))
+    is_long = bool(ends) and max(ends) > _X_SPAN * min(starts)
+    scale(panel, "x", [*ends, *starts] if is_long else ends, _X_SPAN if is_long else _ENDS_SPAN)
     panel.autoscale_view()
     if panel.get_xscale() == "linear":
         panel.set_xlim(left=0)

@@ -17,6 +17,7 @@ MOST_PANELS = 6
 TRAINED, VALIDATED = ("train/loss_epoch", "train/loss"), "val/loss"
 _LONGEST = 34  # letters over a panel
 _FEW = 4  # points of a curve; with fewer the mean of each epoch says nothing of its course
+_LONG = 30  # of steps or epochs, from which on their axis is logarithmic
 _SPAN = 4  # of the losses, from which on their axis is logarithmic
 
 
@@ -36,12 +37,15 @@ def fitting_picture(summary: Summary) -> Picture | None:
         rows = -(-len(shown) // columns)
         height = 3.4 if len(shown) == 1 else 2.7 * rows
         made, panels = figure(rows, columns, height, labels, medium, count=len(shown), sharey=True)
+        xs = [float(x) for _, lines in shown for line in lines for x in (line.xs[axis][0], line.xs[axis][-1])]
         for i, (panel, (group, lines)) in enumerate(zip(panels, shown, strict=True)):
             _draw(panel, axis, group, lines)
             label = group.label if len(group.label) <= _LONGEST else group.label[: _LONGEST - 1] + "…"
             best = _least(group, axis)
             panel.set_title(f"{label}\n{best}" if len(having) > 1 else best, fontsize=9.5)
-            panel.set_xlim(left=0)
+            scale(panel, "x", xs, _LONG)
+            if panel.get_xscale() == "linear":
+                panel.set_xlim(left=0)
             panel.set_xlabel(AXES[axis])
             if medium.columns == 1 or i % columns == 0:
                 panel.set_ylabel("loss")

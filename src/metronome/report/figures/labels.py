@@ -1,9 +1,9 @@
 """Words in panels: the ticks of swept values, and labels beside points, none over another."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from metronome.report.figures.style import plain, room
 
@@ -26,21 +26,21 @@ def swept_ticks(panel: Axes, values: Sequence[float], shown: Sequence[str] | Non
         rows.append("" if row is None else "\n" * row + word)
         if row is not None:
             ends[row] = at + half
-    panel.minorticks_off()
+    panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xticks(places, rows)
 
 
 def label_points(
-    panel: Axes, points: Sequence[tuple[float, float, str, Any]], around: Sequence[tuple[float, float]] = ()
+    panel: Axes, points: Sequence[tuple[float, float, str]], around: Sequence[tuple[float, float]] = ()
 ) -> None:
-    """A label beside each point (x, y, words, colour), where it covers neither a point, nor one of those `around` them,
+    """A label beside each point (x, y, words), where it covers neither a point, nor one of those `around` them,
     nor another label, if there is such a place."""
     width, height = room(panel)
     high = 1.25 * _SIZE / 72 / height
-    at = [_in_panel(panel, x, y) for x, y, _, _ in points]
+    at = [_in_panel(panel, x, y) for x, y, _ in points]
     taken = [_square(place, 0.055, width, height) for place in at]
     taken += [_square(_in_panel(panel, x, y), 0.03, width, height) for x, y in around]
-    for (x, y, words, colour), (left, bottom) in zip(points, at, strict=True):
+    for (x, y, words), (left, bottom) in zip(points, at, strict=True):
         wide = _LETTER * _SIZE * len(words) / 72 / width
         gap_x, gap_y = 0.08 / width, 0.07 / height
         ways: list[tuple[float, float, str, str]] = [
@@ -54,7 +54,7 @@ def label_points(
         dx, dy, ha, va = ways[best]
         taken.append(boxes[best])
         offset = (72 * dx * width, 72 * dy * height)
-        panel.annotate(words, (x, y), offset, textcoords="offset points", ha=ha, va=va, color=colour, fontsize=_SIZE)
+        panel.annotate(words, (x, y), offset, textcoords="offset points", ha=ha, va=va, fontsize=_SIZE)
 
 
 def _in_panel(panel: Axes, x: float, y: float | None) -> tuple[float, float]:

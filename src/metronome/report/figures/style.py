@@ -184,9 +184,10 @@ def scale(panel: Axes, which: str, values: list[float], span: float) -> None:
     if is_log:
         (panel.set_xscale if which == "x" else panel.set_yscale)("log")
         axis.set_major_formatter(FuncFormatter(brief))
-        decades = 2.3 if which == "y" or room(panel)[0] > 3 else 1.0  # that may have numbers between the powers
+        wide = room(panel)[0]  # inches, and decades that may have numbers between the powers
+        decades = 2.3 if which == "y" or wide > 3 else 1.8 if wide > 2.6 else 1.3
         axis.set_minor_formatter(
-            FuncFormatter(lambda value, _: _between_powers(value, *axis.get_view_interval(), decades))
+            FuncFormatter(lambda value, _: _between_powers(value, tuple(axis.get_view_interval()), decades))
         )
     else:
         axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
@@ -224,8 +225,9 @@ def room(panel: Axes) -> tuple[float, float]:
     return max(width / columns - 0.75, 0.5), max(height / rows - 0.9, 0.5)
 
 
-def _between_powers(value: float, low: float, high: float, decades: float) -> str:
+def _between_powers(value: float, ends: tuple[float, ...], decades: float) -> str:
     """Of the ticks between powers of ten those at 2 and 5, on an axis so short that it may have but one power."""
+    low, high = ends
     if not 0 < low < high < 10**decades * low or value <= 0:
         return ""
     mantissa = value / 10 ** math.floor(math.log10(value))

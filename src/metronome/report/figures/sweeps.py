@@ -172,14 +172,14 @@ def _draw_panel(
 
 
 def _title(summary: Summary, key: str, groups: list[Group]) -> str:
+    """By which value the best result came; where groups differ in other values too, by which of these as well."""
     best = summary.best_groups(groups)
     if best is None:
-        return f"What {key} does"
+        return f"Results by {key}"
     values, names, every = best
-    at = {group.label: shown(group.values[key]) for group in groups}
-    # Groups that differ in other values too may share this one.
-    tied, of = (list(dict.fromkeys(at[name] for name in some)) for some in (names, every))
-    return f"What {key} does: {summary.monitor} is best {with_whom(tied, of, 40)} ({in_words(values)})"
+    at = {group.label: shown(group.values[key]) if len(group.values) == 1 else group.label for group in groups}
+    tied, of = ([at[name] for name in some] for some in (names, every))
+    return f"Results by {key}: the best {summary.monitor} {with_whom(tied, of)} ({in_words(values)})"
 
 
 def _draw(
@@ -235,7 +235,6 @@ def _measures(summary: Summary, groups: list[Group]) -> list[str]:
 def _whole(panel: Axes, places: list[float]) -> None:
     """All swept values on the axis, with or without a result; as ticks where they are few."""
     values = sorted(set(places))
-    panel.minorticks_off()  # each is drawn, and there are many panels
     if panel.get_xscale() == "log":
         margin = (values[-1] / values[0]) ** 0.06
         panel.set_xlim(values[0] / margin, values[-1] * margin)

@@ -1,9 +1,13 @@
 """The figure of time against work: steps, samples and seconds until a target is reached."""
 
+from typing import Any
+
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from metronome.report.answers import Answers
+from metronome.report.figures.axes import SAME_FACTOR
 from metronome.report.figures.labels import label_points
 from metronome.report.figures.roles import Roles, roles_of, value_in_words
 from metronome.report.figures.style import (
@@ -47,12 +51,14 @@ def tradeoff_picture(answers: Answers) -> Picture | str:
     beside = all(len(_short(setting, roles)) <= _LONGEST for points in rows.values() for setting, _ in points)
     labels = [] if beside else [label for label, _ in shown]
 
+    axes = [axis for axis in AXES if not all(_by_a_factor(points, axis) for points in rows.values())] or ["seconds"]
+
     def draw(medium: Medium) -> Figure:
-        made, panels = figure(len(rows), 2, 3.2 * len(rows) + 0.4, labels, medium)
-        for (value, points), row in zip(rows.items(), zip(panels[::2], panels[1::2], strict=True), strict=True):
-            for panel, axis in zip(row, AXES, strict=True):
-                _draw_panel(panel, axis, points, roles, beside)
-                panel.set_title(f"until {target.metric} {sign} {plain(value)}")
+        made, panels = figure(len(rows), len(axes), 3.2 * len(rows) + 0.4, labels, medium)
+        each = [(value, points, axis) for value, points in rows.items() for axis in axes]
+        for panel, (value, points, axis) in zip(panels, each, strict=True):
+            _draw_panel(panel, axis, points, roles, beside)
+            panel.set_title(f"until {target.metric} {sign} {plain(value)}")
         if labels:
             handles = [panels[0].plot([], [], s.marker, color=s.colour, markersize=8)[0] for _, s in shown]
             legend(made, handles, labels, medium)
@@ -63,7 +69,8 @@ def tradeoff_picture(answers: Answers) -> Picture | str:
     alt = f"{title}. Each setting as a point: " + "; ".join(
         f"{setting.label}: {steps(setting)} steps" for setting, _ in rows[hardest]
     )
-    return picture("tradeoff", title, _caption(answers, roles.why), alt, draw)
+    same_work = "" if "samples" in axes else "Samples are steps by a factor that all share, and not drawn."
+    return picture("tradeoff", title, f"{_caption(answers, roles.why)} {same_work}".strip(), alt, draw)
 
 
 def steps(setting: Setting) -> str:
@@ -80,6 +87,12 @@ def _points(found: list[Setting], looks: list[tuple[dict[str, str], Look]]) -> P
         if style is not None and setting.came_to is not None and setting.came_to.interval("steps") is not None:
             points.append((setting, style))
     return points
+
+
+def _by_a_factor(points: Points, axis: str) -> bool:
+    """Whether an axis is that of the steps by a factor which all settings share."""
+    factors = [at[1] / at[0] for setting, _ in points if (at := _place(setting, axis)) is not None and at[0] > 0]
+    return bool(factors) and max(factors) <= SAME_FACTOR * min(factors)
 
 
 def _short(setting: Setting, roles: Roles) -> str:
@@ -106,19 +119,21 @@ def _draw_panel(panel: Axes, axis: str, points: Points, roles: Roles, beside: bo
     if beside:
         came_to = [setting.came_to for setting, _, _ in drawn if setting.came_to is not None]
         runs = [at for one in came_to for at in zip(one.middles("steps"), one.middles(axis), strict=True)]
-        label_points(panel, _labelled(drawn, roles), runs)
+        ends = [(one.interval("steps"), at) for one, (_, _, at) in zip(came_to, drawn, strict=True)]
+        bars = [(x, at[1]) for end, at in ends if end is not None for x in np.linspace(*end, 7)]
+        label_points(panel, _labelled(drawn, roles), [*runs, *bars])
 
 
-def _labelled(drawn: list[tuple[Setting, Look, tuple[float, float]]], roles: Roles) -> list:
+def _labelled(drawn: list[tuple[Setting, Look, tuple[float, float]]], roles: Roles) -> list[tuple[float, float, str]]:
     """Points with their labels, one for all that lie at the same place."""
-    places: list[tuple[float, float, list[str], Look]] = []
-    for setting, style, (x, y) in drawn:
-        there = next((words for at_x, at_y, words, _ in places if same(at_x, x) and same(at_y, y)), None)
+    places: list[tuple[float, float, list[str]]] = []
+    for setting, _, (x, y) in drawn:
+        there = next((words for at_x, at_y, words in places if same(at_x, x) and same(at_y, y)), None)
         if there is None:
-            places.append((x, y, [_short(setting, roles)], style))
+            places.append((x, y, [_short(setting, roles)]))
         else:
             there.append(_short(setting, roles))
-    return [(x, y, ", ".join(words), style.colour) for x, y, words, style in places]
+    return [(x, y, ", ".join(words)) for x, y, words in places]
 
 
 def _place(setting: Setting, axis: str) -> tuple[float, float] | None:
@@ -138,7 +153,7 @@ def _draw(panel: Axes, setting: Setting, style: Look, axis: str, at: tuple[float
     if came_to.runs > 1:
         few = {"color": style.colour, "markersize": 3.5, "markerfacecolor": "none", "markeredgewidth": 0.7}
         panel.plot(came_to.middles("steps"), came_to.middles(axis), style.marker, linestyle="none", **few)
-    errors = {"xerr": [[at[0] - x[0]], [x[1] - at[0]]], "yerr": [[at[1] - y[0]], [y[1] - at[1]]]}
+    errors: dict[str, Any] = {"xerr": [[at[0] - x[0]], [x[1] - at[0]]], "yerr": [[at[1] - y[0]], [y[1] - at[1]]]}
     panel.errorbar(*at, **errors, fmt=style.marker, color=style.colour, markersize=7, elinewidth=1.2)
 
 

@@ -1,7 +1,7 @@
 """What the page begins with: the groups with mean, spread and n, the best marked, and in a sentence which those are."""
 
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, stdev
 
 from metronome.report.answers import Answers
 from metronome.report.differences import Group
@@ -15,9 +15,10 @@ from metronome.report.tuning import Setting
 
 # Of a study without a target: what its groups are told by, and whether little is good; None where neither is.
 _COLUMNS = {
-    "best_value": None, "best_epoch": None, "test/acc": False, "test/loss": True, "gap_accuracy": True, "steps": None,
+    "best_value": None, "best_epoch": None, "test/acc": False, "test/loss": True, "gap_accuracy": None, "steps": None,
     "samples": None, "train_seconds": True, "peak_memory_MB": True,
 }  # fmt: skip
+_MOST_NEAR = 3  # settings named beside the best
 _NOTE = (
     "Marked: the best mean of a column, and all that are the same within rounding. ± is the standard deviation over "
     "the n runs of a group; a difference that is smaller is none that these runs can show."
@@ -27,7 +28,12 @@ _NOTE = (
 def the_answer(answers: Answers) -> str:
     """A sentence and a table."""
     words, found = _of_targets(answers) if answers.asking.target is not None else _of_groups(answers.best)
-    return (f'<p class="answer">{escaped(words)}</p>\n' if words else "") + found + f'<p class="note">{_NOTE}</p>\n'
+    groups = answers.best.differences.groups
+    seeds = {frozenset(run.seed for run in group.measured) for group in groups}
+    note = _NOTE if len(groups) > 1 else "± is the standard deviation over the n runs."
+    if len(seeds) > 1:
+        note += " The groups do not have the same seeds, so that some of a difference may be theirs."
+    return (f'<p class="answer">{escaped(words)}</p>\n' if words else "") + found + f'<p class="note">{note}</p>\n'
 
 
 def _of_targets(answers: Answers) -> tuple[str, str]:
@@ -52,12 +58,21 @@ def _of_targets(answers: Answers) -> tuple[str, str]:
 
 
 def _least(found: Sequence[Setting], axis: str, name: str) -> str:
-    """`the fewest steps with 512 (61 ± 1.2, n = 3)`."""
+    """`the fewest steps with 512 (61 ± 1.2, n = 3; no farther than a standard deviation: 128)`."""
     came_to = {s.label: s.came_to.middles(axis) for s in found if s.came_to and s.came_to.middle(axis) is not None}
     if len(came_to) < 2:
         return ""
     _, names = best_of([(fmean(middles), label) for label, middles in came_to.items()], True)
-    return f"the fewest {name} {with_whom(names, came_to)} ({in_words(came_to[names[0]])})"
+    near = [label for label in came_to if label not in names and _is_near(came_to[label], came_to[names[0]])]
+    more = f" and {len(near) - _MOST_NEAR} more" if len(near) > _MOST_NEAR else ""
+    said = f"; no farther than a standard deviation: {', '.join(near[:_MOST_NEAR])}{more}" if near else ""
+    return f"the fewest {name} {with_whom(names, came_to)} ({in_words(came_to[names[0]])}{said})"
+
+
+def _is_near(some: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether two means differ by less than the larger of both spreads."""
+    spread = max((stdev(values) for values in (some, others) if len(values) > 1), default=0.0)
+    return abs(fmean(some) - fmean(others)) <= spread
 
 
 def _of_groups(summary: Summary) -> tuple[str, str]:
@@ -108,5 +123,7 @@ def _best_words(summary: Summary, groups: Sequence[Group]) -> str:
         values, names, every = best
         return f"The best {summary.monitor} is {with_whom(names, every)} ({in_words(values)})."
     if groups and (values := summary.bests(groups[0])):
-        return f"The best {summary.monitor}: {in_words(values)}."
+        epochs = summary.values("best_epoch", groups[0].measured)
+        at = f", at epoch {in_words(epochs).partition(',')[0]}" if epochs else ""
+        return f"The best {summary.monitor}: {in_words(values)}{at}."
     return ""

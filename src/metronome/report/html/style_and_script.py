@@ -44,6 +44,7 @@ li { margin: 4px 0; overflow-wrap: anywhere; }
   main { padding: 18px 16px 40px; } h1 { font-size: 23px; } .question { font-size: 17px; }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 8px; } figure img { max-width: 520px; }
   td:first-child { max-width: 40vw; overflow: hidden; text-overflow: ellipsis; }
+  th:first-child { white-space: normal; min-width: 104px; max-width: 40vw; overflow-wrap: anywhere; }
   th, td { padding: 6px 8px; } ul { padding-left: 20px; }
 }
 @media print { .table { overflow: visible; max-height: none; } details { display: none; }

@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from metronome.report.answers import TIMES
 from metronome.report.differences import NOT_THERE
 from metronome.report.records import RunRecord, number
 from metronome.report.summary import MEASURES
 from metronome.report.targets import Hit
-from metronome.runs.asking import Asking, read_asking
 from metronome.units import InputError
 
 _ABOUT = ("run", "experiment", "status", "seed", "order")
@@ -46,20 +43,6 @@ def read_summary(path: Path) -> list[RunRecord]:
         what = "has no row" if wrong is None else f"has a row with {len(rows[wrong])} of {len(head)} cells"
         raise InputError(f"{path} {what}; give the summary.csv of a report")
     return [_run(path, head, row) for row in rows]
-
-
-def asking_beside(path: Path) -> Asking:
-    """What the study of a summary.csv asks: as the sweep that its report lies in was asked, or as the study of its name
-    in the folder above (`conf/study/results/batch_size.csv` belongs to `conf/study/batch_size.yaml`). Nothing where
-    neither is there."""
-    for folder in (path.parent, path.parent.parent):
-        if (found := read_asking(folder)) is not None:
-            return found
-    try:
-        content = yaml.safe_load((path.parent.parent / f"{path.stem}.yaml").read_text())
-        return Asking.of(content.get("study"))
-    except (OSError, ValueError, AttributeError, yaml.YAMLError, InputError):
-        return Asking()
 
 
 def _run(path: Path, head: Sequence[str], row: Sequence[str]) -> RunRecord:
