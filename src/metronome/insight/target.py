@@ -1,13 +1,17 @@
 """A training that ends where it has what was asked of it."""
 
+import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
-from torch import Tensor
+from lightning.pytorch.trainer.states import TrainerFn
 
 from metronome.units import InputError, check_number
+
+log = logging.getLogger("metronome.target")
 
 
 class StopAtTarget(EarlyStopping):
@@ -37,18 +41,26 @@ class StopAtTarget(EarlyStopping):
         self.target = float(min(given) if mode == "min" else max(given))
         self.confirm, self.in_a_row = confirm, 0
 
-    def _evaluate_stopping_criteria(self, current: Tensor) -> tuple[bool, str | None]:
-        if not torch.isfinite(current):
-            return True, f"{self.monitor} is {float(current)}"
-        has_it = current <= self.target if self.mode == "min" else current >= self.target
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None: ...  # a validation tells
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
+            return
+        value = trainer.callback_metrics.get(self.monitor)
+        if value is None:
+            logged = ", ".join(map(str, trainer.callback_metrics)) or "nothing"
+            raise InputError(f"a target for {self.monitor} needs it at each validation; what was logged: {logged}")
+        number = float(value)
+        has_it = number <= self.target if self.mode == "min" else number >= self.target
         self.in_a_row = self.in_a_row + 1 if has_it else 0
-        if self.in_a_row < self.confirm:
-            return False, None
-        return True, f"{self.monitor} has come to {self.target} in {self.confirm} validations in a row"
+        is_over = self.in_a_row >= self.confirm or not math.isfinite(number)
+        if trainer.strategy.reduce_boolean_decision(is_over, all=False):
+            trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
+            log.info("%s is %g after %s steps: the training ends", self.monitor, number, f"{trainer.global_step:,}")
 
     @property
     def state_key(self) -> str:
-        return self._generate_state_key(monitor=self.monitor, mode=self.mode, target=self.target)
+        return f"StopAtTarget({self.monitor}, {self.mode}, {self.target})"
 
     def state_dict(self) -> dict[str, Any]:
         return {"in_a_row": self.in_a_row}

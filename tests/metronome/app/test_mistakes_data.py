@@ -80,7 +80,7 @@ def test_images(arguments: list[str], words: str, commands: Commands) -> None:
 
 PLACES = [
     ("plan", ["data.mirrors=[]"], "data.mirrors=[] is not a list of web addresses; for example data.mirrors=[https://"),
-    ("plan", ["data.folder=file/below"], "data.folder=file/below cannot be made: Not a directory; give another one"),
+    ("train", ["data.folder=file/below"], "data.folder=file/below cannot be made: Not a directory; give another one"),
     ("plan", ["data.mirrors=['http://x.org/f?token=a']"], "data.mirrors=['http://x.org/f?token=a'] has an address"),
     ("train", ["data.folder=file"], "data.folder=file is a file; give a folder"),
 ]
@@ -91,7 +91,6 @@ MORE_PLACES = [
     ("train", ["data.folder=''"], "data.folder='' is not the name of a folder"),
     ("train", ["data.folder=null"], "data.folder=None is not the name of a folder"),
     ("train", ["data.folder=/proc/below"], "data.folder=/proc/below cannot be made: No such file or directory; give"),
-    ("train", ["data.folder=file/below"], "data.folder=file/below cannot be made: Not a directory; give another one"),
 ]
 
 
@@ -125,10 +124,12 @@ def test_no_network(mirror: str, commands: Commands) -> None:
 
 
 def test_no_network_for_a_plan(commands: Commands) -> None:
+    """To count, the numbers are known that were published."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         done = commands("plan", *MNIST_JOB, f"data.mirrors=['http://127.0.0.1:{nobody.getsockname()[1]}/']")
-    told(done, f"{TRAIN_IMAGES} cannot be downloaded: ", code=1)
+    assert done.code == 0, done.err
+    assert done.out.startswith("samples    60,000 in an epoch\n")
     assert not (commands.folder / "datasets").exists()
 
 
@@ -143,7 +144,7 @@ def test_a_bad_mirror(way: str, words: str, start: Start, commands: Commands) ->
     done = commands("train", *MNIST_JOB, f"data.mirrors=[{bad.address}]")
     told(done, f"{T10K_IMAGES} cannot be downloaded: {bad.address} {words}; put {T10K_IMAGES}, {T10K_LABELS}", code=1)
     assert held(commands.folder / "datasets/mnist") == {name: FILES[name] for name in (TRAIN_IMAGES, TRAIN_LABELS)}
-    done = commands("plan", *MNIST_JOB, f"data.mirrors=[{good.address}]")
+    done = commands("train", *MNIST_JOB, f"data.mirrors=[{good.address}]")
     assert (done.code, good.asked) == (0, [T10K_IMAGES, T10K_LABELS]), done.err
 
 

@@ -642,6 +642,7 @@ class Looks(Watch):
 
     def __init__(self, *gradients: Tensor) -> None:
         self.trainer: Any = None
+        self.keeps_norm = False
         self.gradients = list(gradients)
 
     def _gradients(self) -> list[Tensor]:

@@ -9,11 +9,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, distributed, nn
 
-from metronome.insight.layout.holds import batch_norms, spectral_norms
 from metronome.insight.noise_scale.before_averaging import BeforeAveraging
 from metronome.insight.noise_scale.estimate import averaged, estimates, noise
 from metronome.insight.noise_scale.pieces import Pieces, squared_size
 from metronome.training import Trainer
+from metronome.training.step.across_samples import batch_norms, spectral_norms
 from metronome.training.step.step import CutBatch, Passes, Step
 from metronome.units import InputError, check_number
 
