@@ -18,6 +18,8 @@ def plain_state(module: nn.Module) -> dict[str, Any]:
     """What there is of it, by the attribute's name: to be compared with what it is later. Tensors are not looked at."""
     found: dict[str, Any] = {}
     for owner in own_modules(module):
+        if type(owner).__module__.startswith("torchmetrics."):  # a collection
+            continue
         for name, value in list(vars(owner).items()):
             if name not in BOOKS:
                 found[name] = found.get(name, ()) + tuple(_looked_at(value, _DEEP))
