@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import Metric
 
+from metronome.training.looks.across_samples import spectral_norms
 from metronome.training.looks.plain_state import changed, plain_state, random_state
-from metronome.training.step.across_samples import spectral_norms
 
 
 class LeftBehind:

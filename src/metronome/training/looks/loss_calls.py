@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from metronome.training.looks.left_behind import LeftBehind
 from metronome.training.looks.loss_graph import LossGraph
 from metronome.training.looks.over_samples import OverSamples, is_a_sum
-from metronome.training.step.left_behind import LeftBehind
 
 
 def _losses() -> dict[Callable[..., Any], Signature]:

@@ -8,17 +8,17 @@ from typing import Any
 import lightning as L
 
 from metronome.training.logged.results import Results
-from metronome.training.looks.loss_graph import LossGraph
-from metronome.training.state import TrainingState
-from metronome.training.step.across_samples import (
+from metronome.training.looks.across_samples import (
     HOOK,
     backward_hooks,
     batch_norms,
     is_joined_over_devices,
     spectral_norms,
 )
-from metronome.training.step.left_behind import LeftBehind
-from metronome.training.step.loss_calls import LossCalls, is_compiled
+from metronome.training.looks.left_behind import LeftBehind
+from metronome.training.looks.loss_calls import LossCalls, is_compiled
+from metronome.training.looks.loss_graph import LossGraph
+from metronome.training.state import TrainingState
 from metronome.training.step.step import CutBatch, Passes, Step, StepPoints
 
 log = logging.getLogger("metronome.training")
