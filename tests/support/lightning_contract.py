@@ -27,6 +27,7 @@ OTHERS = {
     "_amp_foreach_non_finite_check_and_unscale_", "_is_synced", "_last_lr", "_pytree", "_reductions",
     "_return_value", "_root_", "_should_unsync", "_sync_buffers", "_target_", "_to_sync", "_update_count",
 }  # fmt: skip
+OF_GRAPHS = ("_saved_", "_input_metadata")  # what the nodes of PyTorch's autograd graph keep
 # Written out anew in a method of another name: where to look when Lightning changes its own.
 _LOOPS, _PLUGINS = "lightning.pytorch.loops", "lightning.pytorch.plugins.precision.precision.Precision"
 COPIED = {
@@ -132,7 +133,11 @@ def _attributes() -> dict[str, set[str]]:
             )
             if isinstance(name, str) and re.fullmatch(r"_[a-z]\w+", name):  # in texts too, for getattr
                 used.setdefault(name, set()).add(str(path.relative_to(SOURCE)))
-    return {name: files for name, files in used.items() if name not in OTHERS and (name not in ours or made_in(name))}
+    return {
+        name: files
+        for name, files in used.items()
+        if name not in OTHERS and not name.startswith(OF_GRAPHS) and (name not in ours or made_in(name))
+    }
 
 
 def made_in(name: str) -> bool:

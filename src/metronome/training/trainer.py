@@ -28,6 +28,7 @@ from metronome.training.lightning_private import (
     put_connectors,
 )
 from metronome.training.logged.results import Results
+from metronome.training.looks.first_look import FirstLook
 from metronome.training.loops.epoch import EpochLoop
 from metronome.training.loops.evaluation import EvaluationLoop
 from metronome.training.loops.fit import FitLoop
@@ -35,7 +36,6 @@ from metronome.training.planning import Planner
 from metronome.training.signature import with_lightnings_flags
 from metronome.training.speed import Speed
 from metronome.training.state import Counters, TrainingState
-from metronome.training.step.first_look import FirstLook
 from metronome.training.step.manual import ManualStep
 from metronome.training.step.step import Step, StepPoints
 from metronome.units import BatchSchedule, Duration, Plan

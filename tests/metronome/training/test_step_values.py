@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric, MeanSquaredError, Metric, MetricCollection, PearsonCorrCoef, SumMetric
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryF1Score
+from torchmetrics.wrappers import MinMaxMetric
 
 from metronome.data import Splits
 from metronome.training import Trainer
@@ -145,6 +146,49 @@ def test_a_number_is_said_to_be_a_mean(
     said = [record.getMessage() for record in caplog.records]
     assert sum("'metric' is logged as the number that a BinaryF1Score has given" in line for line in said) == lines
     assert len(said) == lines
+
+
+class ByHand(Logs):
+    """Numbers that a metric has given in other ways; and one metric under two names."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        if self.kind == "computed":
+            self.metric.update(x, y)
+            self.log("metric", self.metric.compute(), on_step=True, on_epoch=True)
+        elif self.kind == "dict":
+            self.log("metric", self.metric(x, y)["raw"], on_step=True, on_epoch=True)
+        else:
+            self.metric(x, y)
+            self.log("metric", self.metric, on_step=True, on_epoch=True)
+            self.log("z", self.metric, on_step=True, on_epoch=False)
+        return self.layer(x[:, None].float()).mean()
+
+
+@pytest.mark.parametrize(("metric", "kind"), [(BinaryF1Score(), "computed"), (MinMaxMetric(BinaryF1Score()), "dict")])
+def test_numbers_given_otherwise_are_said_to_be_means(
+    metric: Metric, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "metronome.training"):
+        train(ByHand(metric, kind), 2)
+    assert f"'metric' is logged as the number that a {type(metric).__name__} has given" in caplog.text
+
+
+def test_one_metric_under_two_names() -> None:
+    values = []
+    for k in (1, 2):
+        seen: list[float] = []
+
+        class Twice(ByHand):
+            def on_train_batch_end(self, *_: Any) -> None:
+                both = [float(self.trainer.callback_metrics[name]) for name in ("metric_step", "z")]
+                assert both[0] == both[1]
+                seen.extend(both)  # noqa: B023
+
+        train(Twice(BinaryF1Score(), "twice"), k)
+        values.append(seen)
+    assert values[0] == values[1]
+    assert values[0]
 
 
 def test_a_mean_of_losses_weighs_micro_batches_by_their_samples() -> None:

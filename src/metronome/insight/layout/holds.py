@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metronome.insight.layout.kept import Kept
-from metronome.training.step.across_samples import HOOK, backward_hooks, batch_norms, spectral_norms
+from metronome.training.looks.across_samples import HOOK, backward_hooks, batch_norms, spectral_norms
 from metronome.training.step.ways import Ways
 
 

@@ -14,7 +14,7 @@ from metronome.training import Trainer
 from metronome.training.batches.seeds import StepSeeds
 from metronome.training.guards.memory import is_out_of_memory, one_line
 from metronome.training.guards.undo import Undo
-from metronome.training.step.across_samples import batch_norms, spectral_norms
+from metronome.training.looks.across_samples import batch_norms, spectral_norms
 from metronome.training.step.step import CutBatch, Step
 from metronome.training.step.weights import Weight
 from metronome.units import InputError, RunFailed

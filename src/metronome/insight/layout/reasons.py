@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from metronome.insight.layout.holds import ALL, Hold
 from metronome.insight.layout.measure import Measure, Pass, difference
 from metronome.insight.layout.parts import Kind, counted_as, kind_of
-from metronome.training.step.across_samples import backward_hooks, batch_norms, spectral_norms
+from metronome.training.looks.across_samples import backward_hooks, batch_norms, spectral_norms
 
 _NAMES_SHOWN = 4
 

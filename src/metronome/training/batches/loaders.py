@@ -1,18 +1,21 @@
 """Loaders: which samples of one that is not ours each device reads, and the sampler of one that is."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSamplerWrapper
 from lightning.pytorch.trainer.states import RunningStage
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from metronome.training.batches.order import BatchSampler, EvaluationSampler
 from metronome.training.batches.seeds import seed_of_everything
 from metronome.training.lightning_private import DataConnectorBase
 from metronome.training.state import TrainingState
 from metronome.units import share_size
+
+log = logging.getLogger("metronome.training")
 
 
 def batch_sampler(trainer: L.Trainer) -> BatchSampler | None:
@@ -85,4 +88,10 @@ class DataConnector(DataConnectorBase):
             batches = {-(-share_size(samples, devices, i) // (dataloader.batch_size or 1)) for i in (0, devices - 1)}
             if samples >= devices and len(batches) == 1:
                 return UnrepeatedDistributedSamplerWrapper(dataloader.sampler, shuffle=False, **place)
+        is_new = mode == RunningStage.TRAINING and self._requires_distributed_sampler(dataloader)
+        if is_new and isinstance(dataloader.sampler, SequentialSampler) and self.trainer.is_global_zero:
+            log.info(
+                "the training loader reads in order on one device, and Lightning shuffles it on several; give it a "
+                "DistributedSampler(shuffle=False) of your own, or shuffle it on one device too"
+            )
         return super()._resolve_sampler(dataloader, shuffle, mode)

@@ -44,8 +44,9 @@ class BatchMetrics:
     def __init__(self) -> None:
         self._module: nn.Module | None = None
         self._calls: dict[int, Any] = {}  # by the metric's id: what it was called with last in this micro-batch
-        self._twins: dict[int, Metric | None] = {}
+        self._twins: dict[str, Metric | None] = {}  # by the key that the metric is logged under: one may have two
         self.hooks: list[Any] = []  # one on each of its torchmetrics
+        self._have_twins = set[int]()  # ids of metrics
         self._is_fed = False
         self.is_on = False  # whether this step's batch is cut up
         # What is logged as a number in the first micro-batch, by name; None where that is over.
@@ -68,7 +69,7 @@ class BatchMetrics:
 
     def end_micro_batch(self) -> None:
         """Or the next one begins."""
-        if self.numbers is not None and self._calls:
+        if self.numbers:
             self._say_which_are_means(self.numbers)
             self.numbers = None
         self._calls.clear()
@@ -78,13 +79,14 @@ class BatchMetrics:
         for hook in self.hooks:
             hook.remove()
         self._module, self.hooks, self._twins, self.numbers = None, [], {}, None
+        self._have_twins.clear()
         self._calls.clear()
 
-    def saw(self, metric: Metric, counts: bool) -> bool:
+    def saw(self, key: str, metric: Metric, counts: bool) -> bool:
         """Give its twin what a metric was called with. False where its value in the step is to be a mean.
 
         Args:
-            metric: one that is being logged.
+            key, metric: one that is being logged.
             counts: whether the micro-batch does; one that only keeps other devices company does not.
         """
         arguments, named, _ = self._calls.get(id(metric), ((), {}, None))
@@ -92,9 +94,10 @@ class BatchMetrics:
             return False
         if isinstance(metric, MeanMetric) and len(arguments) == 1 and not named and _is_number(arguments[0]):
             return False  # of a loss, say, which weighs as much as the micro-batch does
-        if id(metric) not in self._twins:
-            self._twins[id(metric)] = self._twin(metric)
-        twin = self._twins[id(metric)]
+        if key not in self._twins:
+            self._twins[key] = self._twin(metric)
+            self._have_twins.add(id(metric))
+        twin = self._twins[key]
         if twin is not None and counts:
             self._is_fed = True
             twin.update(*arguments, **named)
@@ -102,21 +105,23 @@ class BatchMetrics:
 
     def _say_which_are_means(self, numbers: Mapping[str, Tensor]) -> None:
         for part in modules_of(self._module) if self._module is not None else ():
-            _, _, output = self._calls.get(id(part), (0, 0, None))
-            if not isinstance(output, Tensor) or id(part) in self._twins or _is_mean(part):
+            if not isinstance(part, Metric) or id(part) in self._have_twins or _is_mean(part):
                 continue
+            _, _, output = self._calls.get(id(part), (0, 0, None))
+            outputs = [*(output.values() if isinstance(output, dict) else (output,)), part._computed]
+            given = [given for given in outputs if isinstance(given, Tensor)]
             for name, value in numbers.items():
-                if value.shape == output.shape and torch.equal(value, output.detach().to(value)):
+                if any(value.shape == g.shape and torch.equal(value, g.detach().to(value)) for g in given):
                     log.warning(
                         "%r is logged as the number that a %s has given: it is a mean of its values in the "
                         "micro-batches, and may differ from that of the whole batch; log the metric itself: "
                         "self.log(%r, metric)", name, type(part).__name__, name,
                     )  # fmt: skip
 
-    def value(self, metric: Metric, over_devices: bool) -> Tensor | None:
+    def value(self, key: str, over_devices: bool) -> Tensor | None:
         """Of the whole batch; of this device's share of it, if not `over_devices`, for which all devices must call it
         together. None where nothing was seen, or it is no tensor."""
-        twin = self._twins[id(metric)]
+        twin = self._twins[key]
         assert twin is not None
         parts: list[Any] = [part for part in modules_of(twin) if isinstance(part, Metric)]
         if over_devices and not _join(parts):

@@ -128,7 +128,7 @@ class Results(ResultCollectionBase):
             self.arrive()  # so that all are known to have logged the same
         for key in sorted(self._metrics):
             is_shared = over_devices and not self[key].meta.sync.rank_zero_only
-            value = self._of_batch.value(self._metrics[key], is_shared)
+            value = self._of_batch.value(key, is_shared)
             if value is not None:
                 self[key]._forward_cache = value
 
@@ -228,7 +228,7 @@ class Results(ResultCollectionBase):
         if metric.is_tensor:
             if self._of_batch.numbers is not None:
                 self._of_batch.numbers[metric.meta.name] = value
-        elif self._of_batch.saw(value, self._counted):
+        elif self._of_batch.saw(key, value, self._counted):
             self._metrics[key] = value
         meta = metric.meta
         if meta.is_mean_reduction:

@@ -16,10 +16,10 @@ from metronome.training.lightning_private import (
     call_module_hook,
     logger_connector,
 )
+from metronome.training.looks.first_look import FirstLook
 from metronome.training.loops.epoch import EpochLoop
 from metronome.training.loops.phases import Phase
 from metronome.training.planning import Planner
-from metronome.training.step.first_look import FirstLook
 from metronome.units import InputError
 
 

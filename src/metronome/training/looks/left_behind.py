@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import Metric
 
-from metronome.training.step.across_samples import spectral_norms
+from metronome.training.looks.across_samples import spectral_norms
+from metronome.training.looks.plain_state import changed, plain_state, random_state
 
 
 class LeftBehind:
@@ -17,26 +18,35 @@ class LeftBehind:
     Attributes:
         weights: names of parameters that have changed.
         buffers: names of buffers that have; not of norms, which are looked at by themselves.
-        carried: names of attributes whose tensors a later micro-batch has been seen to take up.
+        carried: names of attributes whose tensors are written into, or taken up by a later micro-batch.
+        plain: names of attributes whose numbers, lists or arrays have changed.
+        draws: whether random numbers were drawn.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.weights, self.buffers, self.carried = set[str](), set[str](), set[str]()
+        self.plain, self.draws = set[str](), False
         self._left: dict[int, tuple[str, Tensor]] = {}  # by id, held so that no other gets it
         norms = [*(m for m in module.modules() if isinstance(m, _NormBase)), *spectral_norms(module).values()]
         self._of_norms = {id(buffer) for norm in norms for buffer in norm.buffers()}
 
     def before(self) -> None:
-        self._versions = {name: (id(value), value._version) for name, value in self._values()}
-        self._there = {id(value) for _, value in _tensors_of(self.module)}
+        self._versions = {name: (id(value), _version(value)) for name, value in self._values()}
+        self._there = {id(value): _version(value) for _, value in _tensors_of(self.module)}
+        self._plain, self._random = plain_state(self.module), random_state()
 
     def after(self) -> None:
         for name, value in self._values():
-            if self._versions.get(name) != (id(value), value._version) and id(value) not in self._of_norms:
+            if self._versions.get(name) != (id(value), _version(value)) and id(value) not in self._of_norms:
                 (self.weights if isinstance(value, nn.Parameter) else self.buffers).add(name)
-        new = ((name, value) for name, value in _tensors_of(self.module) if id(value) not in self._there)
-        self._left.update({id(value): (name, value) for name, value in new})
+        for name, value in _tensors_of(self.module):
+            if id(value) not in self._there:
+                self._left[id(value)] = name, value
+            elif self._there[id(value)] != _version(value):
+                self.carried.add(name)
+        self.plain |= changed(self._plain, plain_state(self.module))
+        self.draws = self.draws or self._random != random_state()
 
     def takes_up(self, values: Any) -> None:
         """Told what a function of PyTorch was given."""
@@ -49,6 +59,10 @@ class LeftBehind:
 
     def _values(self) -> Iterator[tuple[str, Tensor]]:
         return chain(self.module.named_parameters(), self.module.named_buffers())
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version
 
 
 def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -68,8 +82,9 @@ _DEEP = 3
 
 
 def _tensors_in(value: Any, depth: int = 0) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
+    kind = type(value)  # what it says it is may be something else, or raise
+    if issubclass(kind, Tensor):
         yield value
-    elif depth < _DEEP and isinstance(value, tuple | list | dict):
+    elif depth < _DEEP and issubclass(kind, tuple | list | dict):
         for part in value.values() if isinstance(value, dict) else value:
             yield from _tensors_in(part, depth + 1)

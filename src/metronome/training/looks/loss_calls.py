@@ -1,5 +1,6 @@
 """What the calls that a module makes to get its loss say about it: whether it is a mean over samples, and is drawn."""
 
+import contextlib
 from collections.abc import Callable
 from inspect import Signature, signature
 from typing import Any
@@ -9,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from metronome.training.step.left_behind import LeftBehind
+from metronome.training.looks.left_behind import LeftBehind
+from metronome.training.looks.loss_graph import LossGraph
+from metronome.training.looks.over_samples import OverSamples, is_a_sum
 
 
 def _losses() -> dict[Callable[..., Any], Signature]:
@@ -22,7 +25,6 @@ def _losses() -> dict[Callable[..., Any], Signature]:
 _LOSSES = _losses()
 _PRODUCTS = {"matmul", "mm", "__matmul__", "__rmatmul__", "cdist", "cosine_similarity", "einsum", "bmm"}
 _DRAWS = ("rand", "bernoulli", "normal", "multinomial", "uniform_", "exponential_", "poisson")
-_DROPOUT = signature(F.dropout)
 _SPREADS = {"std", "var", "std_mean", "var_mean"}
 
 
@@ -44,24 +46,47 @@ class LossCalls(TorchFunctionMode):
         super().__init__()
         self.samples, self.couples, self.draws, self._left = 0, False, False, left
         self.reasons: dict[tuple[str, str], str] = {}
+        self._over, self._alone = OverSamples(), dict[str, int]()
+
+    def begin(self, samples: int) -> None:
+        """A micro-batch of as many begins."""
+        self.samples = samples
+        self._over.clear()
+        self._alone.clear()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._left.takes_up(args)
-        if kwargs:
-            self._left.takes_up(kwargs.values())
         output = func(*args, **(kwargs or {}))
-        self._look_at_draws(getattr(func, "__name__", ""), args, kwargs or {})
-        if self.samples > 1:
-            if (given := _LOSSES.get(func)) is not None:
-                self._look_at_loss(func.__name__, given.bind(*args, **(kwargs or {})))
-            elif isinstance(output, Tensor) or type(output) is tuple:
-                self._look_at_samples(getattr(func, "__name__", ""), args, kwargs or {}, output)
+        if not torch.compiler.is_compiling():  # a compiler reads along, and cannot read what follows
+            with contextlib.suppress(Exception):  # a call as nobody foresaw it: a look must not end a training
+                self._look(func, args, kwargs or {}, output)
         return output
+
+    def _look(self, func: Any, args: Any, kwargs: Any, output: Any) -> None:
+        self._left.takes_up(args)
+        self._left.takes_up(kwargs.values())
+        name = getattr(func, "__name__", "")
+        self._look_at_draws(name, args, kwargs)
+        if self.samples > 1:
+            if used := self._over.sees(name, args, kwargs, output, self.samples):
+                self._note(used, "is taken over samples")
+                self.couples = self.couples or not is_a_sum(used)
+            if (given := _LOSSES.get(func)) is not None:
+                self._look_at_loss(name, given.bind(*args, **kwargs))
+            elif isinstance(output, Tensor) or type(output) is tuple:
+                self._look_at_samples(name, args, kwargs, output)
+
+    def add(self, graph: LossGraph) -> None:
+        """A micro-batch is over: what the graph of its loss has told."""
+        for name, calls in self._alone.items():
+            if calls % self.samples:
+                self._note(name, "is a mean over rows", f"{calls:,} of {self.samples:,} samples")
+        self.reasons.update({key: why for key, why in graph.reasons.items() if key not in self.reasons})
+        self.couples = self.couples or graph.couples
 
     def _look_at_loss(self, name: str, call: Any) -> None:
         call.apply_defaults()
         given = call.arguments
-        predicted, target, reduction = given.get("input"), given.get("target"), given.get("reduction")
+        predicted, target, reduction = next(iter(given.values())), given.get("target"), given.get("reduction")
         if not isinstance(predicted, Tensor) or not predicted.requires_grad or reduction == "none":
             return
         if reduction == "sum":
@@ -71,6 +96,9 @@ class LossCalls(TorchFunctionMode):
         elif name in ("cross_entropy", "nll_loss") and _leaves_out(target, given["ignore_index"]):
             self._note(name, f"leaves out labels of {given['ignore_index']}")
         elif name != "kl_div" and _rows(predicted) % self.samples:
+            if _rows(predicted) == 1:  # each sample by itself, perhaps
+                self._alone[name] = self._alone.get(name, 0) + 1
+                return
             self._note(name, "is a mean over rows", f"{_rows(predicted):,} of {self.samples:,} samples")
 
     def _look_at_samples(self, name: str, args: Any, kwargs: Any, output: Any) -> None:
@@ -92,11 +120,12 @@ class LossCalls(TorchFunctionMode):
         if name == "scaled_dot_product_attention":
             self.draws = self.draws or bool(kwargs.get("dropout_p", args[4] if len(args) > 4 else 0))
         elif "dropout" in name:
-            given = _DROPOUT.bind(*args, **kwargs).arguments
-            self.draws = self.draws or bool(given.get("p", 0.5) and given.get("training", True))
+            p, is_on = kwargs.get("p", args[1] if len(args) > 1 else 0.5), kwargs.get("training", kwargs.get("train"))
+            is_on = (args[2] if len(args) > 2 else True) if is_on is None else is_on
+            self.draws = self.draws or bool(p and is_on)
         elif name.startswith(_DRAWS):
             self.draws = True
-            if name == "randperm" and self.samples > 1 and self._counts(args[0]):
+            if name == "randperm" and self.samples > 1 and self._counts(args[0] if args else kwargs["n"]):
                 self._note(name, "mixes samples")
                 self.couples = True
 

@@ -1,21 +1,24 @@
 """The first step whose batch is cut is looked at: what is not the whole batch's is said, each in one line."""
 
+import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 
 from metronome.training.logged.results import Results
-from metronome.training.state import TrainingState
-from metronome.training.step.across_samples import (
+from metronome.training.looks.across_samples import (
     HOOK,
     backward_hooks,
     batch_norms,
     is_joined_over_devices,
     spectral_norms,
 )
-from metronome.training.step.left_behind import LeftBehind
-from metronome.training.step.loss_calls import LossCalls, is_compiled
+from metronome.training.looks.left_behind import LeftBehind
+from metronome.training.looks.loss_calls import LossCalls, is_compiled
+from metronome.training.looks.loss_graph import LossGraph
+from metronome.training.state import TrainingState
 from metronome.training.step.step import CutBatch, Passes, Step, StepPoints
 
 log = logging.getLogger("metronome.training")
@@ -59,8 +62,14 @@ class FirstLook:
         if self.trainer.is_global_zero:
             for line in _lines(module, calls, left, len(batch.sizes), step.devices):
                 log.warning("%s (+debug=layout measures how much)", line)
-            if calls.draws:
+            if calls.draws or left.draws:
                 log.info("each piece of a batch draws random numbers (dropout) of its own: another draw than uncut")
+            if len(batch.sizes) > 1 and (names := _named(sorted(left.plain))):
+                log.info(
+                    "training_step of %s changes %s for each piece of a batch, %s times in a step; what should go by "
+                    "steps belongs in on_train_batch_start or on_train_batch_end", type(module).__name__, names,
+                    f"{len(batch.sizes):,}",
+                )  # fmt: skip
             if names := _reduced_otherwise(step.results):
                 log.info("%s: reduced over pieces; right for counts and extremes of samples, not for means", names)
         return passes
@@ -68,14 +77,17 @@ class FirstLook:
     def _watched(self, step: Step, batch: CutBatch, calls: LossCalls, left: LeftBehind) -> Passes:
         """The passes; each piece as it was cut first, since one that is done again after a failure tells nothing."""
         ways, sizes = step.ways, iter(list(batch.sizes))
-        training_step = ways.training_step
+        training_step, norms = ways.training_step, bool(batch_norms(ways.module))
 
         def watched(*arguments: Any) -> Any:
-            calls.samples = next(sizes, 0)
-            left.before()
+            calls.begin(next(sizes, 0))
+            with contextlib.suppress(Exception):
+                left.before()
             with calls:
                 output = training_step(*arguments)
-            left.after()
+            with contextlib.suppress(Exception):  # a graph as nobody foresaw it: a look must not end a training
+                left.after()
+                calls.add(LossGraph(_loss(output), calls.samples, norms))
             return output
 
         ways.training_step = watched
@@ -124,6 +136,10 @@ def _lines(module: L.LightningModule, calls: LossCalls, left: LeftBehind, parts:
         )
         lines.append(f"{cut} the loss of {name} is no mean over samples ({'; '.join(calls.reasons.values())}); {do}")
     return lines
+
+
+def _loss(output: Any) -> Any:
+    return output["loss"] if isinstance(output, Mapping) else output
 
 
 def _reduced_otherwise(results: Results) -> str:
