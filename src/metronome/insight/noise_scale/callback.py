@@ -13,7 +13,7 @@ from metronome.insight.noise_scale.before_averaging import BeforeAveraging
 from metronome.insight.noise_scale.estimate import averaged, estimates, noise
 from metronome.insight.noise_scale.pieces import Pieces, squared_size
 from metronome.training import Trainer
-from metronome.training.step.across_samples import batch_norms, spectral_norms
+from metronome.training.looks.across_samples import batch_norms, spectral_norms
 from metronome.training.step.step import CutBatch, Passes, Step
 from metronome.units import InputError, check_number
 
