@@ -1,6 +1,7 @@
 """Studies: a sweep that ends with its report, makes only what is missing, and mixes with nothing else."""
 
 import csv
+import re
 import json
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ def test_every_job_of_every_study_composes(name: str) -> None:
         config = compose("train", [f"+study={name}"], return_hydra_config=True)
         assert config.study.question.endswith("?")
         sweeper = config.hydra.sweeper
-        choices = {key: str(values).split(",") for key, values in sweeper.params.items()}
+        choices = {key: re.split(r",(?![^\[]*\])", str(values)) for key, values in sweeper.params.items()}
         assert choices.pop("seed") == (["0"] if name in OF_WALKERS else ["0", "1", "2"])
         assert sweeper.shuffle == 0
         jobs = [list(job) for job in sweeper.jobs or [[]]]
