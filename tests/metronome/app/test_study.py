@@ -1,8 +1,8 @@
 """Studies: a sweep that ends with its report, makes only what is missing, and mixes with nothing else."""
 
 import csv
-import re
 import json
+import re
 from pathlib import Path
 from typing import Any
 
