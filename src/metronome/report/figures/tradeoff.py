@@ -110,8 +110,8 @@ def _draw_panel(panel: Axes, axis: str, points: Points, roles: Roles, beside: bo
         _draw(panel, setting, style, axis, at)
     if roles.key is not None:
         panel.plot([x for _, _, (x, _) in drawn], [y for _, _, (_, y) in drawn], color=QUIET, linewidth=0.8, zorder=1)
-    scale(panel, "x", [x for _, _, (x, _) in drawn], 5)
-    scale(panel, "y", [y for _, _, (_, y) in drawn], 5)
+    scale(panel, "x", _extent(drawn, "steps"), 5)
+    scale(panel, "y", _extent(drawn, axis), 5)
     panel.margins(0.14)
     panel.autoscale_view()
     panel.set_xlabel("steps (parameter updates)")
@@ -122,6 +122,12 @@ def _draw_panel(panel: Axes, axis: str, points: Points, roles: Roles, beside: bo
         ends = [(one.interval("steps"), at) for one, (_, _, at) in zip(came_to, drawn, strict=True)]
         bars = [(x, at[1]) for end, at in ends if end is not None for x in np.linspace(*end, 7)]
         label_points(panel, _labelled(drawn, roles), [*runs, *bars])
+
+
+def _extent(drawn: list[tuple[Setting, Look, tuple[float, float]]], axis: str) -> list[float]:
+    """All that is drawn on an axis: the runs, and the ends of the intervals."""
+    came_to = [setting.came_to for setting, _, _ in drawn if setting.came_to is not None]
+    return [value for one in came_to for value in (*one.middles(axis), *(one.interval(axis) or ()))]
 
 
 def _labelled(drawn: list[tuple[Setting, Look, tuple[float, float]]], roles: Roles) -> list[tuple[float, float, str]]:
