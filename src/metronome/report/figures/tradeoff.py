@@ -51,7 +51,8 @@ def tradeoff_picture(answers: Answers) -> Picture | str:
     beside = all(len(_short(setting, roles)) <= _LONGEST for points in rows.values() for setting, _ in points)
     labels = [] if beside else [label for label, _ in shown]
 
-    axes = [axis for axis in AXES if not all(_by_a_factor(points, axis) for points in rows.values())] or ["seconds"]
+    known = [axis for axis in AXES if any(_place(setting, axis) for points in rows.values() for setting, _ in points)]
+    axes = [axis for axis in known if not all(_by_a_factor(points, axis) for points in rows.values())] or known[-1:]
 
     def draw(medium: Medium) -> Figure:
         made, panels = figure(len(rows), len(axes), 3.2 * len(rows) + 0.4, labels, medium)
