@@ -65,6 +65,8 @@ def own_target(summary: Summary) -> Target | None:
     if metric is None:
         return None
     if known := {value for run in summary.runs for value in run.hits}:  # of a summary.csv, which was made with one
+        if said := next((run.hits_of for run in summary.runs if run.hits_of), ""):
+            return Target.of_words(said, known)
         return Target(metric, tuple(sorted(known, reverse=low)), low)
     worst: list[float] = []
     for group in summary.differences.groups:
@@ -137,7 +139,7 @@ def _notes(
     slow = sum(run.train_seconds is None for run in summary.runs)
     if slow:
         notes.append(
-            f"{slow:,} of {len(summary.runs):,} runs have not measured the seconds of training alone; theirs are those "
-            "of their logs, with validations."
+            f"{slow:,} of {len(summary.runs):,} runs: no seconds of training alone were measured; theirs are those of "
+            "their logs, with validations."
         )
     return notes

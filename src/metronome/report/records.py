@@ -42,6 +42,7 @@ class RunRecord:
     order: int | None = None  # its place among the runs of its sweep, where that was drawn
     measures: dict[str, float | None] | None = None
     hits: dict[float, Any] = field(default_factory=dict)
+    hits_of: str = ""  # what its hits are of, as `Target.words` says it; nothing where it is the metric monitored
 
     @property
     def status(self) -> str:

@@ -199,16 +199,21 @@ def in_words(values: list[float]) -> str:
     return short + (f" ± {float(f'{spread:.2g}'):,.6g}, n = {len(values)}" if spread is not None else "")
 
 
-def to_csv(summary: Summary, more: Mapping[str, Callable[[RunRecord], float | None]] | None = None) -> str:
+def to_csv(
+    summary: Summary, more: Mapping[str, Callable[[RunRecord], float | None]] | None = None, target: str = ""
+) -> str:
     """One row a run: its folder, what it is, how it ended, its place in the order in which the runs of its sweep were
-    made, and every measure in plain units; then `more` columns, each with its value of a run."""
+    made, and every measure in plain units; then `more` columns, each with its value of a run, and what these are times
+    to where that is to be told."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = [key for key in summary.differences.keys if key != "experiment"]
     ordered = ["order"] if any(run.order is not None for run in summary.runs) else []
     about = ["run", "experiment", "status", "seed", *ordered, *keys, "monitor"]
     more = more or {}
-    writer.writerow([*about, *(column.name for column in summary.columns), *more, "error"])
+    writer.writerow(
+        [*about, *(column.name for column in summary.columns), *more, *(["target"] if target else []), "error"]
+    )
     values = {id(run): group.values for group in summary.differences.groups for run in group.runs}
     for i, run in enumerate(summary.runs):
         given = [values[id(run)][key] for key in keys]
@@ -216,7 +221,7 @@ def to_csv(summary: Summary, more: Mapping[str, Callable[[RunRecord], float | No
         numbers = ["" if value is None else _plain(value) for value in found]
         place = ["" if run.order is None else run.order] if ordered else []
         is_what = [run.name, run.experiment, run.status, run.seed, *place, *given, run.monitor or ""]
-        writer.writerow([*is_what, *numbers, run.error])
+        writer.writerow([*is_what, *numbers, *([target] if target else []), run.error])
     return text.getvalue()
 
 

@@ -82,7 +82,9 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
         while f"{name}.png" in files:  # val/loss and val_loss
             name += "_"
         files[f"{name}.png"] = picture.png
-    table = to_csv(answers.whole, times_to(answers.target))
+    of = answers.target
+    is_other = of is not None and (of.metric, of.best_is_low, of.confirm) != (summary.monitor, summary.best_is_low, 1)
+    table = to_csv(answers.whole, times_to(of), of.words if of is not None and is_other else "")
     files |= gradient_files(summary) | {SUMMARY_FILE: table.encode(), REPORT_FILE: html.encode()}
     write_folder(folder, files)
     return folder / REPORT_FILE

@@ -1,7 +1,8 @@
 """What a study asks: the words of its question, the targets of its runs, what is tuned and what is no answer."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,23 @@ class Target:
     values: tuple[float, ...]
     best_is_low: bool = True
     confirm: int = 1
+
+    @property
+    def words(self) -> str:
+        """All but the values: `min, 3 in a row: val/loss`."""
+        return f"{'min' if self.best_is_low else 'max'}, {self.confirm} in a row: {self.metric}"
+
+    @classmethod
+    def of_words(cls, words: str, values: Iterable[float]) -> "Target":
+        """Back from `words`.
+
+        Raises:
+            InputError: if these say no target.
+        """
+        if (found := re.fullmatch(r"(min|max), ([1-9]\d{0,3}) in a row: (.+)", words)) is None:
+            raise InputError(f"target={words!r} is none; it reads as 'min, 3 in a row: val/loss'")
+        low = found[1] == "min"
+        return cls(found[3], tuple(sorted(values, reverse=low)), low, int(found[2]))
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,58 @@ def test_what_is_no_summary(content: str | bytes | None, words: str, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_a_row_given_twice_is_no_second_run(study: Path, tmp_path: Path) -> None:
+    report(study)
+    head, *rows = (study / "report/summary.csv").read_text().splitlines()
+    (tmp_path / "x.csv").write_text("\n".join([head, *rows, rows[3]]) + "\n")
+    with pytest.raises(InputError, match="twice"):
+        report(tmp_path / "x.csv", out=tmp_path / "out")
+
+
+def test_a_csv_that_a_spreadsheet_saved(study: Path, tmp_path: Path) -> None:
+    report(study)
+    text = (study / "report/summary.csv").read_text()
+    (tmp_path / "x.csv").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert len(read_summary(tmp_path / "x.csv")) == 16
+
+
+def test_a_csv_far_from_its_study_says_what_its_times_are_to(study: Path, tmp_path: Path) -> None:
+    asked = {"target": {"metric": "test/acc", "values": [0.4, 0.2], "mode": "max", "confirm": 2}}
+    (study / "study.json").write_text(json.dumps({"name": "x", "study": asked}))
+    report(study)
+    far = tmp_path / "far.csv"
+    rows = rows_of(study / "report/summary.csv")
+    for row in rows:  # the first value is the easier one
+        row |= {"steps_to_0.2_after": "2", "steps_to_0.2_by": "4", "steps_to_0.4_after": "6", "steps_to_0.4_by": "8"}
+    with open(far, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    page = Page(report(far, out=tmp_path / "out"))
+    assert "test/acc ≥ 0.4: fewest steps" in page.text, "the hardest"
+    assert "where 2 validations in a row have it" in page.text
+    assert "val/loss ≤" not in page.text
+    assert "three quarters" not in page.text
+    far.write_text(far.read_text().replace("max, 2 in a row", "most"))
+    with pytest.raises(InputError, match="target="):
+        report(far, out=tmp_path / "out")
+
+
+def test_a_metric_that_no_run_has_logged(study: Path) -> None:
+    asked = {"target": {"metric": "val/f1", "values": [0.4], "mode": "max"}}
+    (study / "study.json").write_text(json.dumps({"name": "x", "study": asked}))
+    assert "No run has logged val/f1" in Page(report(study)).text
+
+
+def test_one_seed_shows_no_spread(make_run: MakeRun, tmp_path: Path) -> None:
+    for size in (2, 4):
+        points = [(k, 1 / (k + size), 1000.0 + k) for k in range(10)]
+        make_run(f"{size}", [f"data.batch_size={size}"], 0, points={"val/loss": points}, val_loss=0.1)
+    text = Page(report(tmp_path / "runs")).text
+    assert "nothing is known of how far another seed would come out" in text
+    assert "± is" not in text
+
+
 def test_a_row_by_hand(tmp_path: Path) -> None:
     head = "run,experiment,status,seed,order,data.batch_size,monitor,best_value,test/acc,epochs,samples,steps_to_0.3_after,steps_to_0.3_by,error"  # noqa: E501
     (tmp_path / "x.csv").write_text(head + "\na/b,digits,finished,3,7,full,val/loss,0.25,0.9,2,20,10,12,\n")

@@ -30,7 +30,7 @@ def read_summary(path: Path) -> list[RunRecord]:
         InputError: if it cannot be read, or is no summary of runs.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             head, *rows = list(csv.reader(file)) or [[]]
     except (OSError, ValueError, csv.Error) as error:
         why = getattr(error, "strerror", None) or str(error)
@@ -42,6 +42,10 @@ def read_summary(path: Path) -> list[RunRecord]:
     if wrong is not None or not rows:
         what = "has no row" if wrong is None else f"has a row with {len(rows[wrong])} of {len(head)} cells"
         raise InputError(f"{path} {what}; give the summary.csv of a report")
+    if twice := next((row for i, row in enumerate(rows) if row in rows[:i]), None):
+        raise InputError(
+            f"{path} has the run {twice[head.index('run')]} twice, and would count it as two; take one out"
+        )
     return [_run(path, head, row) for row in rows]
 
 
@@ -49,7 +53,9 @@ def _run(path: Path, head: Sequence[str], row: Sequence[str]) -> RunRecord:
     cells = dict(zip(head, row, strict=True))
     keys = [name for name in head[: head.index("monitor")] if name not in _ABOUT]
     after = head[head.index("monitor") + 1 :]
-    measured = {name: number(cells[name]) for name in after if name != "error" and not _TIME.fullmatch(name)}
+    measured = {
+        name: number(cells[name]) for name in after if name not in ("error", "target") and not _TIME.fullmatch(name)
+    }
     monitor, error = cells["monitor"], cells["error"]
     result: dict[str, Any] = {
         "status": cells["status"],
@@ -70,7 +76,7 @@ def _run(path: Path, head: Sequence[str], row: Sequence[str]) -> RunRecord:
     order = number(cells.get("order", ""))
     return RunRecord(
         path.parent / cells["run"], cells["run"], config, result, plan, order=None if order is None else int(order),
-        measures=measured, hits=_hits(cells, after),
+        measures=measured, hits=_hits(cells, after), hits_of=cells.get("target", ""),
     )  # fmt: skip
 
 

@@ -178,6 +178,8 @@ def _caption(answers: Answers, why: str) -> str:
         f"first that has it.{confirmed}",
         ""
         if answers.asking.target is not None
+        else "The target is that of the results that were read."
+        if any(run.hits for run in answers.whole.runs)
         else f"The target is the {target.metric} that all runs of three quarters of the groups come to.",
         f"Each with the best {answers.tune} of those tried." if answers.tune is not None else "",
     ]

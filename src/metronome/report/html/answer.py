@@ -19,6 +19,10 @@ _COLUMNS = {
     "samples": None, "train_seconds": True, "peak_memory_MB": True,
 }  # fmt: skip
 _MOST_NEAR = 3  # settings named beside the best
+_ALONE = (
+    "Marked: the best of a column, and all that are the same within rounding. Each group is one run, so that nothing "
+    "is known of how far another seed would come out."
+)
 _NOTE = (
     "Marked: the best mean of a column, and all that are the same within rounding. ± is the standard deviation over "
     "the n runs of a group; a difference that is smaller is none that these runs can show."
@@ -30,7 +34,10 @@ def the_answer(answers: Answers) -> str:
     words, found = _of_targets(answers) if answers.asking.target is not None else _of_groups(answers.best)
     groups = answers.best.differences.groups
     seeds = {frozenset(run.seed for run in group.measured) for group in groups}
-    note = _NOTE if len(groups) > 1 else "± is the standard deviation over the n runs."
+    if all(len(group.measured) <= 1 for group in groups):
+        note = _ALONE if len(groups) > 1 else "One run: nothing is known of how far another seed would come out."
+    else:
+        note = _NOTE if len(groups) > 1 else "± is the standard deviation over the n runs."
     if len(seeds) > 1:
         note += " The groups do not have the same seeds, so that some of a difference may be theirs."
     return (f'<p class="answer">{escaped(words)}</p>\n' if words else "") + found + f'<p class="note">{note}</p>\n'
@@ -48,7 +55,10 @@ def _of_targets(answers: Answers) -> tuple[str, str]:
     where = f"{target.metric} {sign} {plain(value)}{confirmed}"
     least = [said for axis, name in AXES.items() if (said := _least(found, axis, name))]
     tuned = f", each at its best {answers.tune}" if answers.tune else ""
-    if not reached:
+    runs = [run for group in answers.whole.differences.groups for run in group.measured]
+    if not any(run.hits or target.metric in run.curves or target.metric in run.metrics for run in runs):
+        words = f"No run has logged {target.metric}, so nothing is known of how it comes to {plain(value)}."
+    elif not reached:
         words = f"No setting comes to {where} with all its runs."
     elif least:
         words = f"To {where} it takes{tuned}: {'; '.join(least)}."

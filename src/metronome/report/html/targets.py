@@ -47,7 +47,7 @@ def target_table(answers: Answers, value: float) -> str:
         cells += [_interval(came_to, axis, setting.label in best[axis]) for axis in AXES]
         cells.append(_word(came_to.count))
         if answers.tune:
-            edge = " (edge)" if setting.at_edge else ""
+            edge = (" (edge)" if setting.at_edge else "") + ("" if setting.by_steps else " (by its last value)")
             cells.append(_word("–" if setting.chosen is None else f"{setting.chosen.values[answers.tune]}{edge}"))
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return _sortable(heads, rows)
