@@ -94,7 +94,8 @@ def _unasked(groups: Iterable[list[RunRecord]]) -> list[str]:
     for runs in groups:
         configs = [deciding(run.config) for run in runs]
         for key in dict.fromkeys(key for config in configs for key in config):
-            if key not in _SEPARATE and len({text(config.get(key)) for config in configs}) > 1:
+            is_seed = all(config.get(key) == config.get("seed") for config in configs)  # `data_seed: ${seed}`
+            if key not in _SEPARATE and not is_seed and len({text(config.get(key)) for config in configs}) > 1:
                 found[key] = None
     return list(found)
 

@@ -159,3 +159,13 @@ def test_what_the_model_takes_over_is_told_once(make_run: Callable[..., Path], t
         optimizer = {"lr": rate}
         make_run(name, config={"optimizer": optimizer, "model": {"width": 8, "optimizer": dict(optimizer)}})
     assert compared(tmp_path / "runs").keys == ["optimizer.lr"]
+
+
+@pytest.mark.parametrize(("of_seed", "keys"), [((0, 1, 2), []), ((0, 1, 7), ["data.data_seed"])])
+def test_a_value_that_is_the_seed(
+    of_seed: tuple[int, ...], keys: list[str], make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """`data_seed: ${seed}` tells no groups apart."""
+    for seed, drawn in enumerate(of_seed):
+        make_run(f"{seed}", [f"seed={seed}"], seed, config={"data": {"data_seed": drawn}})
+    assert compared(tmp_path / "runs").keys == keys
