@@ -52,6 +52,8 @@ def tradeoff_picture(answers: Answers) -> Picture | str:
     labels = [] if beside else [label for label, _ in shown]
 
     known = [axis for axis in AXES if any(_place(setting, axis) for points in rows.values() for setting, _ in points)]
+    if not known:
+        return f"Neither samples nor seconds to {target.metric} are known, so there is nothing to compare with steps."
     axes = [axis for axis in known if not all(_by_a_factor(points, axis) for points in rows.values())] or known[-1:]
 
     def draw(medium: Medium) -> Figure:
