@@ -200,6 +200,7 @@ def test_a_csv_far_from_its_study_says_what_its_times_are_to(study: Path, tmp_pa
     rows = rows_of(study / "report/summary.csv")
     for row in rows:  # the first value is the easier one
         row |= {"steps_to_0.2_after": "2", "steps_to_0.2_by": "4", "steps_to_0.4_after": "6", "steps_to_0.4_by": "8"}
+        row |= {"samples_to_0.4_after": "48", "samples_to_0.4_by": "64"}
     with open(far, "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -209,6 +210,12 @@ def test_a_csv_far_from_its_study_says_what_its_times_are_to(study: Path, tmp_pa
     assert "where 2 validations in a row have it" in page.text
     assert "val/loss ≤" not in page.text
     assert "three quarters" not in page.text
+    without = [{name: value for name, value in row.items() if "samples_to" not in name} for row in rows]
+    with open(far, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(without[0]))
+        writer.writeheader()
+        writer.writerows(without)
+    assert "Neither samples nor seconds to test/acc are known" in Page(report(far, out=tmp_path / "out")).text
     far.write_text(far.read_text().replace("max, 2 in a row", "most"))
     with pytest.raises(InputError, match="target="):
         report(far, out=tmp_path / "out")
