@@ -11,7 +11,7 @@ import numpy as np
 
 from metronome.report.differences import Differences, Group
 from metronome.report.records import RunRecord, dig, monitor_of, number
-from metronome.report.ties import best_of
+from metronome.report.ties import best_of, same
 
 # What is measured of every run: its name with its unit, as in summary.csv, its heading, and what it means.
 MEASURES = {
@@ -41,6 +41,7 @@ MEASURES = {
     ),
 }
 _BEFORE_METRICS = ("best_value",)  # what was reached comes before what it took
+_PARTS = {"gap_accuracy": ("train_set/acc", "test/acc"), "gap_loss": ("test/loss", "train_set/loss")}
 _STAGES = ("train/", "val/", "test/", "train_set/")
 
 
@@ -69,6 +70,14 @@ class Summary:
         """The finite values of a measure in these runs."""
         found = (self.rows[id(run)].get(name) for run in runs)
         return [value for value in found if value is not None and math.isfinite(value)]
+
+    def is_the_same(self, name: str, groups: Iterable[Group]) -> bool:
+        """Whether a measure has one mean in all groups that have it, within rounding; a difference has, where both of
+        its parts do: its own rounding is theirs, and large beside it."""
+        if name in _PARTS:
+            return all(self.is_the_same(part, groups) for part in _PARTS[name])
+        means = [fmean(values) for group in groups if (values := self.values(name, group.measured))]
+        return all(same(mean, means[0]) for mean in means)
 
     def bests(self, group: Group, metric: str | None = None, is_low: bool | None = None) -> list[float]:
         """The best value of a metric in each run that stands for a group; of the one that is monitored, if not said.

@@ -64,3 +64,15 @@ def test_it_can_be_drawn(values: tuple[object, ...], make_run: Callable[..., Pat
         make_run(str(value), [f"+x.a={value}"], config={"x": {"a": value}}, metrics=metrics, points={})
     (picture,) = drawn(tmp_path / "runs")
     assert picture.png.startswith(b"\x89PNG")
+
+
+def test_a_difference_is_rounded_as_its_parts_are(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    """1.523739 and 1.523736 are the same loss, and so are the gaps of 0.010003 and 0.01 that they make."""
+    for size, loss in ((4, 1.523739), (8, 1.523736)):
+        metrics = {"test/loss": loss, "train_set/loss": 1.513736}
+        make_run(str(size), [f"data.batch_size={size}"], config={"data": {"batch_size": size}}, metrics=metrics)
+    runs, _ = read_runs([tmp_path / "runs"])
+    summary = summarize(runs, differences(runs))
+    gaps = [summary.values("gap_loss", group.measured)[0] for group in summary.differences.groups]
+    assert gaps == pytest.approx([0.010003, 0.01])
+    assert summary.is_the_same("gap_loss", summary.differences.groups)

@@ -26,7 +26,7 @@ from metronome.report.figures.style import (
     scale,
 )
 from metronome.report.summary import Summary, in_words
-from metronome.report.ties import same, with_whom
+from metronome.report.ties import with_whom
 from metronome.report.value_text import shown
 
 MOST_PANELS = 12
@@ -218,7 +218,7 @@ def _equal(summary: Summary, groups: list[Group]) -> list[str]:
     """The results that are the same everywhere."""
     names = [column.name for column in summary.columns if column.name not in _LEFT_OUT]
     means = {name: [fmean(v) for group in groups if (v := summary.values(name, group.measured))] for name in names}
-    return [name for name, of in means.items() if len(of) >= 2 and all(same(mean, of[0]) for mean in of)]
+    return [name for name, of in means.items() if len(of) >= 2 and summary.is_the_same(name, groups)]
 
 
 def _measures(summary: Summary, groups: list[Group]) -> list[str]:
@@ -227,7 +227,7 @@ def _measures(summary: Summary, groups: list[Group]) -> list[str]:
     found: list[str] = []
     for name in sorted(names, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST)):
         means = [fmean(values) for group in groups if (values := summary.values(name, group.measured))]
-        if len(means) >= 2 and not all(same(mean, means[0]) for mean in means):
+        if len(means) >= 2 and not summary.is_the_same(name, groups):
             found.append(name)
     return found
 

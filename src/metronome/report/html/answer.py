@@ -10,7 +10,7 @@ from metronome.report.html.elements import escaped
 from metronome.report.html.tables import marked_cell, table, value_cell, word_cell
 from metronome.report.html.targets import AXES, target_table
 from metronome.report.summary import Summary, in_words, mean_and_spread
-from metronome.report.ties import best_of, same, with_whom
+from metronome.report.ties import best_of, with_whom
 from metronome.report.tuning import Setting
 
 # Of a study without a target: what its groups are told by, and whether little is good; None where neither is.
@@ -89,7 +89,7 @@ def _of_groups(summary: Summary) -> tuple[str, str]:
     """All groups by what differs between them."""
     groups = [group for group in summary.differences.groups if summary.values("steps", group.measured)]
     means = {name: _means(summary, groups, name) for name in _COLUMNS}
-    told = [name for name, of in means.items() if of and (len(groups) < 2 or not _all_same(of))]
+    told = [name for name, of in means.items() if of and (len(groups) < 2 or not summary.is_the_same(name, groups))]
     titles = {column.name: column for column in summary.columns}
     heads = [*((key, "", True) for key in summary.differences.keys), ("n", "runs that the numbers are of", False)]
     heads += [(titles[name].title, titles[name].meaning, False) for name in told]
@@ -114,11 +114,6 @@ def _of_groups(summary: Summary) -> tuple[str, str]:
 def _means(summary: Summary, groups: Sequence[Group], name: str) -> dict[str, float]:
     found = {group.label: summary.values(name, group.measured) for group in groups}
     return {label: fmean(values) for label, values in found.items() if values}
-
-
-def _all_same(means: dict[str, float]) -> bool:
-    first, *rest = means.values()
-    return all(same(first, other) for other in rest)
 
 
 def _best(summary: Summary, name: str, means: dict[str, float]) -> list[str]:
