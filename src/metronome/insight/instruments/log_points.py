@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from metronome.training import Trainer
+from metronome.training.precise import most_precise
 
 # The group of what is watched: TensorBoard sorts groups by name and opens the first two, and so this one comes last.
 GROUP = "watch"
@@ -63,8 +64,7 @@ def read(values: Sequence[Tensor]) -> list[float]:
 @torch.no_grad()
 def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The Euclidean norm of each, on its device; in double precision, where it has it."""
-    dtype = torch.float32 if any(tensor.device.type == "mps" for tensor in tensors) else torch.float64
-    return list(torch._foreach_norm(list(tensors), 2.0, dtype))  # pyright: ignore
+    return list(torch._foreach_norm(list(tensors), 2.0, most_precise(tensors[0].device)))  # pyright: ignore
 
 
 def numbered(name: str, values: Sequence[float], always: bool = False) -> dict[str, float]:
@@ -72,6 +72,29 @@ def numbered(name: str, values: Sequence[float], always: bool = False) -> dict[s
     if len(values) == 1 and not always:
         return {name: values[0]}
     return {f"{name}/{i}": value for i, value in enumerate(values)}
+
+
+class StaysApart(Callback):
+    """Values of parameter groups that are logged under one name while they are equal. Once they part, each has a name
+    of its own, also where they meet again, and in a run that goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.are_apart = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.are_apart = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"numbered": self.are_apart}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.are_apart = state_dict["numbered"]
+
+    def named(self, name: str, values: Sequence[float]) -> dict[str, float]:
+        """One or more values, one for each group."""
+        self.are_apart = self.are_apart or len(set(values)) > 1
+        return numbered(name, values if self.are_apart else values[:1], always=self.are_apart)
 
 
 def groups_of(trainer: L.Trainer) -> Iterable[dict[str, Any]]:

@@ -4,28 +4,15 @@ from typing import Any
 
 import lightning as L
 
-from metronome.insight.instruments.log_points import GROUP, Instrument, groups_of, log_scalars, numbered
+from metronome.insight.instruments.log_points import GROUP, Instrument, StaysApart, groups_of, log_scalars
 
 
-class Momentum(Instrument):
+class Momentum(StaysApart, Instrument):
     """Logs `watch/momentum`, which some schedulers change: SGD's momentum, of Adam and its kind the first beta.
 
     Parameter groups that part are logged as `watch/momentum/0`, `/1`, ..., counted over all optimizers. Of optimizers
     without momentum there is none.
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._numbered = False
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._numbered = False
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"numbered": self._numbered}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._numbered = state_dict["numbered"]
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -35,10 +22,8 @@ class Momentum(Instrument):
         if not self.is_due:
             return
         momenta = [m for group in groups_of(trainer) if (m := _momentum(group)) is not None]
-        if any(momenta) or self._numbered:
-            self._numbered = self._numbered or len(set(momenta)) > 1
-            values = momenta if self._numbered else momenta[:1]
-            log_scalars(trainer, numbered(f"{GROUP}/momentum", values, always=self._numbered))
+        if any(momenta) or self.are_apart:
+            log_scalars(trainer, self.named(f"{GROUP}/momentum", momenta))
 
 
 def _momentum(group: dict[str, Any]) -> float | None:

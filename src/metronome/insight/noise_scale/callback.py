@@ -9,11 +9,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor, distributed, nn
 
+from metronome.insight.instruments.log_points import groups_of
 from metronome.insight.noise_scale.before_averaging import BeforeAveraging
 from metronome.insight.noise_scale.estimate import averaged, estimates, noise
 from metronome.insight.noise_scale.pieces import Pieces, squared_size
 from metronome.training import Trainer
 from metronome.training.looks.across_samples import batch_norms, spectral_norms
+from metronome.training.precise import most_precise
 from metronome.training.step.step import CutBatch, Passes, Step
 from metronome.units import InputError, check_number
 
@@ -79,7 +81,7 @@ class NoiseScale(Callback):
             self._off = True
             return
         device = self._parameters[0].device
-        dtype = torch.float32 if device.type == "mps" else torch.float64
+        dtype = most_precise(device)
         self._sums = torch.tensor(restored or [0.0] * 3, dtype=dtype, device=device)
         if trainer.world_size > 1 and not trainer.state_of_training.auto_accumulate:
             try:
@@ -213,8 +215,7 @@ class NoiseScale(Callback):
 
 
 def _trained(trainer: L.Trainer) -> list[nn.Parameter]:
-    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-    return [parameter for group in groups for parameter in group["params"] if parameter.requires_grad]
+    return [parameter for group in groups_of(trainer) for parameter in group["params"] if parameter.requires_grad]
 
 
 def _reason_not_to(trainer: Trainer, parameters: list[nn.Parameter]) -> str | None:

@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metronome.insight.instruments.log_points import norms
+from metronome.training.precise import most_precise
+
 
 class Pieces:
     """Of this device's micro-batches in one step: sum(a_i |g_i|^2) and how many have samples.
@@ -28,7 +31,7 @@ class Pieces:
         self._before: list[Tensor | None] = [None] * len(parameters)
         self._met: list[Tensor] = []
         self._passes = 0
-        dtype = torch.float32 if parameters[0].device.type == "mps" else torch.float64  # MPS has no more
+        dtype = most_precise(parameters[0].device)
         self.found = torch.zeros(2, dtype=dtype, device=parameters[0].device)
 
     @property
@@ -83,9 +86,8 @@ class Pieces:
 
 def squared_size(gradients: Sequence[Tensor]) -> Tensor:
     """The sum of the squares of all their numbers, without waiting for their device."""
-    dtype = torch.float32 if gradients[0].device.type == "mps" else torch.float64
-    norms = torch._foreach_norm(list(gradients), 2.0, dtype)  # pyright: ignore
-    return torch.stack([norm.to(norms[0].device) for norm in norms]).square().sum()
+    sizes = norms(gradients)
+    return torch.stack([size.to(sizes[0].device) for size in sizes]).square().sum()
 
 
 def _differences(pairs: Sequence[tuple[Tensor, Tensor | None]]) -> list[Tensor]:

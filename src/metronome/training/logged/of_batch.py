@@ -16,6 +16,7 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 from torchmetrics.utilities import dim_zero_sum
 
 from metronome.training.logged.metrics import modules_of, plain_copy, state_names
+from metronome.training.precise import most_precise
 
 log = logging.getLogger("metronome.training")
 
@@ -178,7 +179,7 @@ def _join(parts: list[Any]) -> bool:
     reductions = [part._reductions[name] for part in parts for name in part._defaults]
     if tensors and all(isinstance(t, Tensor) for t in tensors) and all(r is dim_zero_sum for r in reductions):
         # One sum, which a GPU is not waited for.
-        dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+        dtype = most_precise(tensors[0].device)
         table = torch.cat([tensor.detach().reshape(-1).to(dtype) for tensor in tensors])
         distributed.all_reduce(table)
         pieces = iter(table.split([tensor.numel() for tensor in tensors]))

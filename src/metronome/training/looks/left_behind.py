@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import Metric
 
+from metronome.training.guards.attributes import BOOKS
 from metronome.training.looks.across_samples import spectral_norms
 from metronome.training.looks.plain_state import changed, plain_state, random_state
 
@@ -72,12 +73,11 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         if id(part) in metrics:  # which are joined as they must be
             continue
         for name, value in list(vars(part).items()):
-            if name not in _BOOKS:
+            if name not in BOOKS:
                 for tensor in _tensors_in(value):
                     yield f"{place}.{name}".lstrip("."), tensor
 
 
-_BOOKS = {"_parameters", "_buffers", "_modules"}
 _DEEP = 3
 
 

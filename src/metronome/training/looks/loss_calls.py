@@ -33,7 +33,7 @@ class LossCalls(TorchFunctionMode):
 
     It is certain of a sum, of class weights, of labels left out and of rows that are no multiple of the samples. Two
     samples compared, and a spread over samples, it takes from shapes: a matrix of samples by samples. What is worked
-    out by hand (a masked mean written out) it does not see; `+debug=layout` does.
+    out by hand it takes from the graph of the loss (`LossGraph`) and from numbers of the data (`OverSamples`).
 
     Attributes:
         samples: in the micro-batch.
