@@ -247,7 +247,7 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("name", ["resnet18", "gpt2"])
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), "gpt2"])
 def test_both_ways_on_a_gpu_make_the_same_training(name: str) -> None:
     """A small one, on a CPU: the same to rounding."""
     assert gpu.apart(SMALL[name], SMALL_RIG) < 1e-3

@@ -16,6 +16,7 @@ IN_A_STEP = ("on_train_batch_start", "on_before_zero_grad", "on_before_backward"
              "on_before_optimizer_step")  # fmt: skip
 AROUND = ("on_train_epoch_start", "on_train_batch_end", "on_validation_start", "on_validation_batch_end",
           "on_validation_end")  # fmt: skip
+QUICK = ("on_before_backward", "on_before_optimizer_step", "on_validation_start")
 
 
 class Boom(Exception):
@@ -69,7 +70,10 @@ def assert_same(again: tuple[Any, Any], whole: tuple[Any, Any], name: Any) -> No
     "owner",
     [pytest.param(Seen, id="of the module"), pytest.param(Callback, id="of a callback", marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("hook", [*IN_A_STEP, *AROUND])
+@pytest.mark.parametrize(
+    "hook",
+    [hook if hook in QUICK else pytest.param(hook, marks=pytest.mark.slow) for hook in [*IN_A_STEP, *AROUND]],
+)
 def test_an_error_in_any_call_of_a_hook(hook: str, owner: type, tmp_path: Path) -> None:
     whole, call = fit(model=Seen(), **FLAGS), 0
     while True:

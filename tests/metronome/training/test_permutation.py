@@ -179,6 +179,7 @@ def test_these_figures_are_those_of_a_permutation_drawn_at_random(place: tuple[i
     assert suspicious(pairs(generator.permutation(2**16), 2**8)) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES[::3])
 def test_fewer_rounds_would_show(place: tuple[int, int]) -> None:
     """So the tests can tell; and what theory says of 3, 4 and 5 rounds is there."""
