@@ -1,6 +1,6 @@
 """Epochs, batches, steps, durations and the plan: pure arithmetic, no torch, no Lightning."""
 
-from metronome.units.direction import MODES, direction_of
+from metronome.units.direction import direction_of
 from metronome.units.duration import Duration
 from metronome.units.epoch_series import EpochPlan, accumulation_at
 from metronome.units.errors import InputError, RunFailed, check_number
@@ -11,7 +11,6 @@ from metronome.units.schedule import BatchSchedule
 from metronome.units.split import even_split, share_size
 
 __all__ = [
-    "MODES",
     "BatchSchedule",
     "Duration",
     "EpochPlan",

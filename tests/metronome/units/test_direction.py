@@ -6,7 +6,8 @@ from metronome.units import direction_of
 
 LESS = [
     "val/loss", "loss", "val_loss", "val-loss", "val.loss", "VAL/LOSS", "valLoss", "val/loss_epoch",
-    "val/loss/dataloader_idx_0", "val/total_loss", "loss1", "loss_step", "val/error", "error_rate", "test/err", "top5_err",
+    "val/loss/dataloader_idx_0", "val/total_loss", "loss1", "loss_step", "val/error", "error_rate", "test/err",
+    "top5_err",
     "val/perplexity", "val/ppl", "val/mse", "val/RMSE", "val/mean_squared_error",
     "val/mean_absolute_percentage_error", "nll", "val/neg_log_likelihood", "negative_log_likelihood",
     "val/cross_entropy", "val/bce", "val/dice_loss", "val/iou_loss", "val/wer", "val/fid", "fid_score", "brier_score",
