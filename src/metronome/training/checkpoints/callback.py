@@ -210,17 +210,19 @@ class Checkpoint(ModelCheckpoint):
 
 
 def hand_over(states: dict[str, Any], callbacks: Iterable[Any]) -> None:
-    """What a checkpoint has of a `Checkpoint` with other options goes to the only one that there is now: the last
-    checkpoint, and the best, unless it was the best by another metric, or the worst; then it counts anew.
+    """What a checkpoint has of a `Checkpoint` with other options goes to the one that has taken its place: the
+    last checkpoint, and the best, unless it was the best by another metric, or the worst; then it counts anew.
 
     Args:
         states: of the checkpoint's callbacks; changed.
         callbacks: those of the training that goes on.
     """
-    ours = [callback for callback in callbacks if type(callback) is Checkpoint]
-    theirs = [key for key in states if isinstance(key, str) and key.startswith(f"{Checkpoint.__name__}{{")]
-    if len(ours) != 1 or len(theirs) != 1 or ours[0].state_key == theirs[0]:
-        return
+    all_ours = [callback for callback in callbacks if type(callback) is Checkpoint]
+    known = {callback.state_key for callback in all_ours}
+    ours = [callback for callback in all_ours if callback.state_key not in states]
+    theirs = [key for key in states if str(key).startswith(f"{Checkpoint.__name__}{{") and key not in known]
+    if len(ours) != 1 or len(theirs) != 1:
+        return  # none has changed, or which is which cannot be told
     here, there = (_best_by(key) for key in (ours[0].state_key, theirs[0]))
     state = states.pop(theirs[0])
     states[ours[0].state_key] = state if here == there else state | _NO_BEST | {"kth_value": ours[0].kth_value}
