@@ -43,6 +43,7 @@ class StopAtTarget(EarlyStopping):
         self.open_mode = "mode" if mode is None else None
         self.values = [float(value) for value in given]
         self.confirm, self.in_a_row = confirm, 0
+        self.why: str | None = None  # it has ended the training
 
     @property
     def target(self) -> float:
@@ -69,6 +70,7 @@ class StopAtTarget(EarlyStopping):
         is_over = self.in_a_row >= self.confirm or not math.isfinite(number)
         if trainer.strategy.reduce_boolean_decision(is_over, all=False):
             trainer.should_stop, self.stopped_epoch = True, trainer.current_epoch
+            self.why = f"{self.monitor} is {number:.4g}"
             log.info("%s is %g after %s steps: the training ends", self.monitor, number, f"{trainer.global_step:,}")
 
     @property

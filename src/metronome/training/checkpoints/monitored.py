@@ -125,12 +125,12 @@ def say_contradictions(trainer: L.Trainer, said: set[str]) -> None:
     """One line for each mode that is not the one that its metric has: it was given, and counts.
 
     Args:
-        said: lines from before; changed.
+        said: what was told before; changed.
     """
     for watcher in watchers(trainer):
         mode, by = direction_in(trainer.lightning_module, watcher.monitor)
         if mode is not None and mode != watcher.mode:
-            _say_other(watcher, mode, by, said)
+            _say_other(trainer, watcher, mode, by, said)
 
 
 def look_at_logged(trainer: L.Trainer, results: Any, said: set[str]) -> None:
@@ -148,9 +148,7 @@ def look_at_logged(trainer: L.Trainer, results: Any, said: set[str]) -> None:
         if name not in logged and logged and trainer.sanity_checking and _words(name)[:1] == ["val"]:
             # Some log nothing of it in the sanity check, so this is no error yet.
             line = f"monitor={name} is not among what the validation logs: {', '.join(sorted(logged))}"
-            if line not in said:
-                said.add(line)
-                log.warning(line)
+            _say(trainer, line, line, said)
         if mode is None or mode == watcher.mode:
             continue
         kind = type(logged[name]).__name__
@@ -159,12 +157,15 @@ def look_at_logged(trainer: L.Trainer, results: Any, said: set[str]) -> None:
                 f"monitor={name}: it is logged as {kind}, of which {_BETTER[mode]} is better, and its name says "
                 f"{_BETTER[watcher.mode]}; add {key}=min or {key}=max"
             )
-        _say_other(watcher, mode, kind, said)
+        _say_other(trainer, watcher, mode, kind, said)
 
 
-def _say_other(watcher: Any, mode: str, by: str, said: set[str]) -> None:
+def _say_other(trainer: L.Trainer, watcher: Any, mode: str, by: str, said: set[str]) -> None:
     line = f"mode={watcher.mode} counts for {watcher.monitor}, of which {_BETTER[mode]} is better by {by}"
-    about = f"mode={watcher.mode} {watcher.monitor}"
-    if about not in said:
+    _say(trainer, line, f"{watcher.mode} {watcher.monitor}", said)
+
+
+def _say(trainer: L.Trainer, line: str, about: str, said: set[str]) -> None:
+    if about not in said and trainer.is_global_zero:
         said.add(about)
         log.warning(line)

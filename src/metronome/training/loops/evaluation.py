@@ -102,8 +102,10 @@ class EvaluationLoop(EvaluationLoopBase):
         super()._store_dataloader_outputs()
 
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            look_at_logged(self.trainer, self._results, self.trainer.fit_loop.said)  # pyright: ignore
+        fit: Any = self.trainer.fit_loop
+        if self.trainer.state.fn == TrainerFn.FITTING and not fit.has_looked_at_logged:
+            look_at_logged(self.trainer, self._results, fit.said)
+            fit.has_looked_at_logged = not self.trainer.sanity_checking
         judge(self.trainer)
         self.is_judged, self._lists = True, {}
         super()._on_evaluation_end(*args, **kwargs)
