@@ -37,11 +37,21 @@ def accuracies(run: Path) -> dict[int, float]:
     return {int(row["step"]) + 1: float(row["val/acc"]) for row in rows if row["val/acc"]}
 
 
-def test_what_is_typed_alone_keeps_the_best(commands: Commands) -> None:
+@pytest.mark.parametrize(
+    ("options", "of_plateau"),
+    [
+        (("callbacks.checkpoint.monitor=val/acc",), ("val/loss", None)),
+        pytest.param(("monitor=val/acc",), ("val/acc", None), marks=pytest.mark.slow),
+        pytest.param(("monitor=val/acc", "mode=max"), ("val/acc", "max"), marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_typed_alone_keeps_the_best(
+    options: tuple[str, ...], of_plateau: tuple[str, str | None], commands: Commands
+) -> None:
     """So do Lightning's own callbacks that are named without a mode."""
     stock = "lightning.pytorch.callbacks"
     done = commands(
-        "train", *WILD, "logger=csv", "callbacks.checkpoint.monitor=val/acc",
+        "train", *WILD, "logger=csv", "scheduler=plateau", *options,
         f"+callbacks.mine={{_target_: {stock}.ModelCheckpoint, dirpath: mine, filename: '{{step}}', monitor: val/acc}}",
         f"+callbacks.stop={{_target_: {stock}.EarlyStopping, monitor: val/acc, patience: 100, min_delta: 0.01}}",
     )  # fmt: skip
@@ -57,6 +67,8 @@ def test_what_is_typed_alone_keeps_the_best(commands: Commands) -> None:
     (record,) = read_runs([done.run])[0]
     assert (record.monitor, record.best_is_low) == ("val/acc", False)
     assert done.result["stopped_early"] is None
+    scheduler = record.config["scheduler"]
+    assert (scheduler["monitor"], scheduler["mode"]) == of_plateau
 
 
 def ended(done: Done) -> dict[str, Any]:

@@ -163,8 +163,8 @@ def test_plateau_of_what_tells_nothing(tmp_path: Path) -> None:
     [
         ({"monitor": "val/acc"}, {"monitor": "val/acc"}, 2, None),
         # It kept the worst: no validation since was better than the one after step 3.
-        ({"monitor": "val/acc", "mode": "min"}, {"monitor": "val/acc"}, 3, "highest val/acc, and before by the lowest"),
-        ({}, {"monitor": "val/acc"}, 3, "highest val/acc, and before by no metric"),
+        ({"monitor": "val/acc", "mode": "min"}, {"monitor": "val/acc"}, 3, "highest val/acc, before by the lowest"),
+        ({}, {"monitor": "val/acc"}, 3, "highest val/acc, before by no metric"),
     ],
 )
 def test_a_run_goes_on(
@@ -178,6 +178,6 @@ def test_a_run_goes_on(
     fit(tmp_path, again, Net(), ckpt=str(tmp_path / "last.ckpt"))
     assert torch.load(again.best_model_path, weights_only=True)["global_step"] == best
     assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
-    anew = [line for line in caplog.messages if line.startswith("the best checkpoint counts anew: ")]
+    anew = [line for line in caplog.messages if line.startswith("the best counts anew: ")]
     assert len(anew) == (told is not None)
     assert all(str(told) in line for line in anew)

@@ -227,7 +227,7 @@ def hand_over(states: dict[str, Any], callbacks: Iterable[Any]) -> None:
     state = states.pop(theirs[0])
     states[ours[0].state_key] = state if here == there else state | _NO_BEST | {"kth_value": ours[0].kth_value}
     if here != there:
-        log.warning("the best checkpoint counts anew: by %s, and before by %s", here, there)
+        log.warning("the best counts anew: by %s, before by %s", here, there)
 
 
 def _best_by(state_key: str) -> str:
