@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 
-from metronome.app.config.asked import in_sweep
+from metronome.app.config.asked import in_search, in_sweep
 from metronome.app.config.build import Job
 from metronome.app.console import output
 from metronome.app.console.jobs import job_of_a_sweep
@@ -22,6 +22,7 @@ from metronome.app.run.logs import go_on_with_rows, take_back
 from metronome.app.run.result import Result
 from metronome.app.run.tested import callbacks_leave_the_weights
 from metronome.app.run.training_set import metrics_of_training_set
+from metronome.app.sweeps.direction import check_direction
 from metronome.insight import HParams
 from metronome.runs.folders import run_around
 
@@ -38,6 +39,8 @@ def train(config: DictConfig) -> float | None:
             return output.done_before(run)
         with sigterm_stops(), Result(run) as result:
             job = run.build()
+            if in_search():
+                check_direction(run.config, model_checkpoint(job.trainer))
             result.take_over_unless_it_replaces()
             result.take_plan(job.plan, job.rates)
             output.show_plan(run, job.plan, job.rates)

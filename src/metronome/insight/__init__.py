@@ -1,5 +1,6 @@
 """Callbacks that watch a training: progress, learning rate, plan, exactness, noise, its insides."""
 
+from metronome.insight.early_stopping import EarlyStopping
 from metronome.insight.gradient_accuracy.callback import GradientAccuracy
 from metronome.insight.instruments.gradient_norm import GradientNorm
 from metronome.insight.instruments.histograms import Histograms
@@ -18,6 +19,7 @@ from metronome.insight.progress import Progress
 from metronome.insight.target import StopAtTarget
 
 __all__ = [
+    "EarlyStopping",
     "GradientAccuracy",
     "GradientNorm",
     "HParams",

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR
 from metronome.models.fused import choose_for_step, make_fused
 from metronome.models.optimizers import check_options
 from metronome.models.schedulers import Plateau
+from metronome.training.checkpoints.monitored import settle
 from metronome.training.checkpoints.restoring import set_rates
 from metronome.units import InputError
 
@@ -149,6 +150,8 @@ class Supervised(L.LightningModule):
                 if isinstance(config.scheduler, LambdaLR):
                     set_rates(config.scheduler)
         has_data = trainer.val_dataloaders is None or sum(trainer.num_val_batches) > 0  # None: not asked for yet
+        for scheduler in self._plateaus():
+            settle(scheduler, self)
         if self._plateaus() and not (trainer.enable_validation and has_data):
             raise InputError(
                 "scheduler=plateau looks at a metric at each validation, and there is none; use another scheduler, or "

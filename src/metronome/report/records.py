@@ -12,6 +12,7 @@ import yaml
 
 from metronome.report.events import Curve, read_curves
 from metronome.report.step_table import StepTable
+from metronome.runs.monitored import mode_in, monitored_in
 from metronome.runs.names import CONFIG_FILE, PLAN_FILE, REPORT_FILE, RESULT_FILE
 from metronome.runs.order import place_in, read_order
 from metronome.units import InputError
@@ -106,18 +107,19 @@ class RunRecord:
 
     @property
     def monitor(self) -> str | None:
-        """The metric that decides which checkpoint is best; where none does, the loss of the validation."""
-        name = dig(self.result, "best", "monitor") or dig(self.config, "callbacks", "checkpoint", "monitor")
-        if name is None:
-            return _VALIDATED if _VALIDATED in self.curves or _VALIDATED in self.metrics else None
-        return str(name)
+        """The metric that decides which checkpoint is best; where none does, the one that the configuration names, else
+        the loss of the validation."""
+        name = dig(self.result, "best", "monitor") or monitored_in(self.config)[0]
+        if name is not None:
+            return str(name)
+        others = (self.config.get("monitor"), _VALIDATED)
+        return next((str(name) for name in others if name in self.curves or name in self.metrics), None)
 
     @property
     def best_is_low(self) -> bool:
         """Whether a low value of it is a good one."""
-        if dig(self.config, "callbacks", "checkpoint", "monitor") is None and self.monitor == _VALIDATED:
-            return True
-        return dig(self.config, "callbacks", "checkpoint", "mode") != "max"
+        name = self.monitor
+        return name is None or (dig(self.result, "best", "mode") or mode_in(self.config, name)) != "max"
 
 
 def monitor_of(runs: list[RunRecord]) -> tuple[str | None, bool]:

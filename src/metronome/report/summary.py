@@ -12,6 +12,7 @@ import numpy as np
 from metronome.report.differences import Differences, Group
 from metronome.report.records import RunRecord, dig, monitor_of, number
 from metronome.report.ties import best_of, same
+from metronome.units import direction_of
 
 # What is measured of every run: its name with its unit, as in summary.csv, its heading, and what it means.
 MEASURES = {
@@ -184,9 +185,9 @@ def best_point(run: RunRecord, of: str | None = None) -> tuple[int, float] | Non
     """The step and the value of the best of a metric; of the least val/loss, or of what is monitored, if not said."""
     tag = of or ("val/loss" if "val/loss" in run.curves else run.monitor)
     curve = run.curves.get(tag or "")
-    if curve is None or not np.isfinite(curve.values).any():
+    if tag is None or curve is None or not np.isfinite(curve.values).any():
         return None
-    is_low = tag == "val/loss" or run.best_is_low
+    is_low = run.best_is_low if tag == run.monitor else direction_of(tag) != "max"
     values = np.where(np.isfinite(curve.values), curve.values, math.inf if is_low else -math.inf)
     i = int(np.argmin(values) if is_low else np.argmax(values))
     return int(curve.steps[i]), float(values[i])
@@ -218,7 +219,10 @@ def to_csv(
     writer = csv.writer(text, lineterminator="\n")
     keys = [key for key in summary.differences.keys if key != "experiment"]
     ordered = ["order"] if any(run.order is not None for run in summary.runs) else []
-    about = ["run", "experiment", "status", "seed", *ordered, *keys, "monitor"]
+    modes = ["min" if run.best_is_low else "max" for run in summary.runs]
+    names = [run.monitor for run in summary.runs]
+    is_told = all(name is None or direction_of(name) == mode for name, mode in zip(names, modes, strict=True))
+    about = ["run", "experiment", "status", "seed", *ordered, *keys, "monitor", *([] if is_told else ["mode"])]
     more = more or {}
     writer.writerow(
         [*about, *(column.name for column in summary.columns), *more, *(["target"] if target else []), "error"]
@@ -230,6 +234,7 @@ def to_csv(
         numbers = ["" if value is None else _plain(value) for value in found]
         place = ["" if run.order is None else run.order] if ordered else []
         is_what = [run.name, run.experiment, run.status, run.seed, *place, *given, run.monitor or ""]
+        is_what += [] if is_told else [modes[i]]
         writer.writerow([*is_what, *numbers, *([target] if target else []), run.error])
     return text.getvalue()
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from metronome.report.differences import Differences, Group, number_of
-from metronome.report.records import RunRecord
+from metronome.report.records import RunRecord, monitor_of
 from metronome.report.targets import Reached, reached
 from metronome.report.ties import best_of
 from metronome.runs.asking import Target
+from metronome.units import direction_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def settings(
             else Reached([], len(group.measured))
             for group in groups
         ]
-        best, by_steps = _best(groups, came_to, metric, target is None or target.best_is_low)
+        is_low = _is_low(differing, metric) if target is None else target.best_is_low
+        best, by_steps = _best(groups, came_to, metric, is_low)
         found.append(Setting(values, label, groups, came_to, best, by_steps))
     return found
 
@@ -86,6 +88,12 @@ def tuned(differing: Differences, tune: str, chosen: Sequence[Setting]) -> Diffe
 
 def runs_of(differing: Differences) -> list[RunRecord]:
     return [run for group in differing.groups for run in group.runs]
+
+
+def _is_low(differing: Differences, metric: str | None) -> bool:
+    """Whether a low value of a metric is a good one: as the runs say that monitor it, else as its name does."""
+    monitor, is_low = monitor_of(runs_of(differing))
+    return is_low if metric == monitor or metric is None else direction_of(metric) != "max"
 
 
 def final_value(group: Group, metric: str) -> float | None:

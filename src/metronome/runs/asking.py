@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from metronome.runs.names import STUDY_FILE
-from metronome.units import InputError
+from metronome.units import InputError, direction_of
+from metronome.units.direction import MODES
 
 _MOST_CONFIRMED = 1_000
 
@@ -106,16 +107,21 @@ def _target(node: Any) -> Target | None:
     if node is None:
         return None
     _check_names("study.target", node, ("metric", "values", "mode", "confirm"))
-    values, mode, confirm = node.get("values"), node.get("mode", "min"), node.get("confirm", 1)
+    values, mode, confirm = node.get("values"), node.get("mode"), node.get("confirm", 1)
     values = list(values) if isinstance(values, list | tuple) else [values]
     if not values or not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
         raise InputError(f"study.target.values={values} are not numbers such as [0.54, 0.25]")
-    if mode not in ("min", "max"):
+    if mode not in (None, *MODES):
         raise InputError(f"study.target.mode={mode} is neither min nor max")
     if not isinstance(confirm, int) or isinstance(confirm, bool) or not 1 <= confirm <= _MOST_CONFIRMED:
         raise InputError(f"study.target.confirm={confirm} is not a number of validations from 1 up")
     if not isinstance(node.get("metric"), str):
         raise InputError("study.target.metric is missing: name what is logged, such as val/loss")
+    if (mode := mode or direction_of(node["metric"])) is None:
+        raise InputError(
+            f"study.target.metric={node['metric']}: whether lower or higher is better cannot be told from its name; "
+            "add mode: min or mode: max to study.target"
+        )
     low = mode == "min"
     return Target(node["metric"], tuple(sorted(map(float, values), reverse=low)), low, confirm)
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from metronome.units import direction_of
+
 DECIDING = ("data", "model", "optimizer", "scheduler", "budget", "seed")
 LIMITS = "trainer.max_"  # what these names begin with ends a run too
 # Options that runs from before there were any did not name, with the values that mean what those did.
@@ -19,8 +21,19 @@ def deciding(config: dict[str, Any]) -> dict[str, Any]:
     groups["model"] = _without_copies(config)
     found = {key: value for group, content in groups.items() for key, value in flat(group, content).items()}
     found = {key: value for key, value in found.items() if key not in _SAID_LATER or value != _SAID_LATER[key]}
+    found = without_known_mode(found)
     trainer = flat("trainer", config.get("trainer"))
     return found | {key: value for key, value in trainer.items() if key.startswith(LIMITS)}
+
+
+def without_known_mode(values: dict[str, Any]) -> dict[str, Any]:
+    """The same without `scheduler.mode`, where it is the one that its metric has: it may be said or not.
+
+    >>> without_known_mode({"scheduler.monitor": "val/acc", "scheduler.mode": "max"})
+    {'scheduler.monitor': 'val/acc'}
+    """
+    told = direction_of(str(values.get("scheduler.monitor")))
+    return {key: value for key, value in values.items() if key != "scheduler.mode" or value not in (None, told)}
 
 
 def flat(name: str, content: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Epochs, batches, steps, durations and the plan: pure arithmetic, no torch, no Lightning."""
 
+from metronome.units.direction import direction_of
 from metronome.units.duration import Duration
 from metronome.units.epoch_series import EpochPlan, accumulation_at
 from metronome.units.errors import InputError, RunFailed, check_number
@@ -18,6 +19,7 @@ __all__ = [
     "RunFailed",
     "accumulation_at",
     "check_number",
+    "direction_of",
     "even_split",
     "micro_batch_size",
     "micro_batches_of",

@@ -114,7 +114,10 @@ CONFIG = [
     ("train", [DIGITS, "trainer.devices=0"], "trainer.devices=0"),
     # data and model
     ("train", [DIGITS, "model.network.num_outputs=12"], "the network has 12 outputs"),
-    ("train", [LINEAR, "callbacks.checkpoint.monitor=val/nope"], "val/nope"),
+    ("train", [LINEAR, "callbacks.checkpoint.monitor=val/nope"], "add callbacks.checkpoint.mode=min or "),
+    ("train", [LINEAR, "monitor=val/foo"], "cannot be told from its name; add mode=min or mode=max"),
+    ("train", [LINEAR, "monitor=val/nope", "mode=min"], "monitor=val/nope is not logged; there is: train/loss, "),
+    ("train", [LINEAR, "mode=up"], "mode=up is neither min nor max"),
     # plan
     ("plan", [DIGITS, "format=xml"], "use format=text or format=json"),
 ]
@@ -164,9 +167,14 @@ FLAGS = [
     (["callbacks.checkpoint.mode=up"], "`mode` can be min, max but got up"),
     (["callbacks.checkpoint.filename='{epoch'"], "filename='{epoch' is no name"),
     (
-        ["+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/nope}"],
+        ["+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/nope, mode: min}"],
         "Early stopping conditioned on metric `val/nope` which is not available",
     ),
+    (
+        ["+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/nope}"],
+        "add +callbacks.stop.mode=min or +callbacks.stop.mode=max",
+    ),
+    (["callbacks=early_stopping", "callbacks.early_stopping.patience=0"], "patience=0"),
     # the rest
     ([f"seed={10**12}"], f"seed={10**12} is not a whole number from 0 to 4,294,967,295"),
     (["num_threads=many"], "num_threads='many' is not a number of CPU threads"),

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from commands import PROJECT, Commands, Done, a_process_in, wait_for
+from omegaconf import OmegaConf
 
+from metronome.app.sweeps.direction import direction_of_search
 from metronome.app.sweeps.search import trials_done, trials_left
 
 optuna = pytest.importorskip("optuna")
@@ -235,12 +237,52 @@ class Rising(Callback):
 
 
 @pytest.mark.slow
-def test_the_greatest_value_is_the_best_where_the_metric_is_to_grow(commands: Commands) -> None:
-    monitor = ("callbacks.checkpoint.monitor=val/acc", "callbacks.checkpoint.mode=max")
-    done = commands("train", *STUDY, *monitor, "trials=2")
+@pytest.mark.parametrize("monitor", ["monitor=val/acc", "callbacks.checkpoint.monitor=val/acc"])
+def test_the_greatest_value_is_the_best_where_the_metric_is_to_grow(monitor: str, commands: Commands) -> None:
+    done = commands("train", *STUDY, monitor, "trials=2")
     assert done.code == 0, done.err
     greatest = max(result["best"]["value"] for result in done.results)
     assert f"  val/acc {greatest:.4g}  " in done.out.splitlines()[-1]
+    (file,) = commands.folder.rglob("search.db")
+    study = optuna.load_study("search", f"sqlite:///{file}")
+    assert (study.direction.name, study.best_value) == ("MAXIMIZE", greatest)
+
+
+@pytest.mark.slow
+def test_a_search_of_what_cannot_be_told_makes_no_trial(commands: Commands) -> None:
+    done = commands("train", *PLAIN, RATES, "monitor=val/foo", "trials=2")
+    assert (done.code, done.out, done.runs) == (2, "", [])
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: monitor=val/foo: whether lower or higher is better cannot be told from its name")
+
+
+@pytest.mark.slow
+def test_a_search_in_the_other_direction(commands: Commands) -> None:
+    done = commands("train", *PLAIN, RATES, "data.batch_size=250", "hydra.sweeper.direction=maximize", "trials=1")
+    assert done.code == 1
+    assert "the search is to maximize val/loss, and its runs keep the minimum as the best" in done.out
+
+
+CHECKPOINT = {"_target_": "a.Checkpoint", "monitor": "${monitor}", "mode": "${mode}", "dirpath": "${nowhere:}"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "direction"),
+    [
+        ({}, "minimize"),
+        ({"monitor": "val/acc"}, "maximize"),
+        ({"monitor": "val/foo", "mode": "max"}, "maximize"),
+        ({"callbacks.checkpoint.monitor": "val/acc"}, "maximize"),
+        ({"callbacks.checkpoint.monitor": "val/acc", "callbacks.checkpoint.mode": "min"}, "minimize"),
+        ({"monitor": "val/acc", "callbacks.checkpoint.monitor": None}, "minimize"),  # no trial has a value
+        ({"callbacks.checkpoint": None}, "minimize"),
+    ],
+)
+def test_direction(changes: dict[str, Any], direction: str) -> None:
+    config = OmegaConf.create({"monitor": "val/loss", "mode": None, "callbacks": {"checkpoint": CHECKPOINT, "x": None}})
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value)
+    assert direction_of_search(config) == direction
 
 
 def test_without_the_package(commands: Commands) -> None:

@@ -34,8 +34,9 @@ def test_result(digits: Done) -> None:
     """Every field of the design, with numbers worked by hand: 1,257 samples / 64 = 20 steps, 15 epochs."""
     result = digits.result
     assert list(result) == [
-        *("status", "experiment", "overrides", "seed", "plan", "rates", "progress", "metrics", "best", "seconds"),
-        *("samples_per_second", "peak_memory_bytes", "peak_memory_is_own", "weights_sha256", "resumed_from"),
+        *("status", "experiment", "overrides", "seed", "plan", "rates", "progress", "metrics", "best"),
+        *("stopped_early", "seconds", "samples_per_second", "peak_memory_bytes", "peak_memory_is_own"),
+        *("weights_sha256", "resumed_from"),
         *("out_of_memory", "nonfinite", "advice", "versions", "git_commit"),
     ]
     assert (result["status"], result["experiment"], result["seed"]) == ("finished", "digits", 0)
@@ -44,7 +45,7 @@ def test_result(digits: Done) -> None:
     plan = {key: result["plan"][f"total_{key}"] for key in ("steps", "iterations", "samples")}
     assert result["progress"] == {"epochs": result["plan"]["epochs"]} | plan
     assert len(result["plan"]["per_epoch"]) == 15
-    assert result["best"]["monitor"] == "val/loss"
+    assert (result["best"]["monitor"], result["best"]["mode"], result["stopped_early"]) == ("val/loss", "min", None)
     assert result["best"]["step"] % 20 == 0
     assert result["best"]["checkpoint"] == "checkpoints/best.ckpt"
     assert result["best"]["value"] <= result["metrics"]["val/loss"]

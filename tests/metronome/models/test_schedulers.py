@@ -508,7 +508,7 @@ class Remembers(Bumpy):
 
 
 def test_plateau_of_a_metric_that_a_subclass_logs() -> None:
-    _, run = bumpy(partial(Plateau, monitor="val/f1", patience="1 epoch", factor=0.5), kind=Remembers)
+    _, run = bumpy(partial(Plateau, monitor="val/f1", mode="min", patience="1 epoch", factor=0.5), kind=Remembers)
     assert run.lr_scheduler_configs[0].scheduler.factor == 0.125
     _, run = bumpy(partial(Plateau, patience="1 epoch", factor=0.5), kind=Forgets)
     assert run.lr_scheduler_configs[0].scheduler.judged == 20  # by the Trainer

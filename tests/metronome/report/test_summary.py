@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from metronome.report.again.rows import read_summary
 from metronome.report.differences import differences
 from metronome.report.records import RunRecord, read_runs
 from metronome.report.summary import Summary, mean_and_spread, measure, roughness, summarize, to_csv
+from metronome.units import direction_of
 
 
 def read(root: Path) -> list[RunRecord]:
@@ -127,6 +129,44 @@ def test_metrics_of_ones_own(make_run: Callable[..., Path], tmp_path: Path) -> N
     assert [name for name in names if name in ("val/mae", "test/mae", "mine")] == ["val/mae", "test/mae", "mine"]
     assert found.values("best_epoch", found.runs) == [2]
     assert "best val/mae" in [column.title for column in found.columns]
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "said", "is_low"),
+    [
+        ("val/acc", None, None, False),
+        ("val/loss", None, None, True),
+        ("val/foo", "max", None, False),
+        ("val/foo", None, "max", False),  # its torchmetric said it to the run
+        ("val/acc", "min", "min", True),
+        ("val/foo", None, None, True),
+    ],
+)
+def test_which_values_are_good(
+    metric: str, mode: str | None, said: str | None, is_low: bool, make_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    """As the result says, else the configuration, else the name; a summary.csv keeps what its name does not tell."""
+    config = {"monitor": metric, "mode": mode, "callbacks": {"checkpoint": {"monitor": metric, "mode": mode}}}
+    points = {metric: [(2, 0.5, 1001.0), (5, 0.75, 1002.0), (8, 0.25, 1003.0)]}
+    best = {"monitor": metric, "value": 0.25, "step": 9} | ({} if said is None else {"mode": said})
+    for i, more in enumerate(({"best": best}, {"best": None, "metrics": {}})):
+        if i and said is not None:
+            continue  # of a run without a result only the configuration is known
+        (run,) = read(make_run(f"a{i}", [f"monitor={metric}"], config=config, points=points, **more))
+        assert (run.monitor, run.best_is_low) == (metric, is_low)
+        if i:
+            assert measure(run)["best_value"] == (0.25 if is_low else 0.75)
+    (tmp_path / "summary.csv").write_text(text := to_csv(summary_of(tmp_path / "runs")))
+    assert (",monitor,mode," in text) == (direction_of(metric) != ("min" if is_low else "max"))
+    assert {run.best_is_low for run in read_summary(tmp_path / "summary.csv")} == {is_low}
+
+
+def test_what_a_configuration_monitors_without_a_checkpoint(make_run: Callable[..., Path]) -> None:
+    """As in a study, which keeps none."""
+    config = {"monitor": "val/acc", "mode": None, "callbacks": {"checkpoint": {"monitor": None, "mode": None}}}
+    points = {"val/loss": [(2, 0.5, 1001.0), (5, 0.7, 1002.0)], "val/acc": [(2, 0.5, 1001.0), (5, 0.75, 1002.0)]}
+    (run,) = read(make_run("a", best=None, config=config, points=points))
+    assert (run.monitor, run.best_is_low, measure(run)["best_value"]) == ("val/acc", False, 0.75)
 
 
 def test_columns_without_a_value_are_left_out(make_run: Callable[..., Path], tmp_path: Path) -> None:

@@ -61,6 +61,18 @@ def test_the_best_rate(make: Callable[..., None], tmp_path: Path) -> None:
     assert len(found.whole.runs) == 14
 
 
+def test_without_a_target_the_metric_knows_which_rate_is_best(make_run: Callable[..., Path], tmp_path: Path) -> None:
+    config = {"monitor": "val/acc", "callbacks": {"checkpoint": {"monitor": "val/acc", "mode": None}}}
+    for rate, final in ((0.1, 0.7), (0.2, 0.9), (0.4, 0.5)):
+        make_run(
+            f"{rate}", [f"optimizer.lr={rate}"], config=config | {"optimizer": {"lr": rate}}, best=None,
+            metrics={"val/acc": final}, points={"val/loss": [(2, 0.5, 1001.0)]},
+        )  # fmt: skip
+    runs, _ = read_runs([tmp_path / "runs"])
+    best = answer(summarize(runs, differences(runs)), Asking(tune="optimizer.lr")).best
+    assert [run.config["optimizer"]["lr"] for run in best.runs] == [0.2]
+
+
 def test_where_none_comes_there_the_final_value_decides(make: Callable[..., None], tmp_path: Path) -> None:
     for rate, final in ((0.1, 0.9), (0.2, 0.7), (0.4, float("nan"))):
         make(4, rate, [None], final)

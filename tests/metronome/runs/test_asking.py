@@ -21,8 +21,9 @@ def test_it_is_read_as_it_was_written(tmp_path: Path) -> None:
     expected = Asking("How many?", Target("val/loss", (0.54, 0.25), True, 3), "optimizer.lr", True)
     assert read_asking(tmp_path) == expected == Asking.of(NODE)
     assert Asking.of(None) == Asking()
-    accuracy = Asking.of({"target": {"metric": "val/acc", "values": [0.9, 0.8], "mode": "max"}}).target
-    assert accuracy == Target("val/acc", (0.8, 0.9), False, 1)
+    for mode in ({"mode": "max"}, {"mode": None}, {}):  # as the metric's name says
+        accuracy = Asking.of({"target": {"metric": "val/acc", "values": [0.9, 0.8], **mode}}).target
+        assert accuracy == Target("val/acc", (0.8, 0.9), False, 1)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"study": 5}', '{"study": {"question": "a", "tune": 5}}'])
@@ -41,6 +42,7 @@ def test_damage(content: str, tmp_path: Path) -> None:
         ({"target": {"values": [1]}}, "study.target.metric is missing"),
         ({"target": {"metric": "a", "values": ["b"]}}, "are not numbers"),
         ({"target": {"metric": "a", "values": [1], "confirm": 0}}, "study.target.confirm=0"),
+        ({"target": {"metric": "a", "values": [1]}}, "add mode: min or mode: max to study.target"),
         ({"target": {"metric": "a", "values": [1], "mode": "low"}}, "study.target.mode=low"),
     ],
 )

@@ -65,3 +65,17 @@ def test_an_option_that_came_later_changes_no_run_from_before() -> None:
     before, now = {"data": {"batch_size": 8}}, {"data": {"batch_size": 8, "on_device": "auto"}}
     assert deciding(before) == deciding(now)
     assert deciding(now) != deciding({"data": {"batch_size": 8, "on_device": False}})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are_same"),
+    [
+        (("val/loss", "min"), ("val/loss", None), True),
+        (("val/acc", "max"), ("val/acc", None), True),
+        (("val/acc", "min"), ("val/acc", None), False),
+        (("val/foo", "min"), ("val/foo", "max"), False),
+    ],
+)
+def test_the_mode_of_a_plateau_may_be_said_or_not(one: Any, other: Any, are_same: bool) -> None:
+    first, second = (deciding({"scheduler": {"monitor": name, "mode": mode}}) for name, mode in (one, other))
+    assert (first == second) == are_same

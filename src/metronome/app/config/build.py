@@ -12,10 +12,12 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from metronome.app.config.foreign import GivesPlan, wants_to_know
+from metronome.app.config.monitored import leave_mode_open, without_open_mode
 from metronome.app.config.rates import scaled
 from metronome.data import DataModule
 from metronome.models.supervised import Supervised
 from metronome.training import Trainer
+from metronome.training.checkpoints.monitored import check_mode, settle_all
 from metronome.units import InputError, Plan, check_number
 
 _THREADS = torch.get_num_threads()
@@ -50,11 +52,13 @@ def build_job(config: dict[str, Any], overrides: list[str], callbacks: list[Call
     set_threads(config["num_threads"])
     if not isinstance(config["test"], bool):
         raise InputError(f"test={config['test']} is neither true nor false")
+    check_mode(config.get("mode"))
     choose_budget(config, overrides)
     trainer = build_trainer(config, callbacks)
     data = build_data(config)
     settings, rates = scaled(config["model"], lambda: first_batch_size(config, trainer, data))
     model = build_model(config | {"model": settings}, trainer)
+    settle_all(trainer, model)
     return Job(data, model, trainer, plan_training(trainer, data), rates)
 
 
@@ -139,7 +143,8 @@ def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:
             continue  # left out, or only an option of one that is
         if not isinstance(entry, dict) or "_target_" not in entry:
             raise InputError(f"{group}.{name} has no _target_: name the class to make, or set it to null")
-        objects.append(instantiate(entry, _convert_="all"))
+        objects.append(instantiate(without_open_mode(entry), _convert_="all"))
+        leave_mode_open(objects[-1], name, entry, config)
         if not isinstance(objects[-1], kind):
             raise InputError(f"{group}.{name} must make a {kind.__name__}, and it makes a {type(objects[-1]).__name__}")
     return objects

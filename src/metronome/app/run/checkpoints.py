@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 
 from metronome.app.run.logs import log_positions
-from metronome.runs.deciding import flat
+from metronome.runs.deciding import flat, without_known_mode
 from metronome.runs.folders import relative
 from metronome.training import Trainer
 from metronome.units import InputError, Plan
@@ -157,7 +157,7 @@ def check_same(checkpoint: dict[str, Any], config: dict[str, Any]) -> None:
     """Raises InputError if optimizer or scheduler are to change: those of a checkpoint go on as they were."""
     before = checkpoint.get(KEY, {}).get("config", {})
     for group in ("optimizer", "scheduler"):
-        theirs, ours = flat(group, before.get(group)), flat(group, config.get(group))
+        theirs, ours = (without_known_mode(flat(group, part.get(group))) for part in (before, config))
         for name in [name for name in {**theirs, **ours} if group in before and theirs.get(name) != ours.get(name)]:
             raise InputError(
                 f"{name}={ours.get(name)}, and the checkpoint has {theirs.get(name)}, which a run that goes on keeps; "

@@ -52,6 +52,7 @@ class Result:
             "progress": None,
             "metrics": {},
             "best": None,
+            "stopped_early": None,
             "seconds": self.seconds,
             "samples_per_second": None,
             "peak_memory_bytes": None,
@@ -127,6 +128,7 @@ class Result:
         self.content["nonfinite"] = list(trainer.nonfinite)
         self.take_metrics(trainer.callback_metrics)
         self.content["best"] = self._best(trainer)
+        self.content["stopped_early"] = next(filter(None, map(_why_it_ended, trainer.callbacks)), None)  # pyright: ignore
 
     def take_metrics(self, metrics: Any) -> None:
         self.content["metrics"] |= {name: float(value) for name, value in metrics.items()}
@@ -182,10 +184,16 @@ class Result:
             step = None  # this runs while errors pass too, and must not hide them
         return {
             "monitor": callback.monitor,
+            "mode": callback.mode,
             "value": float(callback.best_model_score),
             "step": step,
             "checkpoint": os.path.relpath(callback.best_model_path, self.run.folder),
         }
+
+
+def _why_it_ended(callback: Any) -> str | None:
+    """In words, if this callback has ended the training before its budget did."""
+    return getattr(callback, "why", None) or getattr(callback, "stopping_reason_message", None)
 
 
 def weights_digest(model: nn.Module) -> str:

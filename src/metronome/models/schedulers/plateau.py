@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from metronome.models.schedulers.checks import check_part, is_number
 from metronome.models.schedulers.durations import position, steps_of
 from metronome.models.schedulers.warmup import rise, steps_of_warmup
+from metronome.training.checkpoints.monitored import check_mode, no_direction
 from metronome.training.checkpoints.restoring import set_rates
-from metronome.units import Duration, InputError, Plan
+from metronome.units import Duration, InputError, Plan, direction_of
 
 
 class Plateau(LambdaLR):
@@ -29,7 +30,8 @@ class Plateau(LambdaLR):
         plan: the run's plan; without one durations are given in steps.
         monitor: the name of a metric that the validation logs; one of the training has not been logged by then, or is
             that of an earlier step.
-        mode: `min` if less of it is better, `max` if more.
+        mode: `min` if less of it is better, `max` if more; None: as the torchmetric that is logged under the name says,
+            or the name.
         patience: a duration: `3 epochs`, `500 steps`, `10%`.
         factor: between 0 and 1.
         threshold: an improvement is one by more than this part of the best value so far.
@@ -40,14 +42,14 @@ class Plateau(LambdaLR):
         InputError: for a value that is not allowed; from `judge`, if the metric is not logged.
     """
 
-    _GIVEN = ("monitor", "mode", "patience", "threshold", "_by", "_final", "_plan", "_warmup_steps")
+    _GIVEN = ("monitor", "mode", "open_mode", "patience", "threshold", "_by", "_final", "_plan", "_warmup_steps")
 
     def __init__(
         self,
         optimizer: Optimizer,
         plan: Plan | None = None,
         monitor: str = "val/loss",
-        mode: str = "min",
+        mode: str | None = None,
         patience: str | Duration = "10 epochs",
         factor: float = 0.1,
         threshold: float = 1e-4,
@@ -56,15 +58,15 @@ class Plateau(LambdaLR):
     ) -> None:
         if not isinstance(monitor, str) or not monitor:
             raise InputError(f"scheduler.monitor={monitor!r} is not the name of a metric, such as val/loss")
-        if mode not in ("min", "max"):
-            raise InputError(f"scheduler.mode={mode} is neither min nor max")
+        check_mode(mode, "scheduler.mode")
         if not is_number(factor) or not 0 < factor < 1:
             raise InputError(f"scheduler.factor={factor!r} is not a factor between 0 and 1")
         if not is_number(threshold) or threshold < 0:
             raise InputError(f"scheduler.threshold={threshold!r} is not a part of the best value, from 0 up")
         check_part("final", final)
         length, patience_steps = Duration.parse(patience), steps_of(plan, "patience", patience)
-        self.monitor, self.mode, self.threshold = monitor, mode, float(threshold)
+        self.monitor, self.mode, self.threshold = monitor, mode or direction_of(monitor), float(threshold)
+        self.open_mode = "scheduler.mode" if mode is None else None  # when a fit begins, its metric is asked too
         self.patience = Duration(patience_steps, "steps") if length.unit == "percent" else length
         self._by, self._final, self._plan = float(factor), float(final), plan
         self._warmup_steps = steps_of_warmup(plan, warmup)
@@ -80,6 +82,8 @@ class Plateau(LambdaLR):
         if self.monitor not in metrics:
             names = ", ".join(sorted(metrics)) or "nothing"
             raise InputError(f"scheduler.monitor={self.monitor} is not logged; there is: {names}")
+        if self.mode is None:
+            no_direction(self.monitor, "scheduler.mode")
         here, value = self.last_epoch, float(metrics[self.monitor])
         if here == self.judged:
             return

@@ -12,9 +12,10 @@ from metronome.report.differences import NOT_THERE
 from metronome.report.records import RunRecord, number
 from metronome.report.summary import MEASURES
 from metronome.report.targets import Hit
-from metronome.units import InputError
+from metronome.units import InputError, direction_of
 
 _ABOUT = ("run", "experiment", "status", "seed", "order")
+_WORDS = ("mode", "target", "error")
 _TIME = re.compile(rf"({'|'.join(TIMES)})_to_(.+)_(after|by)")
 
 
@@ -53,9 +54,7 @@ def _run(path: Path, head: Sequence[str], row: Sequence[str]) -> RunRecord:
     cells = dict(zip(head, row, strict=True))
     keys = [name for name in head[: head.index("monitor")] if name not in _ABOUT]
     after = head[head.index("monitor") + 1 :]
-    measured = {
-        name: number(cells[name]) for name in after if name not in ("error", "target") and not _TIME.fullmatch(name)
-    }
+    measured = {name: number(cells[name]) for name in after if name not in _WORDS and not _TIME.fullmatch(name)}
     monitor, error = cells["monitor"], cells["error"]
     result: dict[str, Any] = {
         "status": cells["status"],
@@ -66,7 +65,7 @@ def _run(path: Path, head: Sequence[str], row: Sequence[str]) -> RunRecord:
         "peak_memory_is_own": measured.get("peak_memory_MB") is not None,
         "error": error,
     }
-    mode = "max" if re.search("acc|auc|f1|precision|recall|iou", monitor.lower()) else "min"
+    mode = cells.get("mode") or direction_of(monitor)
     config = {
         "experiment": cells["experiment"],
         "seed": cells["seed"],

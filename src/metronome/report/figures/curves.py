@@ -19,6 +19,7 @@ from metronome.report.figures.style import OTHERS, Look, Medium, Picture, file_n
 from metronome.report.records import RunRecord, is_rate
 from metronome.report.summary import Summary, best_point, in_words
 from metronome.report.ties import same, with_whom
+from metronome.units import direction_of
 
 BATCH_SIZE = "batch size"  # drawn like a metric
 _NO_CURVE = ("epoch", "hp_metric")
@@ -216,9 +217,8 @@ def _is_low(summary: Summary, tag: str) -> bool | None:
     """Whether low values of a metric are good; None if its name does not tell."""
     if tag == summary.monitor:
         return summary.best_is_low
-    if any(word in tag.lower() for word in ("loss", "err", "mae", "mse", "perplexity")):
-        return True
-    return False if any(word in tag.lower() for word in ("acc", "auc", "f1", "precision", "recall", "iou")) else None
+    mode = direction_of(tag)
+    return None if mode is None else mode == "min"
 
 
 def _order(tag: str) -> tuple[int, str]:

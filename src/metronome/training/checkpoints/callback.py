@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable
+from ast import literal_eval
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metronome.training.checkpoints.files import NotWritten
+from metronome.training.checkpoints.monitored import settle
 from metronome.units import Duration, InputError
 
 log = logging.getLogger("metronome.training")
@@ -18,6 +20,9 @@ log = logging.getLogger("metronome.training")
 _BOOKS = ("best_k_models", "kth_best_model_path", "kth_value", "best_model_path", "best_model_score", "current_score",
           "last_model_path", "_last_global_step_saved", "_last_checkpoint_saved", "_defer_save_until_validation",
           "_last_time_checked")  # fmt: skip
+# What a checkpoint keeps of the best ones, where there are none yet.
+_NO_BEST = {"best_k_models": {}, "kth_best_model_path": "", "best_model_path": "", "best_model_score": None,
+            "current_score": None}  # fmt: skip
 
 
 class Checkpoint(ModelCheckpoint):
@@ -30,19 +35,27 @@ class Checkpoint(ModelCheckpoint):
     - A save that fails (a full disk) leaves the checkpoints, and the knowledge of them, as they were; the training goes
       on, and saves the next time. Only where nothing comes after it the run fails.
     - The best ones are known again after a resume, also where the folder was moved.
+    - Whether the least or the greatest value of `monitor` is the best is worked out, where `mode` does not say it.
 
     Args:
+        mode: min or max; None: as the torchmetric that is monitored says, or its name.
         save_last_every: a Duration in steps, epochs, samples or time (`10 min`); None: only with the others.
         save_last_after_validation: whether the last step is saved after every validation; without, where validations
             are many and cheap, only as often as `save_last_every` says, and at the end.
         options: those of ModelCheckpoint.
 
     Raises:
-        InputError: for an interval that is none, or an option that Lightning would take as it comes.
+        InputError: for an interval that is none, or an option that Lightning would take as it comes; when a fit begins,
+            for a metric of which nothing tells the mode.
     """
 
     def __init__(
-        self, *args: Any, save_last_every: str | None = None, save_last_after_validation: bool = True, **options: Any
+        self,
+        *args: Any,
+        mode: str | None = None,
+        save_last_every: str | None = None,
+        save_last_after_validation: bool = True,
+        **options: Any,
     ) -> None:
         for name, value in (
             ("save_top_k", options.get("save_top_k", 1)),
@@ -50,7 +63,8 @@ class Checkpoint(ModelCheckpoint):
         ):
             if value is not None and not isinstance(value, int):
                 raise InputError(f"{name}={value!r} is not a whole number")
-        super().__init__(*args, **options)
+        super().__init__(*args, **options, **({} if mode is None else {"mode": mode}))
+        self.open_mode = "mode" if mode is None else None
         if self.save_last not in (None, True, False, "link"):
             raise InputError(f"save_last={self.save_last!r} is neither true nor false, nor link")
         try:
@@ -68,6 +82,11 @@ class Checkpoint(ModelCheckpoint):
         self._after_step: list[Callable[[], None]] = []
         self._saved_at = (time.monotonic(), 0)  # when last.ckpt was last written: seconds, steps
         self._every_steps = 0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        if stage == "fit":
+            settle(self, pl_module)
+        super().setup(trainer, pl_module, stage)
 
     # ---- when ---------------------------------------------------------------------------------------------
 
@@ -139,6 +158,13 @@ class Checkpoint(ModelCheckpoint):
         if self._last_global_step_saved != trainer.global_step or not self._last_checkpoint_saved:
             self.save_last_now(trainer)
 
+    def _save_topk_checkpoint(self, trainer: Any, monitor_candidates: dict[str, Any]) -> None:
+        is_there = self.monitor is None or self.monitor in monitor_candidates
+        if not is_there and self.save_top_k != 0 and trainer.fit_loop.epoch_loop.val_loop._has_run:
+            names = ", ".join(sorted(name for name in monitor_candidates if name not in ("epoch", "step"))) or "nothing"
+            raise InputError(f"monitor={self.monitor} is not logged; there is: {names}")
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+
     # ---- how ------------------------------------------------------------------------------------------------
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
@@ -181,6 +207,34 @@ class Checkpoint(ModelCheckpoint):
         self.current_score = state_dict.get("current_score")
         self._last_global_step_saved = state_dict.get("last_step_saved", 0)
         self._last_checkpoint_saved = state_dict.get("last_checkpoint_saved", "")
+
+
+def hand_over(states: dict[str, Any], callbacks: Iterable[Any]) -> None:
+    """What a checkpoint has of a `Checkpoint` with other options goes to the one that has taken its place: the
+    last checkpoint, and the best, unless it was the best by another metric, or the worst; then it counts anew.
+
+    Args:
+        states: of the checkpoint's callbacks; changed.
+        callbacks: those of the training that goes on.
+    """
+    all_ours = [callback for callback in callbacks if type(callback) is Checkpoint]
+    known = {callback.state_key for callback in all_ours}
+    ours = [callback for callback in all_ours if callback.state_key not in states]
+    theirs = [key for key in states if str(key).startswith(f"{Checkpoint.__name__}{{") and key not in known]
+    if len(ours) != 1 or len(theirs) != 1:
+        return  # none has changed, or which is which cannot be told
+    here, there = (_best_by(key) for key in (ours[0].state_key, theirs[0]))
+    state = states.pop(theirs[0])
+    states[ours[0].state_key] = state if here == there else state | _NO_BEST | {"kth_value": ours[0].kth_value}
+    if here != there:
+        log.warning("the best counts anew: by %s, before by %s", here, there)
+
+
+def _best_by(state_key: str) -> str:
+    options = literal_eval(state_key.removeprefix(Checkpoint.__name__))
+    if options["monitor"] is None:
+        return "no metric"
+    return f"the {'highest' if options['mode'] == 'max' else 'lowest'} {options['monitor']}"
 
 
 def _kept(value: Any) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from metronome.training.checkpoints.averaging import averaging, go_on_in_mid_epoch, is_renewing_batch_norm
+from metronome.training.checkpoints.callback import hand_over
 from metronome.training.lightning_private import CheckpointConnectorBase
 from metronome.units import InputError
 
@@ -44,6 +45,8 @@ class CheckpointConnector(CheckpointConnectorBase):
     def restore_callbacks(self) -> None:
         """A callback that averages weights puts those in place that it was trained with, in a test too; but what is
         tested is what the checkpoint has for its weights."""
+        if self.trainer.state.fn == TrainerFn.FITTING and self._loaded_checkpoint:
+            hand_over(self._loaded_checkpoint.get("callbacks", {}), self.trainer.checkpoint_callbacks)
         module = self.trainer.lightning_module
         is_read_only = self.trainer.state.fn != TrainerFn.FITTING and self._loaded_checkpoint
         tensors = [*module.parameters(), *module.buffers()] if is_read_only else []

@@ -7,11 +7,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from metronome.training.batches.cut import join_outputs
 from metronome.training.batches.order import EvaluationSampler
 from metronome.training.batches.shares import Shares
+from metronome.training.checkpoints.monitored import look_at_logged
 from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.guards.undo import Undo
@@ -100,6 +102,10 @@ class EvaluationLoop(EvaluationLoopBase):
         super()._store_dataloader_outputs()
 
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
+        fit: Any = self.trainer.fit_loop
+        if self.trainer.state.fn == TrainerFn.FITTING and not fit.has_looked_at_logged:
+            look_at_logged(self.trainer, self._results, fit.said)
+            fit.has_looked_at_logged = not self.trainer.sanity_checking
         judge(self.trainer)
         self.is_judged, self._lists = True, {}
         super()._on_evaluation_end(*args, **kwargs)

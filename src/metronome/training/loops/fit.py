@@ -7,6 +7,7 @@ import lightning as L
 
 from metronome.training.batches.loaders import batch_sampler
 from metronome.training.batches.order import BatchSampler
+from metronome.training.checkpoints.monitored import say_contradictions
 from metronome.training.flags import check_module
 from metronome.training.guards.full_batch import warn_of_mini_batches
 from metronome.training.lightning_private import (
@@ -34,6 +35,8 @@ class FitLoop(FitLoopBase):
         super().__init__(trainer, stock.min_epochs, stock.max_epochs)
         self.epoch_loop, self.planner, self.first_look = epoch_loop, planner, first_look
         self._put_generators_back: Callable[[], None] | None = None  # after an iterator was made
+        self.said: set[str] = set()  # of what is monitored
+        self.has_looked_at_logged = False
         self.is_finishing = False  # whether a checkpoint has left something to be done of its last step or epoch
 
     def run(self) -> None:
@@ -47,6 +50,8 @@ class FitLoop(FitLoopBase):
         self.epoch_loop.prepare()
         self.first_look.begin()
         warn_of_mini_batches(trainer, self.planner.plan)
+        say_contradictions(trainer, self.said)
+        self.has_looked_at_logged = False
         self.is_finishing = self.epoch_loop.phase is not Phase.MAKE
         if self.epoch_loop.phase is Phase.LOG_EPOCH:
             self._finish_epoch()

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from metronome.training.checkpoints.monitored import settle
 from metronome.training.step.hooks import Hooks, is_written
 from metronome.units import InputError
 
@@ -42,6 +43,7 @@ def judge(trainer: L.Trainer) -> None:
 def check_judged(trainer: L.Trainer) -> None:
     """Raises InputError if one is not stepped after each step, or if there is no validation to judge it by."""
     for config in _judged(trainer):
+        settle(config.scheduler, trainer.lightning_module)
         name, module = type(config.scheduler).__name__, trainer.lightning_module
         by_step = config.interval == "step" and config.frequency == 1 and not config.reduce_on_plateau
         if module.automatic_optimization and not by_step:
