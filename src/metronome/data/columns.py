@@ -27,6 +27,11 @@ def is_column(source: Any) -> bool:
     return source.ndim > 0 if isinstance(source, Tensor | np.ndarray) else _is_frame(source) or _is_series(source)
 
 
+def is_sparse(source: Any) -> bool:
+    """Whether it is a sparse matrix of SciPy's, which has a length in name only."""
+    return hasattr(source, "toarray") and hasattr(source, "shape")
+
+
 def as_tensor(column: Any) -> Tensor:
     """A column as a tensor, which shares its memory where it can: floats as they are, whole numbers in a type that
     PyTorch computes with, and int64 (or uint8) where there is one a sample.
@@ -83,16 +88,16 @@ def _of_frame(source: Any) -> np.ndarray:
     if not arrays:
         raise InputError("a frame of a data set has no columns")
     for name, array in zip(names, arrays, strict=True):
-        if array.dtype.kind not in "biufc" and (array.dtype.kind != "O" or not _missing(array)):
-            raise InputError(
-                f"column {name!r} of a data set must hold numbers, and holds {_what(array, len(arrays) == 1)}"
-            )
+        if array.dtype.kind not in "biufc" and not _lacks_only_values(array):
+            what = _what(array, is_alone=len(arrays) == 1)
+            raise InputError(f"column {name!r} of a data set must hold numbers, and holds {what}")
     if any(missing := [_missing(array) for array in arrays]):
-        found = [f"{name!r} ({count:,})" for name, count in zip(names, missing, strict=True) if count]
-        more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
+        found = [f"{count:,} in column {name!r}" for name, count in zip(names, missing, strict=True) if count]
+        more = f", and in {len(found) - 5:,} more" if len(found) > 5 else ""
         raise InputError(
-            f"values are missing in {len(source):,} rows: column {', '.join(found[:5])}{more}; fill them, as with "
-            "x.fillna(x.mean()) of the training rows, or leave them out; where NaN is meant, give x.to_numpy()"
+            f"values are missing: {', '.join(found[:5])}{more}, of {len(source):,} rows; fill them, as with "
+            "x.fillna(x.mean()) of the training rows, or drop them, as with x.dropna(); where NaN is meant, give "
+            "x.to_numpy()"
         )
     return arrays[0] if _is_series(source) else np.column_stack(arrays)
 
@@ -103,16 +108,28 @@ def _named(columns: Any) -> Any:
 
 def _missing(array: np.ndarray) -> int:
     if array.dtype.kind == "O":
-        return sum(value is None or type(value).__name__ == "NAType" or value != value for value in array)
+        return sum(map(_is_missing, array))
     return int(np.isnan(array).sum()) if array.dtype.kind in "fc" else 0
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or type(value).__name__ == "NAType" or (isinstance(value, float) and value != value)
+
+
+def _lacks_only_values(array: np.ndarray) -> bool:
+    """Whether it would hold numbers if nothing were missing: booleans that may be null come as objects."""
+    return array.dtype.kind == "O" and all(
+        _is_missing(value) or isinstance(value, bool | int | float) for value in array
+    )
 
 
 def _what(array: np.ndarray, is_alone: bool = True) -> str:
     """What an array holds in place of numbers, and what can be done about it."""
-    first = array.flat[0].item() if array.size and array.dtype.kind != "O" else array.flat[0] if array.size else None
+    values = [value for value in array.flat if not _is_missing(value)] if array.dtype.kind == "O" else array.flat[:1]
+    first = next((value for value in values if isinstance(value, str | bytes)), values[0] if len(values) else None)
     if isinstance(first, str | bytes):
         advice = _ENCODE if is_alone else "leave it out, or encode it: pandas.get_dummies(x, dtype=float)"
-        return f"text ({first!r}); {advice}"
+        return f"text ({str(first)!r}); {advice}"
     if array.dtype.kind == "O":
         return f"objects of the type {type(first).__name__}; make numbers of them, as with x.astype('float32')"
     return f"{array.dtype}; make numbers of it, or leave it out"

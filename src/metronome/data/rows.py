@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
-from metronome.data.columns import as_tensor, is_column
+from metronome.data.columns import as_tensor, is_column, is_sparse
 from metronome.data.floats import Told, cast, differ
 from metronome.training.batches.order import Share
 from metronome.training.batches.sample_seeds import SeededSamples
@@ -141,13 +141,14 @@ def as_dataset(source: Any) -> Any:
     if _is_columns(source):
         return Rows(source)
     # These have a length and items too: a tuple of a tensor and a list would be a data set of two samples.
-    no_samples = isinstance(source, tuple | dict | str | Tensor | np.ndarray | IterableDataset)
+    no_samples = isinstance(source, tuple | dict | str | Tensor | np.ndarray | IterableDataset) or is_sparse(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not no_samples:
         return source
     kinds = ", ".join(type(part).__name__ for part in _parts(source))
+    advice = "; of a sparse matrix x.toarray() makes one" if any(map(is_sparse, [source, *_parts(source)])) else ""
     raise InputError(
         "a data set must be a map-style Dataset (with __len__ and __getitem__), a list of samples, or tensors or "
-        f"arrays in tuples or dicts, and this is a {type(source).__name__}{' of ' if kinds else ''}{kinds}"
+        f"arrays in tuples or dicts, and this is a {type(source).__name__}{' of ' if kinds else ''}{kinds}{advice}"
     )
 
 
