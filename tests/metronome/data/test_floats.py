@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
-from metronome.data import DataModule, Rows, Splits
-from metronome.data import rows as rows_module
+from metronome.data import DataModule, Rows, Splits, floats
+from metronome.data import rows as rows_module  # where they are cast
 from metronome.models import Regressor
 
 X, Y = jobs.X.numpy(), jobs.Y[:, 0].numpy()  # float64
@@ -96,8 +96,8 @@ def test_floats_of_any_length_are_those_of_the_precision(precision: str, kind: s
 
 def test_rows_are_cast_once_and_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step does; and what is loaded stays as it is."""
-    casts, data, cast = [], Data(), rows_module.cast
-    monkeypatch.setattr(rows_module, "cast", lambda batch, floats: casts.append(len(batch[0])) or cast(batch, floats))
+    casts, data, cast = [], Data(), floats.cast
+    monkeypatch.setattr(rows_module, "cast", lambda batch, to: casts.append(len(batch[0])) or cast(batch, to))
     trained(data)
     assert casts == [len(X), 20]
     assert data.splits.train.columns[0].data_ptr() == X.ctypes.data
