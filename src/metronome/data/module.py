@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import lightning as L
 from torch.utils.data import DataLoader, default_collate
 
+from metronome.data.floats import Told, floats_wanted
 from metronome.data.on_device import OnDevice
 from metronome.data.rows import BatchReader, as_dataset, is_rows, whole_batch
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
@@ -14,7 +15,8 @@ from metronome.units import BatchSchedule, InputError, check_number, micro_batch
 
 class Splits(NamedTuple):
     """The three data sets of a run. Each is a map-style Dataset, or tensors or arrays in any nesting
-    (`(x, y)`, `{"image": x, "label": y}`), one row a sample. A split that is None is skipped."""
+    (`(x, y)`, `{"image": x, "label": y}`), one row a sample. Frames and series of pandas and polars are taken for
+    arrays, and floats are read in the type of the weights. A split that is None is skipped."""
 
     train: Any
     val: Any = None
@@ -87,6 +89,9 @@ class DataModule(L.LightningDataModule):
         self._splits: Splits | None = None
         # What a batch is made of, from a list of samples; Rows need none.
         self.collate = default_collate
+        # Whether floats are read in the type of the weights, float32 or float64; False: as they come.
+        self.casts_floats = True
+        self._told = Told()
 
     def load(self) -> Splits:
         """Your data. Called once in each process; download in `prepare_data`, which one process runs."""
@@ -208,13 +213,20 @@ class DataModule(L.LightningDataModule):
         return max(cut, trainer.plan_for(self.num_samples, self.schedule, self.drop_last).micro_batch_size)
 
     def _loader(self, dataset: Any, sampler: Any, trainer: L.Trainer) -> DataLoader:
-        there = self._on_device.reader(dataset, self.splits._asdict(), trainer)
+        floats = floats_wanted(trainer) if self.casts_floats else None
+        there = self._on_device.reader(dataset, self.splits._asdict(), trainer, floats)
         if there is not None:
+            self._told.about(dataset.columns, floats)
             return DataLoader(there, batch_sampler=sampler, collate_fn=whole_batch)
+        if floats is not None and is_rows(dataset) and not dataset.is_mapped:
+            self._told.about(dataset.columns, floats)
+            dataset = dataset.with_floats(floats)  # as a whole, so that no step has to
+        if self.num_workers:
+            self._told.share()
         seed = trainer.seed if isinstance(trainer, Trainer) else 0
         on_gpu = trainer.strategy.root_device.type == "cuda"
         return DataLoader(
-            BatchReader(dataset, seed, self.collate),
+            BatchReader(dataset, seed, self.collate, floats, self._told),
             batch_sampler=sampler,
             collate_fn=whole_batch,
             num_workers=self.num_workers,

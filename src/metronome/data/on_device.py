@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset
 
+from metronome.data.floats import cast, dtype_with
 from metronome.data.rows import Rows, is_rows
 from metronome.training.batches.order import Share
 from metronome.training.step.hooks import is_foreign
@@ -31,15 +32,18 @@ class OnDevice:
         self.wanted = wanted
         self._device: torch.device | None = None
         self._keeps = False
-        self._kept: dict[int, Rows] = {}  # by the identity of the rows in main memory
+        self._kept: dict[tuple[int, Any], Rows] = {}  # by the identity of the rows in main memory, and their floats
 
-    def reader(self, dataset: Any, splits: dict[str, Any], trainer: L.Trainer) -> "DeviceReader | None":
+    def reader(
+        self, dataset: Any, splits: dict[str, Any], trainer: L.Trainer, floats: torch.dtype | None = None
+    ) -> "DeviceReader | None":
         """What reads the batches of a data set on the trainer's device; None where it stays in main memory.
 
         Args:
             dataset: one of the splits.
             splits: all data sets of the run, by name.
             trainer: whose device it is.
+            floats: what floats are cast to there; None: as they are.
 
         Raises:
             InputError: if they are to be kept there, and do not fit.
@@ -49,18 +53,19 @@ class OnDevice:
             return None
         if device != self._device:
             self._device, self._kept = device, {}
-            self._keeps = self._fit(splits, device) and (self.wanted is True or _may_gather_there(trainer))
+            self._keeps = self._fit(splits, device, floats) and (self.wanted is True or _may_gather_there(trainer))
         if not self._keeps or not is_rows(dataset):
             return None
         check = getattr(trainer.lightning_module, "check_batch", None)
         if check is not None:  # on the device looking at the values would halt it at every step
             check(dataset.columns)
-        if id(dataset) not in self._kept:
-            self._kept[id(dataset)] = Rows(tree_map(lambda column: column.to(device), dataset.columns))
-        return DeviceReader(self._kept[id(dataset)], device)
+        key = id(dataset), floats
+        if key not in self._kept:
+            self._kept[key] = Rows(tree_map(lambda column: cast(column.to(device), floats), dataset.columns))
+        return DeviceReader(self._kept[key], device)
 
-    def _fit(self, splits: dict[str, Any], device: torch.device) -> bool:
-        size, free = sum(map(num_bytes, splits.values())), free_bytes(device)
+    def _fit(self, splits: dict[str, Any], device: torch.device, floats: torch.dtype | None) -> bool:
+        size, free = sum(num_bytes(split, floats) for split in splits.values()), free_bytes(device)
         if self.wanted is True and size > free:
             raise InputError(
                 f"data.on_device=true, and the data take {_in_gb(size)} of the {_in_gb(free)} that {device} has free; "
@@ -90,10 +95,10 @@ class DeviceReader(Dataset):
         return self.rows[indices.to(self.device, non_blocking=True)]
 
 
-def num_bytes(dataset: Any) -> int:
-    """What it would take on a device; 0 for one that is not kept there."""
-    columns = tree_leaves(dataset.columns) if is_rows(dataset) else ()
-    return sum(column.numel() * column.element_size() for column in columns if isinstance(column, Tensor))
+def num_bytes(dataset: Any, floats: torch.dtype | None = None) -> int:
+    """What it would take on a device, with its floats in a type; 0 for one that is not kept there."""
+    columns = [c for c in tree_leaves(dataset.columns) if isinstance(c, Tensor)] if is_rows(dataset) else []
+    return sum(column.numel() * dtype_with(column, floats).itemsize for column in columns)
 
 
 def is_far(device: torch.device) -> bool:

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
+from metronome.data.columns import as_tensor, is_column, is_sparse
+from metronome.data.floats import Told, cast, differ
 from metronome.training.batches.order import Share
 from metronome.training.batches.sample_seeds import SeededSamples
 from metronome.training.batches.seeds import generators_as_before
@@ -18,14 +20,17 @@ class Rows(Dataset):
     """Tensors or arrays in any nesting, one row a sample, indexed a whole batch at a time.
 
     Args:
-        columns: a tensor or array, or a tuple or dict of them, all of the same length.
+        columns: a tensor, array, frame or series (`columns.py`), or a tuple or dict of them, all of the same length.
 
     Raises:
-        InputError: if their lengths differ, or there is none.
+        InputError: if their lengths differ, or there is none; for what holds no numbers.
     """
 
     def __init__(self, columns: Any) -> None:
-        self.columns = tree_map(_as_tensor, columns)
+        self.columns = tree_map(as_tensor, columns)
+        # Read from the disk as it is needed, and so never cast as a whole.
+        self.is_mapped = any(isinstance(column, np.memmap) for column in tree_leaves(columns))
+        self._cast: dict[torch.dtype, Rows] = {}
         lengths = [len(column) for column in tree_leaves(self.columns)]
         if len(set(lengths)) != 1:
             raise InputError(f"the columns of a data set must be equally long, and these have lengths {lengths}")
@@ -33,6 +38,14 @@ class Rows(Dataset):
 
     def __len__(self) -> int:
         return self.length
+
+    def with_floats(self, dtype: torch.dtype) -> "Rows":
+        """The same rows with all floats of one type; made once, and these where they are so already."""
+        if not differ(self.columns, dtype):
+            return self
+        if dtype not in self._cast:
+            self._cast[dtype] = Rows(cast(self.columns, dtype))
+        return self._cast[dtype]
 
     def __getitem__(self, index: Any) -> Any:
         if type(self.columns) is tuple and all(type(column) is Tensor for column in self.columns):
@@ -51,10 +64,25 @@ class BatchReader(Dataset):
     Rows are indexed at once. Any other data set (a subclass of Rows that reads in its own way too) is read sample by
     sample, each with the generators of torch, numpy and Python seeded from (seed, epoch, sample index): its
     augmentation does not depend on the number of workers, nor on what was read before.
+
+    Args:
+        dataset: rows, or samples.
+        seed: of the run.
+        collate: makes a batch of a list of samples.
+        floats: what the floats of each batch are cast to; None: as they come.
+        told: says so.
     """
 
-    def __init__(self, dataset: Any, seed: int, collate: Any = default_collate) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        seed: int,
+        collate: Any = default_collate,
+        floats: torch.dtype | None = None,
+        told: Told | None = None,
+    ) -> None:
         self.dataset, self.seeded, self.collate = dataset, SeededSamples(seed), collate
+        self.floats, self.told = floats, told or Told()
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -67,6 +95,13 @@ class BatchReader(Dataset):
 
     def read(self, share: Share) -> Any:
         """The same, for who seeds the generators of this process anew before drawing from them: it takes less time."""
+        batch = self._read(share)
+        if not differ(batch, self.floats):
+            return batch
+        self.told.about(batch, self.floats)
+        return cast(batch, self.floats)
+
+    def _read(self, share: Share) -> Any:
         if is_rows(self.dataset):
             return self.dataset[torch.from_numpy(share.indices)]
         samples = self.seeded(self._sample, share.epoch, share.indices)
@@ -106,19 +141,20 @@ def as_dataset(source: Any) -> Any:
     if _is_columns(source):
         return Rows(source)
     # These have a length and items too: a tuple of a tensor and a list would be a data set of two samples.
-    no_samples = isinstance(source, tuple | dict | str | Tensor | np.ndarray | IterableDataset)
+    no_samples = isinstance(source, tuple | dict | str | Tensor | np.ndarray | IterableDataset) or is_sparse(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not no_samples:
         return source
     kinds = ", ".join(type(part).__name__ for part in _parts(source))
+    advice = "; of a sparse matrix x.toarray() makes one" if any(map(is_sparse, [source, *_parts(source)])) else ""
     raise InputError(
         "a data set must be a map-style Dataset (with __len__ and __getitem__), a list of samples, or tensors or "
-        f"arrays in tuples or dicts, and this is a {type(source).__name__}{' of ' if kinds else ''}{kinds}"
+        f"arrays in tuples or dicts, and this is a {type(source).__name__}{' of ' if kinds else ''}{kinds}{advice}"
     )
 
 
 def _is_columns(source: Any) -> bool:
-    if isinstance(source, Tensor | np.ndarray):
-        return source.ndim > 0
+    if is_column(source):
+        return True
     parts = _parts(source)
     return bool(parts) and all(_is_columns(part) for part in parts)
 
@@ -126,15 +162,6 @@ def _is_columns(source: Any) -> bool:
 def _parts(source: Any) -> list:
     """What a tuple or dict is made of. A list is a data set of samples already."""
     return list(source.values() if isinstance(source, dict) else source if isinstance(source, tuple) else ())
-
-
-def _as_tensor(column: Any) -> Tensor:
-    if isinstance(column, Tensor):
-        return column
-    try:
-        return torch.as_tensor(np.ascontiguousarray(column))
-    except TypeError as error:
-        raise InputError(f"a column of a data set must hold numbers, and this one holds {column.dtype}") from error
 
 
 def whole_batch(batch: Any) -> Any:

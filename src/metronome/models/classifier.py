@@ -12,9 +12,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from metronome.models.supervised import Supervised
 from metronome.units import InputError, check_number
 
+# What cross-entropy takes; labels of any other type become int64.
+_LABELS = (torch.int64, torch.uint8)
+
 
 class Classifier(Supervised):
-    """Cross-entropy and accuracy over batches `(inputs, labels)`, labels int64 of shape (samples,).
+    """Cross-entropy and accuracy over batches `(inputs, labels)`, labels whole numbers of shape (samples,).
 
     Logs `train/loss` each step, and `train/loss_epoch`, `train/acc`, `val/loss`, `val/acc`, `test/loss`, `test/acc`
     over all samples of an epoch that have a label. With class weights losses are weighted means, accuracies are not.
@@ -61,11 +64,15 @@ class Classifier(Supervised):
     def check_batch(self, batch: Any) -> None:
         """Raises InputError for labels that the loss does not take; their values are looked at in main memory only."""
         _, labels = self.parts(batch)
-        if labels.is_floating_point():
-            raise InputError(
-                f"labels are whole numbers, and these are {labels.dtype}; for numbers to fit use a Regressor"
+        if labels.is_floating_point() or labels.is_complex():
+            is_whole = (
+                labels.device.type == "cpu" and not labels.is_complex() and bool((labels == labels.floor()).all())
             )
-        if labels.dtype not in (torch.int64, torch.uint8) or labels.ndim != 1:
+            whole = ", though whole: write y.long(), or y.astype('int64') of an array or a series" if is_whole else ""
+            raise InputError(
+                f"labels are whole numbers, and these are {labels.dtype}{whole}; for numbers to fit use a Regressor"
+            )
+        if labels.ndim != 1:
             raise InputError(
                 f"labels are int64, one a sample, and these are {labels.dtype} of shape {tuple(labels.shape)}; "
                 "bring them to it with .long(), .flatten() or .argmax(dim=1)"
@@ -82,6 +89,8 @@ class Classifier(Supervised):
 
     def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
         inputs, labels = batch
+        if labels.dtype not in _LABELS:
+            labels = labels.long()
         logits = self(inputs)
         if logits.shape[-1] != self.num_classes:
             raise InputError(

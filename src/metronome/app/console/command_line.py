@@ -29,6 +29,9 @@ def command_line() -> Iterator[None]:
     `HYDRA_FULL_ERROR=1` shows the whole traceback instead.
     """
     register_resolvers()
+    # Beside other work threads that wait for each other in a loop take the cores from those they wait for: steps of a
+    # small network were 66 times as long. Asleep they wait as well. It is read when PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Hydra's parser takes no flag between overrides, and `+experiment=x -m seed=0,1` is what people type.
     sys.argv[1:] = sorted(map(_spelled, sys.argv[1:]), key=lambda argument: not _is_flag(argument))
     # Else argparse shows all there is to give, and a log file on a full disk makes a traceback of each line.
