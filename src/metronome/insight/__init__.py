@@ -15,6 +15,7 @@ from metronome.insight.learning_rate import LearningRate
 from metronome.insight.noise_scale.callback import NoiseScale
 from metronome.insight.plan_in_tensorboard import PlanText
 from metronome.insight.progress import Progress
+from metronome.insight.rate_search.callback import LRFinder
 from metronome.insight.target import StopAtTarget
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "GradientNorm",
     "HParams",
     "Histograms",
+    "LRFinder",
     "LayoutCheck",
     "LearningRate",
     "Mistakes",

@@ -28,5 +28,36 @@ class Curve:
         return weights @ losses / weights.sum(axis=1)
 
 
+# A rate that is right for long stays below the one at which the loss of a range test is lowest: there it has begun to
+# rise. The lowest point is found surely in noise, where the steepest one, another usual choice, is not.
+_BELOW_LOWEST = 4.0
+# By so many standard errors the loss must have come down.
+_SURELY = 4.0
+
+
+def lowest(curve: Curve) -> float | None:
+    """The rate at which the smoothed loss is lowest; None if it has not surely come down at any rate."""
+    if len(curve.rates) < 10:
+        return None
+    smooth = curve.smoothed()
+    at = int(smooth.argmin())
+    # Of single batches, from what is left when the smooth curve is taken away; before it runs away.
+    left = (np.asarray(curve.losses) - smooth)[: at + 1]
+    error = float(np.std(left)) / math.sqrt(5) if len(left) > 1 else 0.0
+    begin = float(np.mean(smooth[: max(1, len(smooth) // 10)]))
+    return curve.rates[at] if begin - smooth[at] > max(_SURELY * error, 1e-12 * abs(begin)) else None
+
+
 def suggest(curve: Curve) -> float | None:
-    raise NotImplementedError
+    """A rate to train with: a quarter of the one at which the smoothed loss is lowest. None if none lets it fall.
+
+    It is good to a factor of three or so, and for some networks far too small: those whose loss rises for a while at
+    rates that are right for long. `trials.py` looks further.
+    """
+    found = lowest(curve)
+    return None if found is None else rounded(found / _BELOW_LOWEST)
+
+
+def rounded(rate: float) -> float:
+    """To two digits: no search knows more."""
+    return float(f"{rate:.2g}")

@@ -14,9 +14,9 @@ from metronome.training import Trainer
 from metronome.training.lightning_private import EndOfFit
 from metronome.units import InputError
 
-# A loss that is this much worse than the best, measured by how far it has come down, has run away.
+# A mean loss that is above the best by so many times that has run away.
 _RUNAWAY = 4.0
-_KEEP = 0.9  # of the running mean that is looked at for that
+_KEEP = 0.9  # of the running mean that is looked at, from step to step
 _AT_LEAST = 10  # steps, before that is looked at
 
 
@@ -35,16 +35,12 @@ def search(trainer: Trainer, low: float = 1e-6, high: float = 10.0, steps: int =
     Raises:
         InputError: for an optimizer that does not go by its rate (L-BFGS, Rprop), and as `Trial`.
     """
-    optimizer: Any = trainer.optimizers[0]
-    if isinstance(optimizer, LBFGS | Rprop):
-        raise InputError(f"{type(optimizer).__name__} finds its steps itself, and there is no rate to search for")
     bases = base_rates(trainer)
-    curve, best, mean, first = Curve(), math.inf, 0.0, math.nan
+    curve, best, mean = Curve(), math.inf, 0.0
     with Trial(trainer) as trial:
         for i in range(steps):
             rate = low * (high / low) ** (i / (steps - 1))
-            for group, base in zip(optimizer.param_groups, bases, strict=True):
-                _put_rate(group, rate * base / bases[0])
+            put_rates(trainer, rate, bases)
             loss = trial.step()
             curve.diverged = not math.isfinite(loss)
             if curve.diverged:
@@ -53,7 +49,7 @@ def search(trainer: Trainer, low: float = 1e-6, high: float = 10.0, steps: int =
             curve.losses.append(loss)
             mean = _KEEP * mean + (1 - _KEEP) * loss
             now = mean / (1 - _KEEP ** (i + 1))
-            first, best = (now if i == _AT_LEAST - 1 else first), min(best, now)
+            best = min(best, now)
             curve.diverged = i >= _AT_LEAST and now - best > _RUNAWAY * max(abs(best), 1e-12)
             if curve.diverged:
                 break
@@ -61,15 +57,22 @@ def search(trainer: Trainer, low: float = 1e-6, high: float = 10.0, steps: int =
 
 
 def base_rates(trainer: L.Trainer) -> list[float]:
-    """The rate of each parameter group, before schedules and warm-ups."""
-    return [float(group.get("initial_lr", group["lr"])) for group in trainer.optimizers[0].param_groups]
+    """The rate of each parameter group, before schedules and warm-ups. Raises InputError where none is searched for."""
+    optimizer: Any = trainer.optimizers[0] if len(trainer.optimizers) == 1 else None
+    if optimizer is None or isinstance(optimizer, LBFGS | Rprop):
+        what = "several optimizers" if optimizer is None else type(optimizer).__name__
+        raise InputError(f"a rate is searched for where one optimizer goes by it, and this training has {what}")
+    return [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
 
 
-def _put_rate(group: dict[str, Any], rate: float) -> None:
-    if isinstance(group["lr"], Tensor):
-        group["lr"].fill_(rate)
-    else:
-        group["lr"] = rate
+def put_rates(trainer: L.Trainer, rate: float, bases: list[float]) -> None:
+    """Give the first parameter group this rate, and the others in proportion."""
+    for group, base in zip(trainer.optimizers[0].param_groups, bases, strict=True):
+        scaled = rate * base / bases[0] if bases[0] else rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(scaled)
+        else:
+            group["lr"] = scaled
 
 
 def search_alone(

@@ -1,7 +1,7 @@
 """Steps on trial, before the first step of a training: the real ones, of which nothing stays."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -9,18 +9,17 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from metronome.insight.layout.kept import Kept
 from metronome.training import Trainer
-from metronome.training.batches.loaders import batch_sampler
+from metronome.training.batches.beside import epoch_beside, generators_of
 from metronome.training.batches.seeds import StepSeeds
 from metronome.training.guards.passes import PassesThatCanBeUndone, explained
 from metronome.training.guards.undo import Undo
 from metronome.training.lightning_private import logger_connector
 from metronome.training.step.step import StepPoints
 from metronome.training.step.whole_loss import mean_over_devices
-from metronome.units import BatchSchedule, InputError
+from metronome.units import InputError
 
 
 class Trial:
@@ -52,7 +51,6 @@ class Trial:
             )
         self.trainer, self.module, self._loop = trainer, module, trainer.fit_loop.epoch_loop
         self.optimizer: Any = trainer.optimizers[0]
-        self.steps = 0  # made so far
 
     def __enter__(self) -> "Trial":
         trainer, loop, state = self.trainer, self._loop, self._loop.state
@@ -61,7 +59,7 @@ class Trial:
         self._undo = Undo(self.module, loop.results, state.counters, device)
         self._optimizer = _OptimizerAsNow(self.optimizer)
         self._gradients = [(p, p.grad) for p in self.module.parameters()]
-        self._own = [(each, each.get_state()) for each in _generators_of(trainer.train_dataloader)]
+        self._own = [(each, each.get_state()) for each in generators_of(trainer.train_dataloader)]
         self._books = [
             (state, copy.copy(vars(state)) | {"out_of_memory": list(state.out_of_memory)}),
             (state.counters, copy.copy(vars(state.counters))),
@@ -80,7 +78,7 @@ class Trial:
         for parameter in self.module.parameters():
             parameter.grad = None
         self._seed = StepSeeds(state.seed, device, trainer.global_rank)
-        self._batches = _endless(trainer, StepSeeds(state.seed, device, None))
+        self._batches = _endless(trainer)
         return self
 
     def step(self) -> float:
@@ -93,21 +91,27 @@ class Trial:
         loop.results.begin_batch(logger_connector(trainer), batch)
         outputs = loop.step(batch, index, (index,) if loop._takes_index else ())
         loop.results.end_batch()
-        self.steps += 1
         loss = outputs.get("loss")
         if loss is None:
             return float("nan")
         return float(mean_over_devices(trainer, loss) if trainer.world_size > 1 else loss)
 
-    def put_weights_back(self) -> None:
-        """Weights, state and optimizer as they were before the first step on trial."""
+    def begin_again(self) -> None:
+        """The next step is the first one again: from the same weights, with the same batch and random numbers."""
+        self._batches.close()
+        self._put_weights_back()
+        for generator, before in self._own:
+            generator.set_state(before)
+        self._batches = _endless(self.trainer)
+
+    def _put_weights_back(self) -> None:
         self._kept.put_back()
         self._optimizer.put_back()
 
     def __exit__(self, *error: object) -> None:
         trainer, loop = self.trainer, self._loop
         self._batches.close()
-        self.put_weights_back()
+        self._put_weights_back()
         self._undo()
         for parameter, gradient in self._gradients:
             parameter.grad = gradient
@@ -152,41 +156,13 @@ def _copy(value: Any) -> Any:
 # ---- batches ------------------------------------------------------------------------------------------------
 
 
-def _endless(trainer: Trainer, seed_fetch: StepSeeds) -> Iterator[tuple[int, int, Any]]:
+def _endless(trainer: Trainer) -> Iterator[tuple[int, int, Any]]:
     """(epoch, index in it, batch) for ever, read by a loader that shares nothing with the training's."""
     epoch = 0
     while True:
         index = -1
-        for index, batch in enumerate(_one_epoch(trainer, epoch, seed_fetch)):
+        for index, batch in enumerate(epoch_beside(trainer, epoch)):
             yield epoch, index, batch
         if index < 0:
             raise InputError("there is no training batch; give data, and no trainer.limit_train_batches=0")
         epoch += 1
-
-
-def _one_epoch(trainer: Trainer, epoch: int, seed_fetch: StepSeeds) -> Iterable[Any]:
-    loader: Any = trainer.train_dataloader
-    ours = batch_sampler(trainer)
-    if isinstance(loader, list | tuple | dict):
-        raise InputError("there are several training loaders at once, and no step can be made on trial")
-    if ours is None:
-        seed_fetch(epoch, 0)
-    if not isinstance(loader, DataLoader):
-        return loader
-    # Lightning's has its iterator by now, which a second one of the same object would begin anew where workers persist.
-    alike = copy.copy(loader)
-    alike.__dict__["_iterator"] = None
-    if ours is not None:
-        sampler = copy.copy(ours)
-        # As large as the step takes them to be, which goes by the first epoch.
-        sampler.schedule, sampler.position = BatchSchedule(ours.schedule.at(0)), (epoch, 0)
-        alike.__dict__["batch_sampler"] = sampler
-    return alike
-
-
-def _generators_of(loader: Any) -> list[torch.Generator]:
-    """Generators of a loader's own, from which its order is drawn."""
-    of_batches = getattr(loader, "batch_sampler", None)
-    owners = (loader, getattr(loader, "sampler", None), of_batches, getattr(of_batches, "sampler", None))
-    held = [getattr(owner, "generator", None) for owner in owners]
-    return list({id(each): each for each in held if isinstance(each, torch.Generator)}.values())
