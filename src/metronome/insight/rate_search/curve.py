@@ -32,7 +32,7 @@ class Curve:
 # rise. The lowest point is found surely in noise, where the steepest one, another usual choice, is not.
 _BELOW_LOWEST = 4.0
 # By so many standard errors the loss must have come down.
-_SURELY = 4.0
+_SURELY = 3.0
 
 
 def lowest(curve: Curve) -> float | None:
@@ -41,9 +41,9 @@ def lowest(curve: Curve) -> float | None:
         return None
     smooth = curve.smoothed()
     at = int(smooth.argmin())
-    # Of single batches, from what is left when the smooth curve is taken away; before it runs away.
+    # A bell of width 3 weighs some 10 batches, whose noise is what is left without the smooth curve.
     left = (np.asarray(curve.losses) - smooth)[: at + 1]
-    error = float(np.std(left)) / math.sqrt(5) if len(left) > 1 else 0.0
+    error = float(np.std(left)) / math.sqrt(10) if len(left) > 1 else 0.0
     begin = float(np.mean(smooth[: max(1, len(smooth) // 10)]))
     return curve.rates[at] if begin - smooth[at] > max(_SURELY * error, 1e-12 * abs(begin)) else None
 

@@ -4,12 +4,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from metronome.units import Duration, InputError, Plan
+
+_KEY = "averages"  # in a checkpoint: the state of each, by the name of its class
+_PREFIX = "module."  # of the averaged module's names
 
 
 class Average(WeightAveraging):
@@ -21,11 +24,14 @@ class Average(WeightAveraging):
     buffers are copied, and not averaged.
 
     A subclass says in `after_step` how the average is updated. The average and the weights that are trained are both in
-    each checkpoint: the average as its weights (`state_dict`), the others as `current_model_state`.
+    each checkpoint: the average as its weights (`state_dict`), the others as `current_model_state`. Of several averages
+    that have begun the one that `precedes` the others is validated, and all are kept.
 
     Raises:
-        InputError: where a strategy shards weights.
+        InputError: where a strategy shards weights, and beside another of the same kind, or one of Lightning's.
     """
+
+    precedes = 0  # an average of a larger number goes before
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,10 +46,14 @@ class Average(WeightAveraging):
     def ready(self, trainer: Any, module: L.LightningModule) -> None:
         """Called when the module has the averaged weights, before they are used."""
 
-    @property
-    def _is_apart(self) -> bool:
-        """Whether there is an average that has not yet taken over for good."""
-        return self.updates > 0 and self._trained is None
+    def _leads(self, trainer: Any) -> bool:
+        """Whether this is the average that is used."""
+        begun = [each for each in trainer.callbacks if isinstance(each, Average) and each.updates]
+        return bool(begun) and max(begun, key=lambda each: each.precedes) is self
+
+    def _is_apart(self, trainer: Any) -> bool:
+        """Whether it has not yet taken over for good."""
+        return self._leads(trainer) and self._trained is None
 
     @property
     def updates(self) -> int:
@@ -75,6 +85,12 @@ class Average(WeightAveraging):
                 f"{type(trainer.strategy).__name__} shards weights, and {type(self).__name__} averages whole ones; use "
                 "trainer.strategy=auto or ddp"
             )
+        others = [each for each in trainer.callbacks if isinstance(each, WeightAveraging | StochasticWeightAveraging)]
+        if other := [each for each in others if each is not self and not _may_stand_beside(self, each)]:
+            raise InputError(
+                f"{type(self).__name__} and {type(other[0]).__name__} both put their average in place of the weights; "
+                "take one of them"
+            )
         precision = trainer.precision_plugin
         if isinstance(precision, DoublePrecision | HalfPrecision):
             precision.convert_module(pl_module)  # Lightning does it later, when the average is made
@@ -87,16 +103,16 @@ class Average(WeightAveraging):
     def on_train_epoch_end(self, trainer: Any, pl_module: L.LightningModule) -> None: ...
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        if self._is_apart:
+        if self._is_apart(trainer):
             self._swap_models(pl_module)
             self.ready(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        if self._is_apart:
+        if self._is_apart(trainer):
             self._swap_models(pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
-        if self._is_apart:
+        if self._is_apart(trainer):
             self._swap_models(pl_module)
             self.ready(trainer, pl_module)
             self._swap_models(pl_module)
@@ -106,20 +122,33 @@ class Average(WeightAveraging):
     def on_save_checkpoint(self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self.updates:
             return
-        super().on_save_checkpoint(trainer, pl_module, checkpoint)
-        if self._trained is not None:
-            checkpoint["current_model_state"] = self._trained
+        assert self._average_model is not None
+        state = self._average_model.state_dict()
+        checkpoint.setdefault(_KEY, {})[type(self).__name__] = state  # one that is in the file twice is written once
+        if self._leads(trainer):
+            checkpoint["current_model_state"] = checkpoint["state_dict"] if self._trained is None else self._trained
+            weights = {name: value for name, value in state.items() if name.startswith(_PREFIX)}
+            checkpoint["state_dict"] = {name.removeprefix(_PREFIX): value for name, value in weights.items()}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._average_model is None:
             return  # a test: of what the checkpoint has for its weights
+        own = checkpoint.get(_KEY, {}).get(type(self).__name__)
+        if own is not None:
+            self._average_model.load_state_dict(own)
         if "current_model_state" in checkpoint:
-            super().on_load_checkpoint(trainer, pl_module, checkpoint)
+            pl_module.load_state_dict(checkpoint["current_model_state"])
+            if own is None and _KEY not in checkpoint:  # Lightning's own average goes on as this one
+                super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+def _may_stand_beside(own: Average, other: Any) -> bool:
+    return isinstance(other, Average) and type(other) is not type(own)
 
 
 def _tensors(module: torch.nn.Module) -> list[Tensor]:

@@ -26,6 +26,8 @@ class SWA(Average):
         InputError: for what is no such duration.
     """
 
+    precedes = 1
+
     def __init__(
         self, start: str | Duration = "75%", every: str | Duration = "1 epoch", renew_batch_norm: bool = True
     ) -> None:
