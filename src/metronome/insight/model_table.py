@@ -6,8 +6,9 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.model_summary import summarize
+from lightning.pytorch.utilities.model_summary.model_summary import summarize
 from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
 
 from metronome.training import Trainer
 from metronome.training.batches.beside import epoch_beside, generators_of
@@ -47,10 +48,11 @@ class ModelTable(Callback):
 def table(module: L.LightningModule, max_depth: int, shapes: dict[str, str]) -> list[str]:
     """The lines, each of 79 columns at most."""
     found = summarize(module, max_depth=max_depth)
-    counts = [f"{count:,}" for count in found.param_nums]
-    rows = [("part", "class", "parameters", "gives"), *(
+    counts = [f"{count:,}" if count else "" for count in found.param_nums]
+    rows = [("part", "class", "parameters", "gives" if shapes else ""), *(
         (name, kind, count, shapes.get(name, ""))
         for name, kind, count in zip(found.layer_names, found.layer_types, counts, strict=True)
+        if not isinstance(module.get_submodule(name), Metric | MetricCollection)
     )]  # fmt: skip
     name, kind, count = (max(len(row[i]) for row in rows) for i in range(3))
     given = max(len(row[3]) for row in rows)
@@ -70,7 +72,10 @@ def _short(text: str, width: int) -> str:
 
 
 def _bytes(size: int) -> str:
-    return f"{size / 1e6:,.3g} MB" if size < 1e9 else f"{size / 1e9:,.3g} GB"
+    name, unit = next(
+        (name, unit) for name, unit in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if size >= unit or unit == 1e3
+    )
+    return f"{size / unit:,.3g} {name}"
 
 
 @torch.no_grad()

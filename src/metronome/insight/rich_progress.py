@@ -1,5 +1,6 @@
 """The progress of a training as a bar of the package rich, in exact counters."""
 
+from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
@@ -11,6 +12,7 @@ from metronome.training import Trainer
 from metronome.units import InputError
 
 _REDRAW_SECONDS = 0.2
+_WIDTH_OF_THE_REST = 52  # columns: epoch, bar, steps and time
 
 
 class RichProgress(ProgressBar):
@@ -19,22 +21,20 @@ class RichProgress(ProgressBar):
 
     Lightning's RichProgressBar begins anew with each epoch, and waits for the device in each step.
 
-    Args:
     Raises:
         InputError: without the package, and where the Trainer is not Metronome's.
     """
 
-    def __init__(self, every_seconds: float | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         try:
             import rich.progress  # noqa: F401
         except ModuleNotFoundError as error:
-            raise InputError(
-                "callbacks=rich_progress needs the package rich: pip install -e '.[callbacks]'"
-            ) from error
+            raise InputError("callbacks=rich_progress needs the package rich: pip install -e '.[callbacks]'") from error
         self._enabled, self._is_first, self._bars = True, True, None
         self._values = LiveValues()
         self._drawn_at = 0.0
+        self._epoch_ended = False  # and has no line yet
 
     # ---- what Lightning asks of a progress bar ------------------------------------------------------------
 
@@ -68,6 +68,7 @@ class RichProgress(ProgressBar):
         self._epoch_began = monotonic(), trainer.counters.samples
 
     def on_train_epoch_start(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        self._leave_line(trainer)
         self._epoch_began = monotonic(), trainer.counters.samples
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
@@ -92,8 +93,13 @@ class RichProgress(ProgressBar):
 
     def on_train_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
         if self._bars is not None:
-            self._draw(trainer, trainer.progress_bar_metrics, monotonic())
+            self._draw(trainer, {}, monotonic())
+        self._leave_line(trainer)
         self._end()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: L.LightningModule) -> None:
+        self._epoch_ended = True  # its means are there at the next hook
+        self._seconds = monotonic() - self._epoch_began[0]
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._end()
@@ -133,15 +139,33 @@ class RichProgress(ProgressBar):
             self._bars.stop()
             self._bars = None
 
+    def _leave_line(self, trainer: Any) -> None:
+        """Of the epoch that is over, above the bar."""
+        if self._bars is None or not self._epoch_ended:
+            return
+        self._epoch_ended = False
+        done = f"epoch {self._of_epochs(trainer)}  step {trainer.global_step:,}"
+        self.print(f"{done}  {_text(trainer.progress_bar_metrics)}", highlight=False, soft_wrap=True)
+
+    def _of_epochs(self, trainer: Any) -> str:
+        epochs = None if self._plan is None else self._plan.epochs
+        return f"{trainer.counters.epochs:,}" + ("" if epochs is None else f"/{epochs:,}")
+
     def _draw(self, trainer: Any, metrics: Any, now: float) -> None:
         assert self._bars is not None
-        epochs = None if self._plan is None else self._plan.epochs
-        (began, samples), seconds = self._epoch_began, 0.0
-        seconds = now - began
-        speed = f"{float(f'{(trainer.counters.samples - samples) / seconds:.3g}'):,.10g}/s  " if seconds > 0 else ""
-        values = "  ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())
-        of = "" if epochs is None else f"/{epochs:,}"
+        began, samples = self._epoch_began
+        speed = (trainer.counters.samples - samples) / max(now - began, 1e-9)
+        text, room = f"{float(f'{speed:.3g}'):,.10g}/s", self._bars.console.width - _WIDTH_OF_THE_REST
+        for name, value in metrics.items():  # as many as there is room for
+            longer = f"{text}  {_text({name: value})}"
+            text = longer if len(longer) <= room else text
         self._bars.update(
-            self._train, completed=trainer.global_step, values=speed + values,
-            description=f"epoch {trainer.counters.epochs:,}{of} step",
-        )  # fmt: skip
+            self._train,
+            completed=trainer.global_step,
+            values=text,
+            description=f"epoch {self._of_epochs(trainer)} step",
+        )
+
+
+def _text(metrics: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {float(value):.4g}" for name, value in metrics.items())

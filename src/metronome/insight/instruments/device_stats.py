@@ -1,6 +1,7 @@
 """Memory and load of the machine and of its GPU."""
 
 import os
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
@@ -26,9 +27,11 @@ class DeviceStats(Instrument):
     def __init__(self) -> None:
         super().__init__()
         try:
-            import psutil
+            import psutil  # pyright: ignore
         except ModuleNotFoundError as error:
-            raise InputError("callbacks=device_stats needs the package psutil: pip install -e '.[callbacks]'") from error
+            raise InputError(
+                "callbacks=device_stats needs the package psutil: pip install -e '.[callbacks]'"
+            ) from error
         self._psutil, self._process = psutil, psutil.Process(os.getpid())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -60,8 +63,6 @@ def _of_gpu(device: torch.device) -> dict[str, float]:
         "gpu_memory_peak_gb": torch.cuda.max_memory_allocated(device) / 1e9,
     }
     torch.cuda.reset_peak_memory_stats(device)
-    try:
+    with suppress(ModuleNotFoundError, RuntimeError):
         found["gpu_percent"] = float(torch.cuda.utilization(device))
-    except (ModuleNotFoundError, RuntimeError):
-        pass
     return found

@@ -60,8 +60,8 @@ class Faults:
         for name, (units, of) in dead.items():
             if 0 < units < of and 2 * units >= of:
                 lines += self._once("dead", name, 1, (
-                    f"{units} of {of} units of {name} are dead: no gradient at {_POINTS} log points up to step {step:,}; "
-                    "a lower rate, a warm-up or another activation keeps them alive"
+                    f"{units} of {of} units of {name} are dead: no gradient at {_POINTS} log points up to step {step:,}"
+                    "; a lower rate, a warm-up or another activation keeps them alive"
                 ))  # fmt: skip
         return lines
 

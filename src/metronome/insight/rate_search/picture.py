@@ -27,7 +27,9 @@ def rate_picture(curve: Curve, tried: Sequence[Tried], rate: float | None, now: 
     axes.plot(curve.rates, smooth, color="tab:blue", label="range test: smoothed")
     good = [each for each in tried if np.isfinite(each.loss)]
     if good:
-        axes.plot([t.rate for t in good], [t.loss for t in good], "o-", color="tab:orange", label="some steps at one rate")
+        axes.plot(
+            [t.rate for t in good], [t.loss for t in good], "o-", color="tab:orange", label="some steps at one rate"
+        )
     if rate is not None:
         axes.axvline(rate, color="tab:red", label=f"found: {rate:g}")
     axes.axvline(now, color="0.4", linestyle="--", linewidth=1, label=f"this run: {now:g}")

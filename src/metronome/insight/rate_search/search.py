@@ -75,9 +75,7 @@ def put_rates(trainer: L.Trainer, rate: float, bases: list[float]) -> None:
             group["lr"] = scaled
 
 
-def search_alone(
-    trainer: Trainer, module: L.LightningModule, data: L.LightningDataModule | Any, **options: Any
-) -> Curve:
+def search_alone(trainer: Trainer, module: L.LightningModule, data: Any, **options: Any) -> Curve:
     """The same where no training is under way: a fit is begun, and ends before its first step.
 
     Args:
@@ -88,8 +86,7 @@ def search_alone(
     seeks = _Seeks(options)
     trainer.callbacks = [seeks]  # pyright: ignore
     try:
-        is_module = isinstance(data, L.LightningDataModule)
-        trainer.fit(module, **({"datamodule": data} if is_module else {"train_dataloaders": data}))
+        trainer.fit(module, data)
     finally:
         trainer.callbacks = callbacks  # pyright: ignore
     assert seeks.curve is not None

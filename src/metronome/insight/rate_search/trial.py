@@ -1,7 +1,7 @@
 """Steps on trial, before the first step of a training: the real ones, of which nothing stays."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from typing import Any
 
@@ -156,7 +156,7 @@ def _copy(value: Any) -> Any:
 # ---- batches ------------------------------------------------------------------------------------------------
 
 
-def _endless(trainer: Trainer) -> Iterator[tuple[int, int, Any]]:
+def _endless(trainer: Trainer) -> Generator[tuple[int, int, Any], None, None]:
     """(epoch, index in it, batch) for ever, read by a loader that shares nothing with the training's."""
     epoch = 0
     while True:

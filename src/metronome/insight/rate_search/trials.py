@@ -59,7 +59,8 @@ def _loss_of(trial: Trial, rate: float, bases: list[float], steps: int) -> float
 
 def best_rate(tried: list[Tried]) -> float | None:
     """The rate at the lowest point of a parabola, over the logarithm of the rate, through the best and its neighbours,
-    of the logarithm of the loss; the best itself at an end. None if all have run away."""
+    of the logarithm of the loss; but none above the best, since a long training wants rather less than a short one.
+    The best itself at an end. None if all have run away."""
     at = min(range(len(tried)), key=lambda i: tried[i].loss)
     best = tried[at]
     if not math.isfinite(best.loss):
@@ -70,4 +71,4 @@ def best_rate(tried: list[Tried]) -> float | None:
     low, mid, high = (math.log(t.loss) for t in around)
     bend = low - 2 * mid + high
     shift = 0.0 if bend <= 0 else 0.5 * (low - high) / bend
-    return rounded(best.rate * _APART ** max(-0.5, min(0.5, shift)))
+    return rounded(best.rate * _APART ** max(-0.5, min(0.0, shift)))

@@ -1,4 +1,4 @@
-"""An average of the weights, kept beside a training: what is validated, saved as the checkpoint's weights, and tested."""
+"""An average of the weights, kept beside a training: what is validated, saved as a checkpoint's weights, tested."""
 
 from typing import Any
 

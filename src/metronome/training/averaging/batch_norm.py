@@ -13,7 +13,6 @@ from metronome.training.batches.beside import epoch_beside, generators_of
 from metronome.training.batches.seeds import remember_generators
 from metronome.units import InputError
 
-
 _TOO_FEW = "Expected more than 1 value per channel when training"  # what torch says
 
 
@@ -24,7 +23,7 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def renew(trainer: Any, module: L.LightningModule) -> None:
-    """Give BatchNorm the mean, over the (micro-)batches of the first epoch, of their means and variances, at the module's weights.
+    """Give BatchNorm the mean, over the micro-batches of the first epoch, of their means and variances.
 
     One pass forward over the training data, without dropout. `module(inputs)` is called, where a batch is `inputs` or
     (inputs, ...), as by `torch.optim.swa_utils.update_bn`. Each device reads all of the data where they are ours; else

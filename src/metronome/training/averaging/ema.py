@@ -11,8 +11,8 @@ from metronome.units import Duration, InputError
 class EMA(Average):
     """Keeps average <- average + (1 - 2^(-n/h)) (weights - average) after each step, n its samples of h.
 
-    So weights that are `half_life` old count half as much as those of now, whatever the batch size, the accumulation and
-    the number of devices; a decay d a step is a half-life of ln 2 / (1 - d) steps, and 0.999 of 693.
+    So weights that are `half_life` old count half as much as those of now, whatever the batch size, the accumulation
+    and the number of devices; a decay d a step is a half-life of ln 2 / (1 - d) steps, and 0.999 of 693.
 
     Args:
         half_life: a duration: `2%` of the training, `1 epoch`, `500 steps`, `1e6 samples`. Steps weigh
