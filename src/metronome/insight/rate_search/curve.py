@@ -32,7 +32,7 @@ class Curve:
 # rise. The lowest point is found surely in noise, where the steepest one, another usual choice, is not.
 _BELOW_LOWEST = 4.0
 # By so many standard errors the loss must have come down.
-_SURELY = 3.0
+_SURELY = 4.0
 
 
 def lowest(curve: Curve) -> float | None:
