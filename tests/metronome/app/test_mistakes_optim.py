@@ -16,7 +16,11 @@ ROWS = [
     (["scheduler=multistep", "scheduler.at=[75%,50%]"], "scheduler.at=[75%,50%] does not rise"),
     (["scheduler=wsd", "scheduler.warmup=50%", "scheduler.decay=60%"], "are 8 + 10 steps, and the run has 16"),
     (["scheduler=plateau", "scheduler.patience=5"], "`5` has no unit; add one, e.g. `5 steps` or `5 epochs`"),
-    (["scheduler=plateau", "scheduler.monitor=val/nope"], "scheduler.monitor=val/nope is not logged; there is: "),
+    (["scheduler=plateau", "scheduler.monitor=val/nope"], "add scheduler.mode=min or scheduler.mode=max"),
+    (
+        ["scheduler=plateau", "scheduler.monitor=val/nope", "scheduler.mode=min"],
+        "scheduler.monitor=val/nope is not logged; there is: ",
+    ),
     (
         ["scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "~scheduler.warmup"],
         "use scheduler=plateau, where it is a duration",
