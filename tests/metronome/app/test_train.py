@@ -87,9 +87,9 @@ def test_terminal(digits: Done) -> None:
 
 def test_tensorboard_files(digits: Done) -> None:
     events = scalars(digits.run)
-    assert {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "test/acc"} <= set(events.Tags()["scalars"])
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "watch/lr", "test/acc"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("train/loss")] == list(range(4, 300, 5))
-    assert [event.step for event in events.Scalars("lr")] == list(range(4, 300, 5))
+    assert [event.step for event in events.Scalars("watch/lr")] == list(range(4, 300, 5))
     assert [event.step for event in events.Scalars("val/loss")] == list(range(19, 300, 20))
     assert "plan/text_summary" in events.Tags()["tensors"]
 
