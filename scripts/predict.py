@@ -19,21 +19,20 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", metavar="key=value", help=CHANGES)
     arguments = parser.parse_intermixed_args()
 
-    from metronome.app.predict import predict  # only now, so that --help need not wait for torch
+    from metronome.app.predict import default_table, predict  # only now, so that --help need not wait for torch
     from metronome.app.predicting.table import head
 
     changes = [change for change in arguments.changes if not change.startswith("allow=")]
     allowed = [change.removeprefix("allow=") for change in arguments.changes if change.startswith("allow=")]
     packages = [package for names in allowed for package in names.split(",")]
-    done = predict(
-        arguments.checkpoint, changes, packages,
-        split=arguments.split, inputs=arguments.input, out=arguments.out, top=arguments.top,
-    )  # fmt: skip
+    out = arguments.out or default_table(arguments.checkpoint, arguments.split, arguments.input)
+    options = {"split": arguments.split, "inputs": arguments.input, "top": arguments.top}
+    done = predict(arguments.checkpoint, changes, packages, out=out, **options)
     print(head(done.columns))
-    print(f"\nsamples    {len(done.columns['index']):,}")
+    print(f"\nsamples    {len(done):,}")
     if done.metrics:
         print(f"metrics    {'  '.join(f'{name} {value:.4g}' for name, value in sorted(done.metrics.items()))}")
-    print(f"table      {relative(done.path)}")
+    print(f"table      {relative(out)}")
 
 
 if __name__ == "__main__":

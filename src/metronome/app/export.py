@@ -88,8 +88,8 @@ def export(
         for part in Path(aside).iterdir():  # of a large ONNX file the weights lie beside it
             part.replace(file.parent / part.name)
     signature = program.graph_signature
-    shapes = [_shapes(program, names) for names in (signature.user_inputs, signature.user_outputs)]
-    return Exported(file, *shapes, difference, largest, [len(batch[0]) for batch in batches])
+    given, made = (_shapes(program, names) for names in (signature.user_inputs, signature.user_outputs))
+    return Exported(file, given, made, difference, largest, [len(batch[0]) for batch in batches])
 
 
 def _pairs(module: nn.Module, run: Any, batch: tuple[Tensor, ...]) -> list[tuple[Tensor, Tensor]]:
@@ -102,7 +102,7 @@ def _pairs(module: nn.Module, run: Any, batch: tuple[Tensor, ...]) -> list[tuple
     return [(a.detach().double(), b.double()) for a, b in zip(found, expected, strict=True)]
 
 
-def _shapes(program: Any, names: Iterable[str]) -> list[tuple[int | None, ...]]:
+def _shapes(program: Any, names: Iterable[Any]) -> list[tuple[int | None, ...]]:
     nodes = {node.name: node for node in program.graph.nodes}
     shapes = [nodes[name].meta["val"].shape for name in names]
     return [tuple(size if isinstance(size, int) else None for size in shape) for shape in shapes]

@@ -1,16 +1,17 @@
 """A checkpoint and data or files in, a table of predictions out: a row a sample, in their order."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import DataLoader
 
 from metronome.app.console import output
 from metronome.app.predicting.files import Samples, read_samples
@@ -27,16 +28,20 @@ _HOOKS = {"val": ("val_dataloader", "validate"), "test": ("test_dataloader", "te
 
 @dataclass(frozen=True)
 class Predictions:
-    """The table, column by column; where it lies; and the metrics of a test over it, where the true values are known."""
+    """The table, column by column; the metrics of a test over it, where the true values are known; and the file that it
+    was written to."""
 
     columns: Columns
-    path: Path
     metrics: dict[str, float]
+    path: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.columns["index"])
 
 
 def predict(
     path: str | Path,
-    changes: list[str],
+    changes: Sequence[str] = (),
     allow: str | Iterable[str] = (),
     *,
     split: str | None = None,
@@ -44,7 +49,7 @@ def predict(
     out: str | Path | None = None,
     top: int | None = None,
 ) -> Predictions:
-    """Predict with the model of a checkpoint, on one device, and write a table.
+    """Predict with the model of a checkpoint, on one device.
 
     Args:
         path: a checkpoint of a run of this project.
@@ -53,7 +58,7 @@ def predict(
         split: of its run's data: `train`, `val` or `test`, or `predict` for the `predict_dataloader` of a data module
             that has one; None: `predict` where there is one of the user's, else `test`.
         inputs: a file to predict in place of these.
-        out: where to write, .csv or .parquet; None: into a folder `predictions` of the run.
+        out: where to write the table, .csv or .parquet; None: nowhere.
         top: how many classes, the most probable, the table has; None: all of few, 5 of many.
 
     Raises:
@@ -66,7 +71,7 @@ def predict(
         check_number("--top", top, "classes")
     if out is not None:
         check_table(Path(out))
-    trainer, model, data = reopen(path, changes, allow)
+    trainer, model, data = reopen(path, list(changes), allow)
     _check_predicts(model, from_file=inputs is not None)
     samples = None
     if inputs is not None:
@@ -82,11 +87,20 @@ def predict(
     metrics = metrics_of(parts) if metrics_of is not None and has_true else {}
     columns = columns_of(parts, name, top)
     if samples is not None and samples.names is not None:
-        columns = {"index": columns["index"], "file": _objects(samples.names)} | columns
-    where = Path(out) if out is not None else _default(Path(path), split or Path(str(inputs)).stem)
-    write_table(columns, where)
+        columns = {"index": columns["index"], "file": np.array(samples.names, dtype=object)} | columns
+    if out is not None:
+        write_table(columns, Path(out))
     stage = f"{split}/" if inputs is None else ""
-    return Predictions(columns, where, {f"{stage}{key}": value for key, value in metrics.items()})
+    named = {f"{stage}{key}": value for key, value in metrics.items()}
+    return Predictions(columns, named, None if out is None else Path(out))
+
+
+def default_table(checkpoint: str | Path, split: str | None, inputs: str | None) -> Path:
+    """A file in the folder `predictions` of the run, named by the checkpoint and what is predicted."""
+    folder = Path(checkpoint).resolve().parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    what = split or ("test" if inputs is None else Path(inputs).stem)
+    return folder / "predictions" / f"{Path(checkpoint).stem}_{what}.csv"
 
 
 # ---- what is predicted --------------------------------------------------------------------------------
@@ -117,14 +131,13 @@ def predict_split(trainer: Any, model: L.LightningModule, data: L.LightningDataM
         hook, stage = _HOOKS[split]
         if not is_overridden(hook, data):
             raise InputError(f"{type(data).__name__} has no {hook}, so there is nothing to predict")
-        if split != "predict":
-            loader_of, setup = getattr(data, hook), data.setup
-
-            def loader() -> Any:
-                setup(stage)
-                return loader_of()
-
-            here.predict_dataloader = loader
+        data.prepare_data()
+        here.trainer = trainer
+        data.setup(stage)
+        # Made here: of one made while Lightning asks for it, it takes the arguments apart, and stumbles over
+        # DataLoader(data, 32).
+        loader = getattr(data, hook)()
+        here.prepare_data, here.predict_dataloader = _nothing, lambda: loader
     return _flat(trainer.predict(model, datamodule=data))
 
 
@@ -175,8 +188,8 @@ def _check_predicts(model: L.LightningModule, from_file: bool) -> None:
     if is_overridden("predict_step", model) or (from_file and is_overridden("forward", model)):
         return
     raise InputError(
-        f"{type(model).__name__} has no predict_step; write predict_step(self, batch, batch_idx), which returns a tensor, "
-        "or a tuple or dict of tensors, a row a sample"
+        f"{type(model).__name__} has no predict_step; write predict_step(self, batch, batch_idx), which returns a "
+        "tensor, or a tuple or dict of tensors, a row a sample"
     )
 
 
@@ -184,15 +197,3 @@ def _has_own(data: L.LightningDataModule, hook: str) -> bool:
     """Whether it is the user's: neither Lightning's nor this library's."""
     found = inspect.unwrap(getattr(type(data), hook))
     return found not in (getattr(L.LightningDataModule, hook), getattr(DataModule, hook))
-
-
-def _default(checkpoint: Path, what: str) -> Path:
-    folder = checkpoint.resolve().parent
-    folder = folder.parent if folder.name == "checkpoints" else folder
-    return folder / "predictions" / f"{checkpoint.stem}_{what}.csv"
-
-
-def _objects(items: list[str]) -> Any:
-    import numpy as np
-
-    return np.array(items, dtype=object)

@@ -69,13 +69,14 @@ def advice_text(advice: Sequence[Mapping[str, Any]]) -> str:
     if not advice:
         return "nothing to advise"
     rows = [[_cell(entry.get(name, "")) for name in ("symptom", "evidence", "advice")] for entry in advice]
-    flags = [code(_in_words(entry.get("flags"))) for entry in advice]
-    return table(["symptom", "evidence", "what to do", "flags"], [[*row, flag] for row, flag in zip(rows, flags)])
+    flags = [code(entry.get("flags") or "") for entry in advice]
+    rows = [[*row, flag] for row, flag in zip(rows, flags, strict=True)]
+    return table(["symptom", "evidence", "what to do", "flags"], rows)
 
 
 def write_texts(folder: Path, texts: Mapping[str, str], step: int) -> None:
-    """Texts in an event file of their own, which a TensorBoard that is running finds too: it reads the files of a folder
-    in the order of their names, and so this one's comes right after the last."""
+    """Texts in an event file of their own, which a TensorBoard that is running finds too: it reads the files of a
+    folder in the order of their names, and so this one's comes right after the last."""
     there = max((path.name for path in folder.glob("events.out.tfevents.*")), default=None)
     name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}" if there is None else there
     folder.mkdir(parents=True, exist_ok=True)

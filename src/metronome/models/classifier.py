@@ -133,8 +133,8 @@ class Classifier(Supervised):
         """Of a batch of inputs, with labels or without.
 
         Returns:
-            `prediction` (samples,), `probability` (samples, num_classes); with labels `label` and `loss` (samples,), the
-            sample's own, without a weight of its class.
+            `prediction` (samples,), `probability` (samples, num_classes); with labels `label` and `loss` (samples,),
+            the sample's own, without a weight of its class.
         """
         inputs, labels = inputs_and_targets(batch)
         logits = self(inputs)

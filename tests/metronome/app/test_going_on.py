@@ -225,7 +225,9 @@ def test_folders_that_count_versions(commands: Commands) -> None:
         points: list[int] = []
         for folder in folders:
             events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
-            points += [point.step for point in events.Scalars("watch/lr")] if "watch/lr" in events.Tags()["scalars"] else []
+            points += (
+                [point.step for point in events.Scalars("watch/lr")] if "watch/lr" in events.Tags()["scalars"] else []
+            )
         assert sorted(points) == list(range(15))
         (cut_off_again / "result.json").unlink()
         shutil.copy2(cut_off_again / "checkpoints/epochs/step=10.ckpt", cut_off_again / "checkpoints/last.ckpt")

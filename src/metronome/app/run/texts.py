@@ -1,5 +1,6 @@
 """What TensorBoard's text tab says of a run: the command and the configuration from its start, the rest at its end."""
 
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -46,7 +47,5 @@ class TextsAtTheEnd:
         content = self._result.content
         texts = {"result": result_text(content), "advice": advice_text(content["advice"])}
         for folder in self._folders:
-            try:
+            with suppress(OSError):  # the result is in its file, and a full disk must not fail a run that has ended
                 write_texts(folder, texts, (content["progress"] or {}).get("steps", 0))
-            except OSError:
-                pass  # the result itself is on disk, and a full one must not fail a run that has ended

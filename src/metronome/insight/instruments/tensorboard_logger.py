@@ -16,8 +16,8 @@ _LAST_OF_SEVERAL = ("lr/", "lr-")  # of parameter groups, and as Lightning's mon
 
 class TensorBoard(TensorBoardLogger):
     """As Lightning's, with the scalars of a call in one event: five cost little more than one, and the files are
-    smaller. `epoch`, which Lightning logs, and the learning rate `lr` are called `watch/epoch` and `watch/lr` here, which
-    come after the losses.
+    smaller. `epoch`, which Lightning logs, and the learning rate `lr` are called `watch/epoch` and `watch/lr` here, and
+    so come after the losses.
 
     Args: those of Lightning's logger.
     """
