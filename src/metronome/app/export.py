@@ -204,7 +204,8 @@ def _told_shortly(model: L.LightningModule) -> Any:
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
-            logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+            for name in ("torch.onnx", "onnxscript", "onnx_ir"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             yield
     except InputError:
         raise

@@ -99,7 +99,8 @@ def test_tensorboard_files(digits: Done) -> None:
     }  # fmt: skip
     words = {tag: found[0].tensor_proto.string_val[0].decode() for tag, found in texts.items()}
     assert words["command"] == f"    python scripts/train.py {' '.join(digits.result['overrides'])}"
-    assert "| `optimizer.lr` | `0.1` |" in words["configuration"]
+    assert "| `data.batch_size` | `64` |" in words["configuration"]
+    assert words["configuration"].count("optimizer.lr") == 1
     assert f"| weights_sha256 | `{digits.result['weights_sha256']}` |" in words["result"]
     assert f"| test/acc | {digits.result['metrics']['test/acc']:.4g} |" in words["result"]
 

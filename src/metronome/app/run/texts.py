@@ -12,10 +12,14 @@ from metronome.app.run.result import Result
 from metronome.insight.text_tab import advice_text, command_text, configuration_text, result_text, write_texts
 from metronome.runs.overrides import GOING_ON
 
+_NOTHING = object()
+
 
 def texts_of(run: Run) -> dict[str, str]:
     """The texts that are known before the training. How a run goes on is no value of it, and stands in the command."""
     config = {key: value for key, value in run.config.items() if key not in GOING_ON}
+    # The model's optimizer is that of the group, by whose key it is changed.
+    config["model"] = {key: value for key, value in config["model"].items() if value != config.get(key, _NOTHING)}
     return {
         "command": command_text("scripts/train.py", run.overrides),
         "configuration": configuration_text(config, run.overrides),
