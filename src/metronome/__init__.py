@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from metronome.version import __version__
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import torch
     from lightning import LightningModule
 
-__all__ = ["__version__", "load"]
+    from metronome.app.predict import Predictions
+
+__all__ = ["__version__", "load", "predict"]
 
 
 def load(
@@ -41,3 +43,36 @@ def load(
     from metronome.app.load import load  # only now, so that the package itself needs neither torch nor lightning
 
     return load(path, allow, map_location)
+
+
+def predict(
+    path: str | Path,
+    changes: Sequence[str] = (),
+    allow: str | Iterable[str] = (),
+    *,
+    split: str | None = None,
+    inputs: str | Path | None = None,
+    out: str | Path | None = None,
+    top: int | None = None,
+) -> Predictions:
+    """What the model of a checkpoint predicts, a row a sample, as `scripts/predict.py` does:
+    `metronome.predict("runs/.../checkpoints/best.ckpt").columns["prediction"]`.
+
+    Args:
+        path: a checkpoint of a run of this project; what it may use is as `load` says.
+        changes: values of its configuration to change, as `key=value`.
+        allow: packages of your own, or modules in them, that the file may use too.
+        split: of its run's data: `train`, `val` or `test`; None: `test`.
+        inputs: a file to predict in place of these: .csv, .npy, .npz, a picture, or a folder of them.
+        out: where to write the table, .csv or .parquet; None: nowhere.
+        top: how many classes, the most probable, the table has; None: all of few, 5 of many.
+
+    Returns:
+        `columns`, arrays by name; `metrics`, those of a test, where the true values are known.
+
+    Raises:
+        InputError: for what cannot be read, written or used.
+    """
+    from metronome.app.predict import predict
+
+    return predict(path, changes, allow, split=split, inputs=inputs, out=out, top=top)

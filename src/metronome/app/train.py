@@ -21,9 +21,10 @@ from metronome.app.run.claim import Run
 from metronome.app.run.logs import go_on_with_rows, take_back
 from metronome.app.run.result import Result
 from metronome.app.run.tested import callbacks_leave_the_weights
+from metronome.app.run.texts import TextsAtTheEnd, texts_of
 from metronome.app.run.training_set import metrics_of_training_set
 from metronome.app.sweeps.direction import check_direction
-from metronome.insight import HParams
+from metronome.insight import HParams, PlanText
 from metronome.runs.folders import run_around
 
 
@@ -37,10 +38,11 @@ def train(config: DictConfig) -> float | None:
         output.quiet_for(run)
         if run.start.is_done:
             return output.done_before(run)
-        with sigterm_stops(), Result(run) as result:
+        with sigterm_stops(), TextsAtTheEnd() as texts, Result(run) as result:
             job = run.build()
             if in_search():
                 check_direction(run.config, model_checkpoint(job.trainer))
+            texts.follow(job.trainer, result)
             result.take_over_unless_it_replaces()
             result.take_plan(job.plan, job.rates)
             output.show_plan(run, job.plan, job.rates)
@@ -111,6 +113,8 @@ def begin_logs(run: Run, job: Job, result: Result) -> None:
         if isinstance(callback, HParams) and not callback.values:
             callback.values = choices(run.experiment, run.overrides, run.config, job.plan)
             callback.swept = swept(run.overrides, run.folder.parent)
+        if isinstance(callback, PlanText) and not callback.texts:
+            callback.texts = texts_of(run)
     for logger in job.trainer.loggers:
         if not (before and isinstance(logger, TensorBoardLogger)):  # it has them from before
             logger.log_hyperparams(run.config)

@@ -87,6 +87,8 @@ class DataModule(L.LightningDataModule):
         self.num_workers, self.eval_batch_size, self.pin_memory = num_workers, eval_batch_size, pin_memory
         self._on_device = OnDevice(on_device)
         self._splits: Splits | None = None
+        # What `Trainer.predict` reads: the name of a split, or samples, which may be inputs alone.
+        self.to_predict: Any = "test"
         # What a batch is made of, from a list of samples; Rows need none.
         self.collate = default_collate
         # Whether floats are read in the type of the weights, float32 or float64; False: as they come.
@@ -105,7 +107,7 @@ class DataModule(L.LightningDataModule):
     # ---- what the data are ------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
-        if self._splits is not None:
+        if self._splits is not None or (stage == "predict" and not self._predicts_a_split):
             return
         given = self.load()
         if not isinstance(given, tuple) or len(given) != len(Splits._fields):
@@ -176,6 +178,24 @@ class DataModule(L.LightningDataModule):
         """The training samples as those of a test are read: in their order, in batches of an evaluation."""
         return self._evaluation_loader(self.splits.train)
 
+    def predict_dataloader(self) -> DataLoader | list:
+        """The samples of `to_predict` in their order, as many at once as a device takes in an evaluation. Those that
+        are no split are read without loading the splits."""
+        trainer, size = self._attached_trainer(), self.eval_batch_size
+        dataset = as_dataset(getattr(self.splits, self.to_predict) if self._predicts_a_split else self.to_predict)
+        if self._predicts_a_split:
+            size = size or self._batch_size_to_evaluate()
+        else:
+            size = size or (int(self.batch_size) if str(self.batch_size).isdigit() else 256)
+        if isinstance(trainer, Trainer):
+            size = micro_batch_size(size, trainer.world_size, trainer.accumulate) * trainer.world_size
+        sampler = EvaluationSampler(len(dataset), size, devices=trainer.world_size, rank=trainer.global_rank)
+        return self._loader(dataset, sampler, trainer)
+
+    @property
+    def _predicts_a_split(self) -> bool:
+        return isinstance(self.to_predict, str)
+
     def _evaluation_loader(self, dataset: Any) -> DataLoader | list:
         if dataset is None:
             return []
@@ -214,7 +234,8 @@ class DataModule(L.LightningDataModule):
 
     def _loader(self, dataset: Any, sampler: Any, trainer: L.Trainer) -> DataLoader:
         floats = floats_wanted(trainer) if self.casts_floats else None
-        there = self._on_device.reader(dataset, self.splits._asdict(), trainer, floats)
+        is_split = self._splits is not None and any(dataset is split for split in self._splits)
+        there = self._on_device.reader(dataset, self.splits._asdict(), trainer, floats) if is_split else None
         if there is not None:
             self._told.about(dataset.columns, floats)
             return DataLoader(there, batch_sampler=sampler, collate_fn=whole_batch)

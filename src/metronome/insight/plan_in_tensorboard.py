@@ -1,5 +1,7 @@
 """The plan of a run, to be read beside its curves."""
 
+from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 import lightning as L
@@ -13,16 +15,42 @@ MAX_EPOCHS_SHOWN = 20
 
 
 class PlanText(Callback):
-    """Writes the plan as the text `plan` into TensorBoard when the training starts."""
+    """Writes the plan as the text `plan` into TensorBoard when the training starts, and beside it what the app says of
+    the run: its command, its configuration.
+
+    A run that goes on has its texts in its logs; those that are other ones now are written once more, at the step where
+    it goes on.
+
+    Args:
+        texts: more texts in Markdown, by tag; the app puts those of its run here.
+    """
+
+    def __init__(self, texts: Mapping[str, str] | None = None) -> None:
+        self.texts = dict(texts or {})
+        self._written: dict[str, str] = {}  # a digest of each, by tag
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._written = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"written": dict(self._written)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._written = dict(state_dict["written"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         # Asked for on every device, since all may have to meet to load a foreign loader.
         plan = trainer.plan if isinstance(trainer, Trainer) else None
-        if plan is None or not trainer.is_global_zero or trainer.global_step > 0:
-            return  # a run that goes on has it in its logs
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("plan", plan_markdown(plan), 0)
+        if not trainer.is_global_zero:
+            return
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        for tag, text in (self.texts | ({} if plan is None else {"plan": plan_markdown(plan)})).items():
+            digest = sha256(text.encode()).hexdigest()
+            if loggers and self._written.get(tag) != digest:
+                self._written[tag] = digest
+                for logger in loggers:
+                    logger.experiment.add_text(tag, text, trainer.global_step)
 
 
 def plan_markdown(plan: Plan) -> str:

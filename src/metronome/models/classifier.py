@@ -1,7 +1,7 @@
 """Classification: one label a sample."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from metronome.models.supervised import Supervised
+from metronome.models.supervised import Supervised, has_targets, inputs_and_targets
 from metronome.units import InputError, check_number
 
 # What cross-entropy takes; labels of any other type become int64.
@@ -57,8 +57,9 @@ class Classifier(Supervised):
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         # Here labels are still in main memory; on a GPU looking at them would halt it at every step. Those of a data
-        # set that is kept there have been looked at before.
-        self.check_batch(batch)
+        # set that is kept there have been looked at before. What is to be predicted may have none.
+        if self._trainer is None or not self.trainer.predicting or has_targets(batch):
+            self.check_batch(batch)
         return batch
 
     def check_batch(self, batch: Any) -> None:
@@ -136,6 +137,34 @@ class Classifier(Supervised):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate(batch, "test", self.test_acc)
+
+    def predict_step(self, batch: Any, batch_idx: int = 0) -> dict[str, Tensor]:
+        """Of a batch of inputs, with labels or without.
+
+        Returns:
+            `prediction` (samples,), `probability` (samples, num_classes); with labels `label` and `loss` (samples,),
+            the sample's own, without a weight of its class.
+        """
+        inputs, labels = inputs_and_targets(batch)
+        logits = self(inputs)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        predicted = {"prediction": logits.argmax(dim=-1), "probability": logits.softmax(dim=-1)}
+        if labels is None:
+            return predicted
+        options: dict[str, Any] = {} if self.ignore_index is None else {"ignore_index": self.ignore_index}
+        return predicted | {"label": labels, "loss": cross_entropy(logits, labels, reduction="none", **options)}
+
+    def metrics_of(self, predicted: Mapping[str, Tensor]) -> dict[str, float]:
+        """`acc` and `loss` over all samples, as a test has them, from what `predict_step` gave with labels."""
+        labels, losses = predicted["label"].long(), predicted["loss"].double()
+        has_label = torch.ones_like(labels, dtype=torch.bool)
+        if self.ignore_index is not None:
+            has_label = labels != self.ignore_index
+        weights = has_label.double()
+        if self.class_weights is not None:
+            weights *= torch.tensor(self.class_weights).double()[labels.clamp(0, self.num_classes - 1)]
+        right = (predicted["prediction"] == labels)[has_label]
+        return {"acc": float(right.double().mean()), "loss": float((losses * weights).sum() / weights.sum())}
 
     def _evaluate(self, batch: Any, stage: str, accuracy: MulticlassAccuracy) -> None:
         loss, logits = self.loss_and_outputs(batch)

@@ -192,3 +192,15 @@ def _made(kind: str, make: Callable[..., Any], *arguments: Any, **named: Any) ->
 def _name(make: Callable[..., Any]) -> str:
     function = getattr(make, "func", make)
     return getattr(function, "__name__", type(function).__name__)
+
+
+def has_targets(batch: Any) -> bool:
+    """Whether a batch is inputs and targets; else it is inputs alone."""
+    return isinstance(batch, tuple | list) and len(batch) == 2
+
+
+def inputs_and_targets(batch: Any) -> tuple[Any, Any]:
+    """The parts of a batch to predict, which may be inputs alone: then the targets are None."""
+    if has_targets(batch):
+        return batch[0], batch[1]
+    return (batch[0] if isinstance(batch, tuple | list) and len(batch) == 1 else batch), None

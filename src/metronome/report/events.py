@@ -15,6 +15,7 @@ _HEADER = struct.Struct("<QI")  # the length of a record in bytes, and the check
 _CHECKSUM_BYTES = 4  # of the record, behind it
 # Groups of tags that are for TensorBoard to show: what is watched in a training, and curves whose steps are samples.
 _WATCHED = ("watch/", "by_samples/")
+_RATE = "watch/lr"  # the learning rate, which is `lr` to all but TensorBoard
 _BEST = "_best"  # of a metric, as far as the run had come
 _MOST_STEPS = 2**53  # from where on floating-point numbers cannot count
 
@@ -57,7 +58,8 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], list[str]]:
         if end is not None and begin > end:
             away += begin - end
         for tag, step, value, wall_time in scalars:
-            points.setdefault(tag, []).append((step + 1, value, wall_time - starts[0][0] - away))
+            name = tag.removeprefix(_WATCHED[0]) if tag.startswith(_RATE) else tag
+            points.setdefault(name, []).append((step + 1, value, wall_time - starts[0][0] - away))
         end = last if end is None else max(end, last)
     metrics = [tag for tag in points if not (tag.startswith(_WATCHED) or _is_best(tag, points))]
     return {tag: _curve(points[tag]) for tag in metrics}, problems

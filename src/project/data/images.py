@@ -49,6 +49,11 @@ class Images(DataModule):
         return Splits(*zip(images.split(self.sizes), labels.split(self.sizes), strict=True))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        if isinstance(batch, torch.Tensor):  # to predict, without labels
+            return self._as_floats(batch)
         images, labels = batch
+        return self._as_floats(images), labels
+
+    def _as_floats(self, images: torch.Tensor) -> torch.Tensor:
         # Of float64, if such is the precision of the run.
-        return self.trainer.precision_plugin.convert_input(images.float().div_(255)), labels  # pyright: ignore
+        return self.trainer.precision_plugin.convert_input(images.float().div_(255))  # pyright: ignore

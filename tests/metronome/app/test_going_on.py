@@ -109,7 +109,7 @@ def test_a_path_of_a_run_that_is_finished_begins_a_new_one(commands: Commands) -
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(new), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
-    assert [point.step for point in events.Scalars("lr")] == list(range(20))
+    assert [point.step for point in events.Scalars("watch/lr")] == list(range(20))
 
 
 @pytest.mark.parametrize("length", [0, -1, *(pytest.param(each, marks=pytest.mark.slow) for each in (1, 1000, -1000))])
@@ -225,7 +225,9 @@ def test_folders_that_count_versions(commands: Commands) -> None:
         points: list[int] = []
         for folder in folders:
             events = EventAccumulator(str(folder), size_guidance={"scalars": 0}, purge_orphaned_data=False).Reload()
-            points += [point.step for point in events.Scalars("lr")] if "lr" in events.Tags()["scalars"] else []
+            points += (
+                [point.step for point in events.Scalars("watch/lr")] if "watch/lr" in events.Tags()["scalars"] else []
+            )
         assert sorted(points) == list(range(15))
         (cut_off_again / "result.json").unlink()
         shutil.copy2(cut_off_again / "checkpoints/epochs/step=10.ckpt", cut_off_again / "checkpoints/last.ckpt")

@@ -50,7 +50,7 @@ def ask(address: str, path: str) -> list | dict:
 
 def test_curves_and_plan(board: tuple[str, str]) -> None:
     address, run = board
-    wanted = {"train/loss", "val/loss", "val/acc", "lr"}
+    wanted = {"train/loss", "val/loss", "val/acc", "watch/lr"}
     tags: set[str] = set()
     for _ in range(120):  # it reads the files in the background
         with suppress(OSError):

@@ -88,11 +88,22 @@ def test_terminal(digits: Done) -> None:
 
 def test_tensorboard_files(digits: Done) -> None:
     events = scalars(digits.run)
-    assert {"train/loss", "train/acc", "val/loss", "val/acc", "lr", "test/acc"} <= set(events.Tags()["scalars"])
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "watch/lr", "test/acc"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("train/loss")] == list(range(4, 300, 5))
-    assert [event.step for event in events.Scalars("lr")] == list(range(4, 300, 5))
+    assert [event.step for event in events.Scalars("watch/lr")] == list(range(4, 300, 5))
     assert [event.step for event in events.Scalars("val/loss")] == list(range(19, 300, 20))
-    assert "plan/text_summary" in events.Tags()["tensors"]
+    texts = {
+        tag: events.Tensors(f"{tag}/text_summary") for tag in ("command", "configuration", "plan", "result", "advice")
+    }
+    assert {tag: [text.step for text in found] for tag, found in texts.items()} == {
+        "command": [0], "configuration": [0], "plan": [0], "result": [300], "advice": [300],
+    }  # fmt: skip
+    words = {tag: found[0].tensor_proto.string_val[0].decode() for tag, found in texts.items()}
+    assert words["command"] == f"    python scripts/train.py {' '.join(digits.result['overrides'])}"
+    assert "| `data.batch_size` | `64` |" in words["configuration"]
+    assert words["configuration"].count("optimizer.lr") == 1
+    assert f"| weights_sha256 | `{digits.result['weights_sha256']}` |" in words["result"]
+    assert f"| test/acc | {digits.result['metrics']['test/acc']:.4g} |" in words["result"]
 
 
 def test_the_same_command_gives_the_same_weights(commands: Commands) -> None:

@@ -98,7 +98,7 @@ def test_parameter_groups(tmp_path: Path) -> None:
     logged = fit(tmp_path, [UpdateRatio(), Momentum(), LearningRate()], model=Groups(), max_steps=2)
     assert logged["watch/momentum/0"] == pytest.approx({1: 0.5})
     assert logged["watch/momentum/1"] == pytest.approx({1: 0.9})
-    assert logged["lr/1"] == pytest.approx({1: 0.01})
+    assert logged["watch/lr/1"] == pytest.approx({1: 0.01})
 
     net, moved = jobs.network(), {}
     layers = [net[0], net[3]]  # pyright: ignore
@@ -156,8 +156,8 @@ def test_samples_as_an_axis(tmp_path: Path) -> None:
     # 157 samples an epoch in batches of 32, the fifth of 29.
     seen = {step: 157 * (step // 5) + min(32 * (step % 5 + 1), 157) for step in range(20)}
     assert logged["by_samples/loss_step"] == {seen[step]: loss for step, loss in logged["loss_step"].items()}
-    assert list(logged["by_samples/val/loss"]) == [157, 314, 471, 628]
-    assert list(logged["by_samples/val/loss"].values()) == list(logged["val/loss"].values())
+    assert list(logged["by_samples/loss/val"]) == [157, 314, 471, 628]
+    assert list(logged["by_samples/loss/val"].values()) == list(logged["val/loss"].values())
 
 
 def test_a_logger_that_can_choose_an_axis_gets_the_samples(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ _NOISE = (
     "You have overridden `on_before_batch_transfer` in `LightningModule`",  # the Classifier does, to check labels
     "does not have many workers",  # tensors in memory are read fastest without any
     "is smaller than the logging interval",  # epoch values are logged all the same
+    "You are using a custom batch sampler `EvaluationSampler` for prediction",  # it leaves none out
     "exists and is not empty",  # the checkpoints of a run that goes on
     "The dirpath has changed from",  # a new run that starts from the checkpoint of another
 )

@@ -70,6 +70,7 @@ class Result:
             },
             "git_commit": _git_commit(),
         }
+        self.is_written = False
         self._adopted = False
         self._may_write = not run.start.goes_on  # over what an earlier start has left
         self._began = self._last = time.monotonic()
@@ -143,7 +144,7 @@ class Result:
         before = config.stat().st_mtime_ns
         try:
             yield
-            self._adopted = True
+            self._adopted = self.is_written = True
         finally:
             self._may_write = self._may_write or config.stat().st_mtime_ns != before  # they have taken it over
             if self._may_write and path.is_file():
@@ -173,6 +174,7 @@ class Result:
         self.content["peak_memory_is_own"] |= on_gpu  # where it is what this run has allocated
         self.content["peak_memory_bytes"] = self.content["peak_memory_bytes"] or peak_memory_bytes(on_gpu)
         write_json(self.run.folder / RESULT_FILE, self.content)
+        self.is_written = True
 
     def _best(self, trainer: Trainer) -> dict[str, Any] | None:
         callback = model_checkpoint(trainer)

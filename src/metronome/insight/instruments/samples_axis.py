@@ -14,7 +14,10 @@ SAMPLES_GROUP = "by_samples"
 
 
 class SamplesAxis(Instrument):
-    """Logs metrics a second time, as `by_samples/<metric>`, with the samples seen so far in the place of the step.
+    """Logs metrics a second time, in the group `by_samples`, with the samples seen so far in the place of the step.
+
+    There a loss has its name turned round, `by_samples/loss/train` and `by_samples/loss/val`, so that both stand before
+    `by_samples/val/acc`.
 
     TensorBoard has no other axis than the step and the clock, on which batches of different sizes cannot be compared.
     Loggers that can choose an axis get `samples`, the samples seen, to choose it.
@@ -51,7 +54,12 @@ class SamplesAxis(Instrument):
         samples = trainer.counters.samples
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                scalars = {f"{SAMPLES_GROUP}/{name}": value for name, value in zip(names, values, strict=True)}
+                scalars = {_tag(name): value for name, value in zip(names, values, strict=True)}
                 logger.log_metrics(scalars, step=samples)
             else:
                 logger.log_metrics({"samples": float(samples)}, step=trainer.logged_step)
+
+
+def _tag(name: str) -> str:
+    stage, _, metric = name.partition("/")
+    return f"{SAMPLES_GROUP}/loss/{stage}" if metric == "loss" else f"{SAMPLES_GROUP}/{name}"

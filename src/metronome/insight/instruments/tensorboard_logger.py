@@ -9,13 +9,15 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
 from metronome.insight.instruments.log_points import GROUP
 
-# Of the groups of tags TensorBoard opens the first two by name; this one would be among them, and says nothing there.
-_RENAMED = {"epoch": f"{GROUP}/epoch"}
+# TensorBoard sorts groups of tags by name and opens the first two; these would be among them, before the losses.
+_LAST = ("epoch", "lr")
+_LAST_OF_SEVERAL = ("lr/", "lr-")  # of parameter groups, and as Lightning's monitor of rates names them
 
 
 class TensorBoard(TensorBoardLogger):
     """As Lightning's, with the scalars of a call in one event: five cost little more than one, and the files are
-    smaller. What Lightning logs as `epoch` is called `watch/epoch`, which comes after the losses.
+    smaller. `epoch`, which Lightning logs, and the learning rate `lr` are called `watch/epoch` and `watch/lr` here, and
+    so come after the losses.
 
     Args: those of Lightning's logger.
     """
@@ -27,5 +29,9 @@ class TensorBoard(TensorBoardLogger):
             return
         prefix = f"{self._prefix}{self.LOGGER_JOIN_CHAR}" if self._prefix else ""
         named = {f"{prefix}{name}": value for name, value in metrics.items()}
-        values = [Summary.Value(tag=_RENAMED.get(name, name), simple_value=float(v)) for name, v in named.items()]
+        values = [Summary.Value(tag=_tag(name), simple_value=float(value)) for name, value in named.items()]
         self.experiment._get_file_writer().add_summary(Summary(value=values), step)  # pyright: ignore
+
+
+def _tag(name: str) -> str:
+    return f"{GROUP}/{name}" if name in _LAST or name.startswith(_LAST_OF_SEVERAL) else name
