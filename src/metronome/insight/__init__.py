@@ -14,7 +14,7 @@ from metronome.insight.layout.check import LayoutCheck
 from metronome.insight.learning_rate import LearningRate
 from metronome.insight.noise_scale.callback import NoiseScale
 from metronome.insight.plan_in_tensorboard import PlanText
-from metronome.insight.progress import Progress
+from metronome.insight.progress.callback import Progress
 from metronome.insight.target import StopAtTarget
 
 __all__ = [
