@@ -47,10 +47,11 @@ class Sweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         assert self.launcher is not None
+        assert self.config is not None
         # Asked for the value of a job that failed, Hydra prints words of its own and stops the sweep. In place of the
         # launcher, not inside of it: some pickle themselves.
         self.launcher = launcher = _Told(self, self.launcher)  # pyright: ignore
-        in_study = "study" in self.config.hydra.runtime.choices  # pyright: ignore
+        in_study = "study" in self.config.hydra.runtime.choices
         try:
             done = super().sweep(arguments)
         except (KeyboardInterrupt, SystemExit):

@@ -109,7 +109,9 @@ def test_a_study_whose_target_has_changed(commands: Commands, undrawn: None) -> 
 def test_a_failed_job_is_reported_on(commands: Commands, undrawn: None) -> None:
     done = commands("train", *SMALL[:-1], "seed=0", "data.batch_size=16,65")
     assert done.code == 1
-    assert [" failed: data.batch_size=65 is larger than the 64 training samples" in job for job in done.jobs].count(True) == 1
+    assert [" failed: data.batch_size=65 is larger than the 64 training samples" in job for job in done.jobs].count(
+        True
+    ) == 1
     assert done.out.strip().splitlines()[-1].startswith("report     runs/epochs/sweep_")
     assert done.err == ""
     assert sorted(row["status"] for row in rows(done)) == ["failed", "finished"]

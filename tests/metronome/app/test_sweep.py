@@ -31,7 +31,9 @@ def test_six_jobs(commands: Commands) -> None:
     assert not any("sweep_" in line for line in lines[:6]), "the folder is named at the end"
     # Worked out from the results: of each size the mean over the seeds.
     values: dict[int, list[float]] = {16: [], 64: [], 256: []}
-    for result, line in zip(sorted(done.results, key=lambda r: (r["plan"]["batch_size"], r["seed"])), lines, strict=False):
+    for result, line in zip(
+        sorted(done.results, key=lambda r: (r["plan"]["batch_size"], r["seed"])), lines, strict=False
+    ):
         values[result["plan"]["batch_size"]].append(result["best"]["value"])
         size, seed = result["plan"]["batch_size"], result["seed"]
         best, test, seconds = (result["best"]["value"], result["metrics"]["test/loss"], result["seconds"]["fit"])

@@ -27,7 +27,7 @@ def digests(done: Done) -> dict[str, str]:
     return {run.name: result["weights_sha256"] for run, result in zip(done.runs, done.results, strict=True)}
 
 
-def before(done: Done) -> int:
+def made_before(done: Done) -> int:
     """How many jobs were finished before this start."""
     return sum(job.endswith(" finished before") for job in done.jobs)
 
@@ -108,13 +108,13 @@ def test_which_sweep_goes_on(commands: Commands) -> None:
     (folder,) = sweeps(commands.folder)
     # The same words in another order are the same sweep, however the first was started.
     again = commands("train", "resume=auto", "seed=0", *reversed(sweep), "-m")
-    assert (again.code, before(again), digests(again)) == (0, 1, digests(first))
+    assert (again.code, made_before(again), digests(again)) == (0, 1, digests(first))
     assert sweeps(commands.folder) == [folder]
     # Without resume, or with other values, it is another one.
     new = commands("train", "-m", *sweep, "seed=0")
-    assert (new.code, before(new), len(sweeps(commands.folder))) == (0, 0, 2)
+    assert (new.code, made_before(new), len(sweeps(commands.folder))) == (0, 0, 2)
     other = commands("train", "-m", *sweep, "seed=0,1", "resume=auto")
-    assert (other.code, before(other), len(sweeps(commands.folder))) == (0, 0, 3)
+    assert (other.code, made_before(other), len(sweeps(commands.folder))) == (0, 0, 3)
 
 
 def test_a_sweep_whose_values_are_in_a_file(commands: Commands) -> None:
@@ -126,7 +126,7 @@ def test_a_sweep_whose_values_are_in_a_file(commands: Commands) -> None:
         study.write_text(f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {{seed: '{seeds}'}}}}}}")
         done = commands("train", *command)
         assert done.code == 0, done.err
-        found.append((len(done.jobs), before(done), len(sweeps(commands.folder))))
+        found.append((len(done.jobs), made_before(done), len(sweeps(commands.folder))))
     assert found == [(1, 0, 1), (1, 1, 1), (1, 0, 2)]
 
 
@@ -137,7 +137,7 @@ def test_a_folder_of_ones_own(commands: Commands) -> None:
     (cut, _) = sorted(results.glob("*/result.json"))
     cut_off(cut.parent)
     again = commands("train", *sweep, "resume=auto")
-    assert (again.code, before(again)) == (0, 1)
+    assert (again.code, made_before(again)) == (0, 1)
     assert json.loads(cut.read_text())["resumed_from"]["step"] == 4
     assert sweeps(commands.folder) == [results]
     # Without resume nothing there is touched.
@@ -178,7 +178,7 @@ def test_a_finished_job_of_another_configuration(commands: Commands) -> None:
     assert done.code == 1
     changed = "is finished, with data.noise=0.2, which is 0.1 now; begin anew with resume=null, or put it back"
     assert changed in done.jobs[1]
-    assert before(done) == 1
+    assert made_before(done) == 1
 
 
 def test_a_job_that_another_process_works_at(commands: Commands) -> None:
@@ -192,10 +192,10 @@ def test_a_job_that_another_process_works_at(commands: Commands) -> None:
     busy = f"1/2 data.batch_size=250 failed: another process works in the folder runs/linear/{run.parent.name}"
     assert busy in done.jobs[0]
     assert "wait for it, or stop it" in done.jobs[0]
-    assert before(done) == 1
+    assert made_before(done) == 1
     assert "Traceback" not in done.out + done.err
     done = commands("train", *TWO)  # it has ended, and left no trace
-    assert (done.code, before(done)) == (0, 1)
+    assert (done.code, made_before(done)) == (0, 1)
 
 
 def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest
     cut_off(first.runs[1])
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     again = commands("train", *sweep)
-    assert (again.code, before(again)) == (0, 1)
+    assert (again.code, made_before(again)) == (0, 1)
     assert len(sweeps(commands.folder)) == 1
     changed = [name for name, written in times(again).items() if written != before[name]]
     assert changed == [first.runs[1].name]
@@ -222,7 +222,7 @@ def test_a_sweep_that_was_killed(commands: Commands) -> None:
     results = sorted((commands.folder / "killed").glob("*/result.json"))
     assert len(results) == 1, "the kill came too late"
     again = commands("train", *sweep, "hydra.sweep.dir=killed", "resume=auto")
-    assert (again.code, before(again)) == (0, 1), again.err
+    assert (again.code, made_before(again)) == (0, 1), again.err
     assert commands("train", *sweep, "hydra.sweep.dir=whole").code == 0
 
     def found(folder: str) -> dict[str, dict]:

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metronome.runs.folders import hold, relative
 from metronome.runs.going_on import resumes

@@ -1,4 +1,4 @@
-"""A grid of jobs as it is told: the lines of jobs that run elsewhere, and at the end the best. Imports nothing heavy."""
+"""What is told of a grid: the lines of jobs that run elsewhere, and at the end the best. Imports nothing heavy."""
 
 import json
 import sys
@@ -147,4 +147,3 @@ def ended_lines(place: Place, own: Sequence[str], folder: Path, content: dict[st
     when = " before" if before else ""
     reason = f": {content['error']}" if content.get("error") else ""
     return failed_lines(place, own, f"{content['status']}{when}{reason}", folder)
-
