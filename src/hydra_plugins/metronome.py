@@ -1,4 +1,4 @@
-"""Hydra's sweeper, which goes through every combination of values, with two things more. Imports nothing heavy.
+"""Hydra's sweeper, which goes through every combination of values, with some things more. Imports nothing heavy.
 
 It is here, and not in metronome.app, because Hydra takes plugins from this namespace package only.
 """
@@ -11,6 +11,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 
+from metronome.app.sweeps.table import Table
 from metronome.runs.order import write_order
 
 
@@ -46,16 +47,38 @@ class Sweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         assert self.launcher is not None
-        launch, failed = self.launcher.launch, []
-
-        def well_ended(batch: Any, initial_job_idx: int) -> list[JobReturn]:
-            done = launch(batch, initial_job_idx=initial_job_idx)
-            failed.extend(job for job in done if job.status is JobStatus.FAILED)
-            return [job for job in done if job.status is not JobStatus.FAILED]
-
-        # Asked for the value of a job that failed, Hydra prints words of its own and stops the sweep.
-        self.launcher.launch = well_ended  # pyright: ignore
-        done = super().sweep(arguments)
-        if failed:
-            raise failed[0]._return_value
+        assert self.config is not None
+        # Asked for the value of a job that failed, Hydra prints words of its own and stops the sweep. In place of the
+        # launcher, not inside of it: some pickle themselves.
+        self.launcher = launcher = _Told(self, self.launcher)  # pyright: ignore
+        in_study = "study" in self.config.hydra.runtime.choices
+        try:
+            done = super().sweep(arguments)
+        except (KeyboardInterrupt, SystemExit):
+            if launcher.table is not None and not in_study:
+                launcher.table.interrupted()
+            raise
+        if launcher.table is not None:
+            why = {job.hydra_cfg.hydra.job.num + 1: str(job._return_value) for job in launcher.failed}
+            launcher.table.end(why, speaks_of_best=not in_study)
+        if launcher.failed:
+            raise launcher.failed[0]._return_value
         return done
+
+
+class _Told:
+    """A launcher whose jobs are told, and those that fail kept back."""
+
+    def __init__(self, sweeper: Sweeper, launcher: Any) -> None:
+        self.sweeper, self.launcher = sweeper, launcher
+        self.table: Table | None = None
+        self.failed: list[JobReturn] = []
+
+    def launch(self, batch: Any, initial_job_idx: int) -> list[JobReturn]:
+        if self.table is None:  # by now the sweeper knows its jobs, and has kept what it is in its folder
+            jobs = [job for of_batch in self.sweeper.overrides or [] for job in of_batch]
+            self.table = Table(Path(self.sweeper.config.hydra.sweep.dir), jobs, self.launcher)  # pyright: ignore
+        with self.table.at_work():
+            done = self.launcher.launch(batch, initial_job_idx=initial_job_idx)
+        self.failed += [job for job in done if job.status is JobStatus.FAILED]
+        return [job for job in done if job.status is not JobStatus.FAILED]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -28,6 +29,12 @@ class Done:
     out: str
     err: str
     folder: Path
+
+    @property
+    def jobs(self) -> list[str]:
+        """What is said of each job of a sweep, in one line; what stands below them is about the whole."""
+        table = self.out.split("\n\n")[0]
+        return [" ".join(job.split()) for job in re.split(r"^(?= *\d+/\d+ )", table, flags=re.MULTILINE)[1:]]
 
     @property
     def runs(self) -> list[Path]:

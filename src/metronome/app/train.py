@@ -34,7 +34,7 @@ def train(config: DictConfig) -> float | None:
     Returns:
         The best value of the monitored metric, for a search over runs; None if nothing was monitored.
     """
-    with job_of_a_sweep(), Run.claim(config) as run:
+    with job_of_a_sweep(config), Run.claim(config) as run:
         output.quiet_for(run)
         if run.start.is_done:
             return output.done_before(run)
@@ -74,6 +74,7 @@ def fit_and_test(run: Run, job: Job, result: Result) -> None:
     """Train, then test the best checkpoint, or the last weights where none was kept."""
     trainer, model, data = job.trainer, job.model, job.data
     begin_logs(run, job, result)
+    output.show_job_in_progress(run, trainer)
     result.lap("setup")
 
     with codes_of_signals():
@@ -91,7 +92,7 @@ def fit_and_test(run: Run, job: Job, result: Result) -> None:
             path = best.best_model_path if best is not None else ""
             with callbacks_leave_the_weights(trainer, path) if path else nullcontext():
                 trainer.test(model, datamodule=data, ckpt_path=path or None, verbose=False, weights_only=True)
-            result.take_metrics(trainer.callback_metrics)
+            result.take_tested(trainer.callback_metrics)
             if run.config.get("test_train_set"):
                 result.take_metrics(metrics_of_training_set(trainer, model, data, path or None))
             result.lap("test")

@@ -12,6 +12,7 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import distributed
 
+from metronome.app.console.wrapped import Formatter
 from metronome.app.errors.exits import EXIT_FAILED, sigterm_stops
 from metronome.app.processes.start import config_file, end_with_parent, report_failure
 from metronome.app.run.claim import Run
@@ -44,7 +45,7 @@ def _log_to(folder: Path) -> None:
         logging.getLogger().addHandler(logging.NullHandler())
         return
     console, file = logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "train.log")
-    console.setFormatter(logging.Formatter("%(message)s"))
+    console.setFormatter(Formatter("%(message)s"))
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[console, file])
 

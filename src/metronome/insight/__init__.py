@@ -18,7 +18,7 @@ from metronome.insight.learning_rate import LearningRate
 from metronome.insight.model_table import ModelTable
 from metronome.insight.noise_scale.callback import NoiseScale
 from metronome.insight.plan_in_tensorboard import PlanText
-from metronome.insight.progress import Progress
+from metronome.insight.progress.callback import Progress
 from metronome.insight.rate_search.callback import LRFinder
 from metronome.insight.target import StopAtTarget
 

@@ -16,6 +16,11 @@ def write_order(folder: Path, seed: int, jobs: Sequence[Sequence[str]]) -> None:
     (folder / ORDER_FILE).write_text(json.dumps(order, indent=1) + "\n")
 
 
+def order_of(jobs: Iterable[Iterable[str]]) -> list[frozenset[tuple[str, str]]]:
+    """Jobs, each a list of overrides, as `place_in` takes them."""
+    return [_words(what_it_is(job)) for job in jobs]
+
+
 @cache
 def read_order(folder: Path) -> list[frozenset[tuple[str, str]]]:
     """The jobs of the sweep in a folder, in the order in which they are made; none where it was not kept."""

@@ -13,7 +13,7 @@ MAX_STRETCHES_SHOWN = 12
 
 
 def plan_text(series: EpochSeries, totals: Mapping[str, int] | None, time_budget: Duration | None) -> str:
-    """A table of at most 100 columns: samples, batch, epochs, total.
+    """A table of at most 80 columns: samples, batch, epochs, total.
 
     Args:
         series: the epochs, as if no budget ended them.
@@ -31,7 +31,7 @@ def plan_text(series: EpochSeries, totals: Mapping[str, int] | None, time_budget
     lines = [
         f"{'' if i else label:{width}}{line}"
         for label, text in rows
-        for i, line in enumerate(wrap(text, max(100 - width, 40), break_long_words=False))
+        for i, line in enumerate(wrap(text, max(80 - width, 40), break_long_words=False))
     ]
     return "\n".join(lines)
 

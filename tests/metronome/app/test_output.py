@@ -13,11 +13,12 @@ from metronome.app.run.claim import Run
 def test_the_best_step_may_be_unknown(step: int | None, line: str, caplog: pytest.LogCaptureFixture) -> None:
     content = {
         "best": {"monitor": "val/loss", "value": 0.125, "step": step},
-        "metrics": {"val/loss": 0.5, "test/acc": 0.75, "test/loss": 0.25},
+        "metrics": {"val/loss": 0.5, "test_acc": 0.75, "test_loss": 0.25, "train/x": 1.0},
+        "tested": ["test_acc", "test_loss"],
         "seconds": {"fit": 2.0},
         "samples_per_second": 500.0,
         "weights_sha256": "abc",
     }
     with caplog.at_level(logging.INFO, logger="metronome"):
         output.show_result(Run(Path("runs/x"), "x", [], False, {}), content)
-    assert [message.split(maxsplit=1)[1] for message in caplog.messages[:2]] == [line, "test/acc 0.75  test/loss 0.25"]
+    assert [message.split(maxsplit=1)[1] for message in caplog.messages[1:3]] == [line, "test_acc 0.75  test_loss 0.25"]

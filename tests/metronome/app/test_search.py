@@ -49,7 +49,7 @@ def states(commands: Commands) -> list[str]:
 
 def jobs(done: Done) -> list[str]:
     """The lines of jobs; the others tell of the search."""
-    return [line for line in done.out.splitlines() if line.startswith("#")]
+    return done.jobs
 
 
 def rate(result: dict[str, Any]) -> float:
@@ -72,18 +72,21 @@ def test_a_study_and_more_of_it(commands: Commands) -> None:
         assert trial["value"] == result["best"]["value"]
         assert not [name for name in result["metrics"] if name.startswith("test/")]
     best = min(results, key=lambda found: results[found]["best"]["value"])
-    last = first.out.splitlines()[-1]
-    assert last.startswith("best of 3: ")
-    assert f" optimizer.lr={best} " in last
-    assert f"  val/loss {results[best]['best']['value']:.4g}  runs/search/sweep_" in last
+    last = first.out.split("\n\n")[-1]
+    told = " ".join(last.split())
+    assert told.startswith("best of 3 trials: ")
+    assert f" optimizer.lr={best} " in told, "in full, to be copied"
+    run = first.runs[first.results.index(results[best])]
+    assert f" val/loss {results[best]['best']['value']:.4g} its folder {run.name} report " in told
+    assert told.endswith(f" report python scripts/report.py {run.parent.relative_to(first.folder)}")
     # Again: nothing is left. With more trials: the rest, in the same folder, with other values.
     written = {run: (run / "result.json").stat().st_mtime_ns for run in first.runs}
     again = commands("train", *STUDY, "trials=3")
-    assert (again.code, again.out, len(again.runs)) == (0, last + "\n", 3)
+    assert (again.code, again.out, len(again.runs)) == (0, "\n" + last, 3)
     more = commands("train", *STUDY, "trials=5")
     assert (more.code, len(more.runs)) == (0, 5), more.err
-    assert [line.split()[0] for line in jobs(more)] == ["#3", "#4"]
-    assert more.out.splitlines()[-1].startswith("best of 5: ")
+    assert [line.split()[0] for line in jobs(more)] == ["4/5", "5/5"]
+    assert "\nbest of 5 trials: " in more.out
     assert {run.parent for run in more.runs} == {first.runs[0].parent}
     assert len(by_rate(more)) == 5
     assert all((run / "result.json").stat().st_mtime_ns == before for run, before in written.items())
@@ -111,7 +114,7 @@ def test_values_that_come_again_are_not_run_again(commands: Commands) -> None:
     assert done.code == 0, done.err
     assert 1 <= len(done.runs) <= 2
     assert len(jobs(done)) == 5
-    assert done.out.count("  before  ") == 5 - len(done.runs)
+    assert sum(job.endswith(" before") for job in done.jobs) == 5 - len(done.runs)
     assert states(commands) == ["COMPLETE"] * 5
 
 
@@ -123,14 +126,16 @@ def test_a_trial_that_fails(commands: Commands) -> None:
     assert len(jobs(done)) == 6
     failed = states(commands).count("FAIL")
     assert 0 < failed < 6
-    assert done.out.count("  failed: data.batch_size=5000 is larger than the 1,000 training samples") == failed
-    assert "\nbest of 6: data.batch_size=250 " in done.out
+    told = " ".join(done.out.split())
+    assert told.count(" failed: data.batch_size=5000 is larger than the 1,000 training samples") == failed
+    assert f"\ntrials     {6 - failed} finished, {failed} failed\n" in done.out
+    assert f"\nbest of {6 - failed} trials: data.batch_size=250 " in done.out
     # A failure stands, unless it is to be tried again, with the same values.
     again = commands("train", *command, "resume=auto")
     assert (again.code, jobs(again)) == (0, [])
     before = [trial["params"] for trial in trials(commands)]
     retried = commands("train", *command, "resume=retry")
-    assert (retried.code, len(jobs(retried)), retried.out.count("  failed: ")) == (0, failed, failed)
+    assert (retried.code, len(jobs(retried)), retried.out.count(" failed: ")) == (0, failed, failed)
     assert states(commands).count("FAIL") == failed
     assert [trial["params"] for trial in trials(commands)] == before
     # What is in the folder is safe from other searches.
@@ -172,7 +177,7 @@ def test_a_trial_that_was_cut_off(commands: Commands) -> None:
     again = commands("train", *command)
     assert again.code == 0, again.err
     (line,) = jobs(again)
-    assert f" optimizer.lr={cut}  " in line
+    assert f" optimizer.lr={cut:.4g} " in line
     assert trials(commands) == before
     assert by_rate(again)[cut]["resumed_from"]["step"] == 4
     assert by_rate(again)[cut]["weights_sha256"] == results[cut]["weights_sha256"]
@@ -181,7 +186,7 @@ def test_a_trial_that_was_cut_off(commands: Commands) -> None:
     # Cut off between the end of its run and the search's hearing of it: told, not run again.
     cut_off(run.parent / "search.db", 1)
     again = commands("train", *command)
-    assert (again.code, again.out.count("  before  "), len(jobs(again))) == (0, 1, 1)
+    assert (again.code, sum(job.endswith(" before") for job in again.jobs), len(jobs(again))) == (0, 1, 1)
     assert trials(commands) == before
 
 
@@ -242,7 +247,7 @@ def test_the_greatest_value_is_the_best_where_the_metric_is_to_grow(monitor: str
     done = commands("train", *STUDY, monitor, "trials=2")
     assert done.code == 0, done.err
     greatest = max(result["best"]["value"] for result in done.results)
-    assert f"  val/acc {greatest:.4g}  " in done.out.splitlines()[-1]
+    assert f" val/acc {greatest:.4g}\n" in done.out.split("\n\n")[-1]
     (file,) = commands.folder.rglob("search.db")
     study = optuna.load_study("search", f"sqlite:///{file}")
     assert (study.direction.name, study.best_value) == ("MAXIMIZE", greatest)
@@ -322,7 +327,7 @@ def test_a_search_that_was_killed(commands: Commands) -> None:
     assert (first["state"], second["state"]) == ("COMPLETE", "RUNNING")
     again = commands("train", *command)
     assert again.code == 0, again.err
-    assert [line.split()[0] for line in jobs(again)] == ["#1", "#2"]
+    assert [line.split()[0] for line in jobs(again)] == ["2/3", "3/3"]
     found = trials(commands)
     assert [trial["state"] for trial in found] == ["COMPLETE"] * 3
     assert (found[0], found[1]["params"]) == (first, second["params"])

@@ -35,12 +35,12 @@ def test_a_study_from_nothing_to_its_report_and_again(commands: Commands, undraw
     two = (*SMALL, "seed=0,1")
     done = commands("train", *two)
     assert done.code == 0, done.err
-    first, *jobs, last = done.out.strip().splitlines()
+    first, *_, last = done.out.strip().splitlines()
     (sweep,) = (commands.folder / "runs/epochs").iterdir()
     assert first == f"epochs  ->  runs/epochs/{sweep.name}"
     order = json.loads((sweep / "order.json").read_text())
     made = [next(word for word in job if word.startswith("seed=")) for job in order["jobs"]]
-    assert [job.split("  ")[0] for job in jobs] == [f"#{i} {seed}" for i, seed in enumerate(made)]
+    assert [job.split()[:2] for job in done.jobs] == [[f"{i}/2", seed] for i, seed in enumerate(made, 1)]
     assert {row["seed"]: int(row["order"]) for row in rows(done)} == {
         seed.removeprefix("seed="): place for place, seed in enumerate(made, 1)
     }
@@ -65,7 +65,8 @@ def test_a_study_from_nothing_to_its_report_and_again(commands: Commands, undraw
     (gone / "result.json").unlink()
     again = commands("train", *two)
     assert again.code == 0, again.err
-    assert again.out.count("  before  ") == 1
+    assert [job.endswith(" finished before") for job in again.jobs].count(True) == 1
+    assert "\njobs       1 finished, 1 finished before\n" in again.out
     changed = [run for run in again.runs if (run / "result.json").stat().st_mtime_ns != before[run]]
     assert changed == [gone]
     assert len(list((commands.folder / "runs/epochs").iterdir())) == 1
@@ -90,8 +91,7 @@ def test_the_order_is_drawn(commands: Commands, undrawn: None) -> None:
     jobs = json.loads((commands.folder / "mine/order.json").read_text())["jobs"]
     sizes = [next(word for word in job if word.startswith("data.batch_size=")) for job in jobs]
     assert sizes != sorted(sizes, key=lambda word: int(word.partition("=")[2]))
-    lines = done.out.strip().splitlines()[1:-1]
-    assert [line.split()[1] for line in lines] == sizes
+    assert [job.split()[1].removeprefix("data.") for job in done.jobs] == [size.removeprefix("data.") for size in sizes]
 
 
 def test_a_study_whose_target_has_changed(commands: Commands, undrawn: None) -> None:
@@ -109,7 +109,9 @@ def test_a_study_whose_target_has_changed(commands: Commands, undrawn: None) -> 
 def test_a_failed_job_is_reported_on(commands: Commands, undrawn: None) -> None:
     done = commands("train", *SMALL[:-1], "seed=0", "data.batch_size=16,65")
     assert done.code == 1
-    assert done.out.count("failed: data.batch_size=65 is larger than the 64 training samples") == 1
+    assert [" failed: data.batch_size=65 is larger than the 64 training samples" in job for job in done.jobs].count(
+        True
+    ) == 1
     assert done.out.strip().splitlines()[-1].startswith("report     runs/epochs/sweep_")
     assert done.err == ""
     assert sorted(row["status"] for row in rows(done)) == ["failed", "finished"]

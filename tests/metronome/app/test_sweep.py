@@ -25,18 +25,44 @@ def test_six_jobs(commands: Commands) -> None:
     assert "batch_size=16,seed=0" in names
     assert len({run.parent for run in done.runs}) == 1
     assert done.runs[0].parent.name.startswith("sweep_")
-    lines = done.out.strip().splitlines()
-    assert len(lines) == 6
-    assert all(f"#{i} " in line and "val/loss" in line for i, line in enumerate(lines))
+    lines = done.out.splitlines()
+    assert [line.split()[0] for line in lines[:6]] == [f"{i}/6" for i in range(1, 7)]
+    assert all(len(line) <= 80 for line in lines)
+    assert not any("sweep_" in line for line in lines[:6]), "the folder is named at the end"
+    # Worked out from the results: of each size the mean over the seeds.
+    values: dict[int, list[float]] = {16: [], 64: [], 256: []}
+    for result, line in zip(
+        sorted(done.results, key=lambda r: (r["plan"]["batch_size"], r["seed"])), lines, strict=False
+    ):
+        values[result["plan"]["batch_size"]].append(result["best"]["value"])
+        size, seed = result["plan"]["batch_size"], result["seed"]
+        best, test, seconds = (result["best"]["value"], result["metrics"]["test/loss"], result["seconds"]["fit"])
+        assert f" data.batch_size={size} seed={seed} " in line
+        assert f"  val/loss {best:.4g} " in line
+        assert f"  test/loss {test:.4g} " in line
+        assert line.endswith(f"  {seconds:.1f} s")
+    means = {size: sum(found) / 2 for size, found in values.items()}
+    size = min(means, key=lambda size: means[size])
+    low, high = sorted(values[size])
+    told = " ".join(done.out.split("\n\n")[1].split())
+    folder = done.runs[0].parent.relative_to(commands.folder)
+    assert told == (
+        f"best of 6 runs: data.batch_size={size} val/loss {means[size]:.4g}, mean of 2 seeds ({low:.4g} to {high:.4g}) "
+        f"report python scripts/report.py {folder}"
+    )
 
 
 def test_a_failing_job(commands: Commands) -> None:
     done = commands("train", *JOB, "-m", "data.batch_size=16,5000,64")
     assert done.code == 1
     assert [result["status"] for result in done.results].count("finished") == 2
-    lines = done.out.strip().splitlines()
-    assert len(lines) == 3
-    assert "failed: data.batch_size=5000 is larger than the 1,000 training samples" in lines[1]
+    assert len(done.jobs) == 3
+    folder = next(path.parent for path in done.folder.glob("runs/linear/*/batch_size=5000"))
+    failed = "2/3 data.batch_size=5000 failed: data.batch_size=5000 is larger than the 1,000 training samples; use "
+    assert done.jobs[1] == f"{failed}data.batch_size=full {folder.relative_to(done.folder)}/batch_size=5000"
+    assert "\njobs       2 finished, 1 failed\n" in done.out
+    assert "with resume=retry\nbest of 2 runs: data.batch_size=" in done.out
+    assert all(len(line) <= 80 for line in done.out.splitlines())
     assert "Traceback" not in done.out + done.err
     assert done.err == ""  # the job's line says it all
 
@@ -65,7 +91,8 @@ def test_two_processes_in_a_sweep(tmp_path_factory: pytest.TempPathFactory) -> N
     assert [result["progress"]["steps"] for result in done.results] == [10, 10]
     assert [result["plan"]["devices"] for result in done.results] == [2, 2]
     assert len({run.parent for run in done.runs}) == 1
-    assert len(done.out.strip().splitlines()) == 2
+    assert len(done.jobs) == 2
+    assert "\n2 runs: val/loss " in done.out, "only the seed differs"
 
 
 @pytest.mark.parametrize(
@@ -88,7 +115,8 @@ def test_a_sweep_over_experiments(commands: Commands) -> None:
     done = commands("train", "-m", "+experiment=linear,digits", "trainer=cpu", "trainer.max_steps=1", "logger=none")
     assert done.code == 0, done.err
     assert {result["experiment"] for result in done.results} == {"linear", "digits"}
-    assert [line.split("  ")[0] for line in done.out.splitlines()] == ["#0 +experiment=linear", "#1 +experiment=digits"]
+    assert [job.split()[:2] for job in done.jobs] == [["1/2", "+experiment=linear"], ["2/2", "+experiment=digits"]]
+    assert "\nno best is named: the runs differ in experiment\n" in done.out
 
 
 @pytest.mark.parametrize(

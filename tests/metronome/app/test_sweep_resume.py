@@ -27,6 +27,11 @@ def digests(done: Done) -> dict[str, str]:
     return {run.name: result["weights_sha256"] for run, result in zip(done.runs, done.results, strict=True)}
 
 
+def made_before(done: Done) -> int:
+    """How many jobs were finished before this start."""
+    return sum(job.endswith(" finished before") for job in done.jobs)
+
+
 def cut_off(run: Path) -> None:
     """Leave a run as a kill in its last moment does: checkpoints, and half a result."""
     result = run / "result.json"
@@ -44,12 +49,13 @@ def test_a_second_start_of_a_whole_sweep_trains_nothing(commands: Commands) -> N
     assert again.code == 0, again.err
     assert times(again) == before
     assert len(sweeps(commands.folder)) == 1
-    lines = again.out.strip().splitlines()
-    assert len(lines) == 2
-    for number, line, theirs in zip(range(2), lines, first.out.strip().splitlines(), strict=True):
-        assert line.startswith(f"#{number} data.batch_size=")
-        assert "  before  " in line
-        assert line.split("  ")[:3] == theirs.split("  ")[:3]  # the same values
+    assert len(again.jobs) == 2
+    for number, line, theirs in zip("12", again.jobs, first.jobs, strict=True):
+        assert line.startswith(f"{number}/2 data.batch_size=")
+        assert line.endswith(" finished before")
+        assert line.split()[:6] == theirs.split()[:6]  # the same values
+    assert "\njobs       2 finished before\n" in again.out
+    assert again.out.splitlines()[-3:] == first.out.splitlines()[-3:], "the best is the same"
 
 
 def test_what_is_missing_is_made_and_what_was_cut_off_goes_on(commands: Commands) -> None:
@@ -62,7 +68,8 @@ def test_what_is_missing_is_made_and_what_was_cut_off_goes_on(commands: Commands
     again = commands("train", *THREE)
     assert again.code == 0, again.err
     assert sweeps(commands.folder) == [gone.parent]
-    assert [" before " in line for line in again.out.strip().splitlines()].count(True) == 1
+    assert [line.endswith(" before") for line in again.jobs].count(True) == 1
+    assert "\njobs       2 finished, 1 finished before\n" in again.out
     after = times(again)
     assert {name for name in before if before[name] != after[name]} == {gone.name, cut.name}
     results = {run.name: result for run, result in zip(again.runs, again.results, strict=True)}
@@ -80,15 +87,15 @@ def test_a_job_that_failed_is_told_again_and_tried_again_with_retry(commands: Co
     again = commands("train", *sweep, "resume=auto")
     assert again.code == 1
     assert times(again) == before
-    lines = again.out.strip().splitlines()
-    assert len(lines) == 2
-    assert "#0 data.batch_size=5000  failed before: data.batch_size=5000 is larger than the 1,000" in lines[0]
+    assert len(again.jobs) == 2
+    assert "1/2 data.batch_size=5000 failed before: data.batch_size=5000 is larger than the 1,000" in again.jobs[0]
+    assert "\njobs       1 finished before, 1 failed before\n" in again.out
     retried = commands("train", *sweep, "resume=retry")
     assert retried.code == 1
     assert len(sweeps(commands.folder)) == 1
-    lines = retried.out.strip().splitlines()
-    assert [" before " in line for line in lines] == [False, True]
-    assert "#0 data.batch_size=5000  failed: data.batch_size=5000 is larger" in lines[0]
+    assert [" before" in line for line in retried.jobs] == [False, True]
+    assert "1/2 data.batch_size=5000 failed: data.batch_size=5000 is larger" in retried.jobs[0]
+    assert "\njobs       1 finished before, 1 failed\n" in retried.out
     assert {name: written for name, written in times(retried).items() if "5000" not in name} == {
         name: written for name, written in before.items() if "5000" not in name
     }
@@ -101,26 +108,26 @@ def test_which_sweep_goes_on(commands: Commands) -> None:
     (folder,) = sweeps(commands.folder)
     # The same words in another order are the same sweep, however the first was started.
     again = commands("train", "resume=auto", "seed=0", *reversed(sweep), "-m")
-    assert (again.code, again.out.count(" before "), digests(again)) == (0, 1, digests(first))
+    assert (again.code, made_before(again), digests(again)) == (0, 1, digests(first))
     assert sweeps(commands.folder) == [folder]
     # Without resume, or with other values, it is another one.
     new = commands("train", "-m", *sweep, "seed=0")
-    assert (new.code, new.out.count(" before "), len(sweeps(commands.folder))) == (0, 0, 2)
+    assert (new.code, made_before(new), len(sweeps(commands.folder))) == (0, 0, 2)
     other = commands("train", "-m", *sweep, "seed=0,1", "resume=auto")
-    assert (other.code, other.out.count(" before "), len(sweeps(commands.folder))) == (0, 0, 3)
+    assert (other.code, made_before(other), len(sweeps(commands.folder))) == (0, 0, 3)
 
 
 def test_a_sweep_whose_values_are_in_a_file(commands: Commands) -> None:
     study = commands.folder / "conf/study/mine.yaml"
     study.parent.mkdir(parents=True)
     command = ("--config-dir", "conf", *LINEAR, "+study=mine", "resume=auto")
-    before = []
+    found = []
     for seeds in ("0", "0", "1"):
         study.write_text(f"# @package _global_\nhydra: {{mode: MULTIRUN, sweeper: {{params: {{seed: '{seeds}'}}}}}}")
         done = commands("train", *command)
         assert done.code == 0, done.err
-        before.append((done.out.count("val/loss"), done.out.count(" before "), len(sweeps(commands.folder))))
-    assert before == [(1, 0, 1), (1, 1, 1), (1, 0, 2)]
+        found.append((len(done.jobs), made_before(done), len(sweeps(commands.folder))))
+    assert found == [(1, 0, 1), (1, 1, 1), (1, 0, 2)]
 
 
 def test_a_folder_of_ones_own(commands: Commands) -> None:
@@ -130,15 +137,17 @@ def test_a_folder_of_ones_own(commands: Commands) -> None:
     (cut, _) = sorted(results.glob("*/result.json"))
     cut_off(cut.parent)
     again = commands("train", *sweep, "resume=auto")
-    assert (again.code, again.out.count(" before ")) == (0, 1)
+    assert (again.code, made_before(again)) == (0, 1)
     assert json.loads(cut.read_text())["resumed_from"]["step"] == 4
     assert sweeps(commands.folder) == [results]
     # Without resume nothing there is touched.
     before = cut.stat().st_mtime_ns
     refused = commands("train", *sweep)
     assert refused.code == 1
-    assert refused.out.count("  failed: the folder mine/") == 2
-    assert refused.out.count("holds a run already; give another one, or go on with it: resume=auto") == 2
+    assert all(" failed: the folder mine/" in job for job in refused.jobs)
+    assert all("holds a run already; give another one, or go on with it: resume=auto" in job for job in refused.jobs)
+    assert "\njobs       2 failed\n" in refused.out
+    assert "best of" not in refused.out, "nothing was run"
     assert "Traceback" not in refused.out + refused.err
     assert cut.stat().st_mtime_ns == before
     assert json.loads(cut.read_text())["status"] == "finished"
@@ -153,10 +162,10 @@ def test_a_job_in_the_folder_of_a_run_of_other_values(commands: Commands) -> Non
     (commands.folder / "mine/job_1").rename(commands.folder / "away")
     done = commands("train", "+experiment=digits", *options, "resume=auto")
     assert done.code == 1
-    first, second = done.out.strip().splitlines()
-    assert first.startswith("#0 seed=0  failed: the folder mine/job_0 holds")
+    first, second = done.jobs
+    assert first.startswith("1/2 seed=0 failed: the folder mine/job_0 holds")
     assert "holds a run of other values (+experiment=linear, " in first
-    assert second.startswith("#1 seed=1  val/loss")
+    assert second.startswith("2/2 seed=1 val/loss")
     assert "Traceback" not in done.out + done.err
 
 
@@ -167,9 +176,9 @@ def test_a_finished_job_of_another_configuration(commands: Commands) -> None:
     config.write_text(config.read_text().replace("noise: 0.1", "noise: 0.2"))
     done = commands("train", *TWO)
     assert done.code == 1
-    lines = done.out.strip().splitlines()
-    assert "is finished, with data.noise=0.2, which is 0.1 now; begin anew with resume=null, or put it back" in lines[1]
-    assert done.out.count(" before ") == 1
+    changed = "is finished, with data.noise=0.2, which is 0.1 now; begin anew with resume=null, or put it back"
+    assert changed in done.jobs[1]
+    assert made_before(done) == 1
 
 
 def test_a_job_that_another_process_works_at(commands: Commands) -> None:
@@ -179,16 +188,14 @@ def test_a_job_that_another_process_works_at(commands: Commands) -> None:
     with a_process_in(run):
         done = commands("train", *TWO)
     assert done.code == 1
-    lines = done.out.strip().splitlines()
-    assert len(lines) == 2
-    assert (
-        f"#0 data.batch_size=250  failed: another process works in the folder runs/linear/{run.parent.name}" in lines[0]
-    )
-    assert "wait for it, or stop it" in lines[0]
-    assert done.out.count(" before ") == 1
+    assert len(done.jobs) == 2
+    busy = f"1/2 data.batch_size=250 failed: another process works in the folder runs/linear/{run.parent.name}"
+    assert busy in done.jobs[0]
+    assert "wait for it, or stop it" in done.jobs[0]
+    assert made_before(done) == 1
     assert "Traceback" not in done.out + done.err
     done = commands("train", *TWO)  # it has ended, and left no trace
-    assert (done.code, done.out.count(" before ")) == (0, 1)
+    assert (done.code, made_before(done)) == (0, 1)
 
 
 def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +205,7 @@ def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest
     cut_off(first.runs[1])
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     again = commands("train", *sweep)
-    assert (again.code, again.out.count(" before ")) == (0, 1)
+    assert (again.code, made_before(again)) == (0, 1)
     assert len(sweeps(commands.folder)) == 1
     changed = [name for name, written in times(again).items() if written != before[name]]
     assert changed == [first.runs[1].name]
@@ -215,7 +222,7 @@ def test_a_sweep_that_was_killed(commands: Commands) -> None:
     results = sorted((commands.folder / "killed").glob("*/result.json"))
     assert len(results) == 1, "the kill came too late"
     again = commands("train", *sweep, "hydra.sweep.dir=killed", "resume=auto")
-    assert (again.code, again.out.count(" before ")) == (0, 1), again.err
+    assert (again.code, made_before(again)) == (0, 1), again.err
     assert commands("train", *sweep, "hydra.sweep.dir=whole").code == 0
 
     def found(folder: str) -> dict[str, dict]:
@@ -300,7 +307,7 @@ def test_a_finished_run_whose_best_value_is_infinite(commands: Commands) -> None
     (run / "result.json").write_text(json.dumps(result))
     done = commands("train", *sweep)
     assert done.code == 0, done.err
-    assert "#0  val/loss inf  test/loss inf  " in done.out
+    assert done.jobs[0].startswith("1/1 val/loss inf test/loss inf ")
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,9 @@ def test_the_table_of_a_network_fits_a_terminal() -> None:
     assert lines[2].split() == ["net.0", "Linear", "176", "32", "x", "16"]
     assert lines[-1] == "193 parameters are trained; 1.54 kB"
     deep: Any = jobs.Net()
-    deep.a_part_with_a_name_that_is_rather_long = nn.ModuleDict({"another_one_that_is_no_shorter_at_all": nn.Linear(3, 3)})
+    deep.a_part_with_a_name_that_is_rather_long = nn.ModuleDict(
+        {"another_one_that_is_no_shorter_at_all": nn.Linear(3, 3)}
+    )
     assert max(map(len, table(deep, -1, {}))) < 80
 
 

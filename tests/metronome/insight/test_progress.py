@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from dataclasses import replace
 from typing import Any
 
 import jobs
@@ -14,8 +15,12 @@ import lightning as L
 import pytest
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
-from metronome.insight import Progress, progress
-from metronome.insight.progress import ERASE_LINE, _clock
+from metronome.insight import Progress
+from metronome.insight.progress import callback as progress
+from metronome.insight.progress.callback import ERASE_LINE
+from metronome.insight.progress.lines import PLAIN_COLUMNS, Parts, epoch_line, live_line
+from metronome.insight.progress.lines import clock as in_words
+from metronome.insight.progress.time_left import JobOfSweep
 from metronome.training import Trainer
 from metronome.units import InputError
 
@@ -57,8 +62,9 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
-    """What has been logged since it was last asked for."""
+def lines(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """What has been logged since it was last asked for, in wide lines."""
+    monkeypatch.setattr(progress, "PLAIN_COLUMNS", 200)
     caplog.set_level(logging.INFO, "metronome.progress")
 
     def take() -> list[str]:
@@ -106,10 +112,10 @@ def fit(model: L.LightningModule, *callbacks: Callback, stdout: io.StringIO | No
 # Losses 1/5 and 1/10 in the last steps; mean (32 x (0 + 1 + 2 + 3) + 29 x 4) / 157 = 1.9618;
 # 157 samples in 5 x 0.25 s: 125.6 a second, whatever the validation takes.
 TWO_EPOCHS = [
-    "epoch 1/2  step  5/10  157 samples  train/loss 0.2     train/mean 1.962   train/late 0.5     "
-    "val/acc 1.3e-05  126 samples/s",
-    "epoch 2/2  step 10/10  314 samples  train/loss 0.1     train/mean 1.962   train/late 1.5     "
-    "val/acc 1.3e-05  126 samples/s",
+    "epoch 1/2  step  5/10  157 samples  train/loss 0.2     val/acc 1.3e-05  train/mean 1.962   train/late 0.5     "
+    "126 samples/s",
+    "epoch 2/2  step 10/10  314 samples  train/loss 0.1     val/acc 1.3e-05  train/mean 1.962   train/late 1.5     "
+    "126 samples/s",
 ]
 
 
@@ -123,31 +129,185 @@ def test_one_line_an_epoch(clock, lines, flags):
     assert file.getvalue() == ""  # no live line where there is no terminal
 
 
+def test_lines_without_a_terminal_have_80_columns(clock, lines, monkeypatch):
+    monkeypatch.setattr(progress, "PLAIN_COLUMNS", PLAIN_COLUMNS)
+    fit(Timed(clock), max_epochs=2)
+    assert lines() == [
+        "epoch 1/2  train/loss 0.2     val/acc 1.3e-05  train/mean 1.962   train/late 0.5",
+        "epoch 2/2  train/loss 0.1     val/acc 1.3e-05  train/mean 1.962   train/late 1.5",
+    ]
+
+
+def drawn(terminal: Terminal) -> list[str]:
+    """The live lines, one after another."""
+    return [part for part in re.split(r"\r\x1b\[K|\n", terminal.getvalue()) if part.endswith((" left", "in all"))]
+
+
 def test_live_line(clock, lines, terminal):
+    terminal.columns = 79
     fit(Timed(clock), max_epochs=2, stdout=terminal)
-    transcript = terminal.getvalue()
-    lives = [part for part in re.split(r"\r\x1b\[K|\n", transcript) if part.endswith("left")]
-    assert len(lives) == 10
-    # 282 samples left at 32 in 0.25 s: 2.2 s
-    assert lives[0] == "epoch 1/2  step  1/10   32 samples  train/loss 1       128 samples/s  0:03 left"
+    lives = drawn(terminal)
+    assert len(lives) == 14
+    # 282 samples left at 32 in 0.25 s: 2.2 s; 32 of 314 are a tenth, of 16 columns one.
+    assert lives[0] == "epoch 1/2  step  1/10  █░░░░░░░░░░░░░░░  loss 1       128 samples/s  0:03 left"
     # 221 samples took 7 steps and a validation, 11.75 s; 93 are left: 4.9 s
-    assert lives[6] == "epoch 2/2  step  7/10  221 samples  train/loss 0.1429  128 samples/s  0:05 left"
-    assert lives[9].endswith("  0:00 left")
+    assert lives[8] == "epoch 2/2  step  7/10  ███████████░░░░░  loss 0.1429  128 samples/s  0:05 left"
+    assert lives[11].endswith("  0:00 left")
+    # As it begins, and after a batch that is done 0.2 s later or more.
+    assert lives[5:7] == [
+        "epoch 1/2  step  5/10  ████████████░░░░░░░░░░░░  validating 0%  0:02 left",
+        "epoch 1/2  step  5/10  ████████████░░░░░░░░░░░░  validating 100%  0:12 left",
+    ]
+
+
+def test_live_lines_make_room_for_others(clock, lines, terminal):
+    fit(Timed(clock), max_epochs=2, stdout=terminal)
+    lives = drawn(terminal)
     # Each is drawn over the one before and gone when a permanent line comes.
-    blocks = ["".join(ERASE_LINE + live for live in part) for part in (lives[:5], lives[5:])]
-    assert transcript == "".join(f"{live}{ERASE_LINE}{line}\n" for live, line in zip(blocks, TWO_EPOCHS, strict=True))
+    blocks = ["".join(ERASE_LINE + live for live in part) for part in (lives[:7], lives[7:])]
+    expected = "".join(f"{live}{ERASE_LINE}{line}\n" for live, line in zip(blocks, TWO_EPOCHS, strict=True))
+    assert terminal.getvalue() == expected
     assert lines() == TWO_EPOCHS
 
 
+FULL = Parts(
+    epoch="epoch  3/15",
+    step="step  61/300",
+    samples=" 3,835 samples",
+    metrics={"train/loss": 0.48571, "train/acc": 0.91},
+    speed="4,210 samples/s",
+    left="0:12 left",
+    done=0.2,
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (120, "epoch  3/15  step  61/300  ████░░░░░░░░░░░░░░░░░░░░   3,835 samples  loss 0.4857  acc 0.91    "
+         "4,210 samples/s  0:12 left"),
+        (100, "epoch  3/15  step  61/300  ████░░░░░░░░░░░░░░░░  loss 0.4857  acc 0.91    4,210 samples/s  0:12 left"),
+        (80, "epoch  3/15  step  61/300  ██░░░░░░░░░░  loss 0.4857  4,210 samples/s  0:12 left"),
+        (70, "epoch  3/15  step  61/300  loss 0.4857  4,210 samples/s  0:12 left"),
+        (60, "epoch  3/15  step  61/300  loss 0.4857  0:12 left"),
+        (40, "step  61/300  loss 0.4857  0:12 left"),
+        (30, "step  61/300  0:12 left"),
+        (20, "0:12 left"),
+        (5, "0:12 "),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_where_it_does_not_fit(columns, line):
+    assert live_line(FULL, columns) == line
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (80, "job 3/12  epoch  3/15  step  61/300  loss 0.4857  1:02:12 left in all"),
+        (60, "job 3/12  step  61/300  loss 0.4857  1:02:12 left in all"),
+        (40, "job 3/12  1:02:12 left in all"),
+    ],
+)
+def test_in_a_sweep_the_job_and_the_time_left_come_first(columns, line):
+    assert live_line(replace(FULL, job="job 3/12", left="1:02:12 left in all"), columns) == line
+
+
+@pytest.mark.parametrize("columns", [120, 80, 60, 40, 20])
+def test_no_line_is_too_long(columns):
+    many = {f"train/a_very_long_name_of_a_metric_{i}": -1.2345e-12 for i in range(8)}
+    huge = Parts("job 123/456", "epoch 1,234/9,999", "step 12,345,678/99,999,999", "", "1,234,567,890 samples", many,
+                 "1,234,567 samples/s", "123:45:56 left in all", 0.5)  # fmt: skip
+    for parts in (huge, replace(huge, state="validating 40%")):
+        assert len(live_line(parts, columns)) <= columns
+    assert len(epoch_line(huge, columns)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (120, "epoch  3/15  step  61/300   3,835 samples  train/loss 0.4857  train/acc 0.91    4,210 samples/s"),
+        (80, "epoch  3/15  step  61/300  train/loss 0.4857  train/acc 0.91    4,210 samples/s"),
+        (70, "epoch  3/15  step  61/300  train/loss 0.4857  train/acc 0.91"),
+        (50, "epoch  3/15  train/loss 0.4857  train/acc 0.91"),
+        (40, "epoch  3/15  train/loss 0.4857"),
+    ],
+)
+def test_what_an_epoch_leaves_out(columns, line):
+    assert epoch_line(FULL, columns) == line
+
+
+def test_a_bar_without_unicode(clock, lines, terminal, monkeypatch):
+    monkeypatch.setattr(type(terminal), "encoding", "ascii", raising=False)
+    terminal.columns = 79
+    fit(Timed(clock), max_epochs=2, stdout=terminal)
+    assert drawn(terminal)[0] == "epoch 1/2  step  1/10  #---------------  loss 1       128 samples/s  0:03 left"
+
+
+def test_a_budget_in_time(clock, lines, terminal, monkeypatch):
+    """What is left is what is left of it, whatever the samples."""
+    monkeypatch.setattr("lightning.pytorch.callbacks.timer.time.monotonic", clock)
+    fit(Timed(clock, validation=0.0), budget="3 s", max_epochs=None, stdout=terminal)
+    assert [(line.split("  ")[:2], line.split("  ")[-1]) for line in drawn(terminal)[:2]] == [
+        (["epoch 1", "step 1"], "0:03 left"), (["epoch 1", "step 2"], "0:03 left"),
+    ]  # fmt: skip
+    steps = [line.split("  ")[1] for line in drawn(terminal) if "validating" not in line]
+    assert (steps[-1], drawn(terminal)[-1].split("  ")[-1]) == ("step 12", "0:00 left")
+    # 1.5 s of 3
+    half = next(line for line in drawn(terminal) if "  step 6  " in line)
+    assert half.count("█") == half.count("░") > 5
+
+
+def test_a_job_of_a_sweep(clock, lines, terminal):
+    """The time left is the sweep's: of this job as before, and of nine more at 100 s each."""
+    bar = Progress(0)
+    bar.job = JobOfSweep(3, 12, 100.0)
+    terminal.columns = 79
+    fit(Timed(clock), bar, max_epochs=2, stdout=terminal)
+    # (2 + 32 / 314) / 12 is a sixth
+    assert drawn(terminal)[0] == "job  3/12  epoch 1/2  step  1/10  loss 1       15:03 left in all"
+
+
+def test_the_first_job_of_a_sweep_is_the_measure(clock, lines, terminal):
+    bar = Progress(0)
+    bar.job = JobOfSweep(1, 3, None)
+    fit(Timed(clock, validation=0.0), bar, max_epochs=2, stdout=terminal)
+    # 0.25 s and 2.2 s; three times that less what is done
+    assert drawn(terminal)[0].endswith(f"  {in_words(2.204 + 2 * 2.454)} left in all")
+
+
+def test_none_is_drawn_where_others_write(clock, lines, terminal):
+    bar = Progress(0)
+    bar.may_draw = False
+    fit(Timed(clock), bar, max_epochs=1, stdout=terminal)
+    assert ERASE_LINE not in terminal.getvalue()
+    assert len(lines()) == 1
+
+
+def test_a_long_test_is_no_dead_one(clock, lines, terminal):
+    class Slow(Timed):
+        def on_test_batch_start(self, *_: Any) -> None:
+            self.clock.now += 0.25
+
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            super().validation_step(batch, batch_idx)
+
+    run = jobs.trainer(callbacks=[Progress(0)], enable_progress_bar=True)
+    with redirect_stdout(terminal):
+        run.test(Slow(clock), jobs.Data(batch_size=32, eval_batch_size=11), verbose=False)
+    assert re.findall(r"testing \d+%", terminal.getvalue()) == ["testing 33%", "testing 66%", "testing 100%"]
+    assert terminal.getvalue().endswith(ERASE_LINE)
+
+
 def test_live_line_fits_the_terminal(clock, lines, terminal):
-    terminal.columns = 30
+    terminal.columns = 40
     fit(Timed(clock), max_epochs=1, max_steps=1, stdout=terminal)
-    assert f"{ERASE_LINE}epoch 1/1  step 1/1  32 sampl{ERASE_LINE}" in terminal.getvalue()
+    assert f"{ERASE_LINE}step 1/1  loss 1       0:00 left{ERASE_LINE}" in terminal.getvalue()
 
 
 def test_live_line_is_redrawn_after_a_fifth_of_a_second(clock, lines, terminal):
     fit(Timed(clock, step=0.0625, validation=0.0), max_epochs=2, stdout=terminal)
-    assert re.findall(r"step +(\d+)/10[^\n\r]*left", terminal.getvalue()) == ["4", "8"]
+    live = [line for line in drawn(terminal) if "validating" not in line]
+    assert re.findall(r"step +(\d+)/10", " ".join(live)) == ["4", "9"]  # a validation began at 5
 
 
 def test_short_epochs_share_lines(clock, lines):
@@ -200,7 +360,7 @@ def test_resumed_in_mid_epoch(clock, lines, tmp_path):
 def test_quiet_outside_of_training(clock, lines, terminal):
     run = jobs.trainer(callbacks=[Progress(0)], enable_progress_bar=True)
     with redirect_stdout(terminal):
-        run.validate(Timed(clock), jobs.Data(batch_size=32), verbose=False)
+        run.validate(Timed(clock, validation=0.1), jobs.Data(batch_size=32), verbose=False)
     assert (lines(), terminal.getvalue()) == ([], "")
 
 
@@ -253,5 +413,5 @@ def test_refuses_a_trainer_without_counters():
 @pytest.mark.parametrize(
     ("seconds", "shown"), [(0, "0:00"), (2.1, "0:03"), (60, "1:00"), (3599.5, "1:00:00"), (3723, "1:02:03")]
 )
-def test_clock(seconds, shown):
-    assert _clock(seconds) == shown
+def test_time_in_words(seconds, shown):
+    assert in_words(seconds) == shown

@@ -21,7 +21,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from waits import Waits, far  # noqa: F401
 
 from metronome.data import DataModule, Splits
-from metronome.insight import LearningRate, NoiseScale, Progress, progress
+from metronome.insight import LearningRate, NoiseScale, Progress
+from metronome.insight.progress import callback as progress
 from metronome.models import Classifier
 from metronome.training import Checkpoint
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from metronome.app.console.resolvers import register_resolvers
+from metronome.app.console.wrapped import wrapped
 from metronome.app.errors.exits import EXIT_FAILED, EXIT_INPUT, EXIT_SIGINT, JobFailed, Untouched
 from metronome.app.errors.messages import cannot_go_on, mistake
 from metronome.units import InputError
@@ -53,7 +54,7 @@ def command_line() -> Iterator[None]:
         line = mistake(error)
         if line is None or whole_traceback:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(wrapped(f"error: {line}", sys.stderr), file=sys.stderr)
         sys.exit(EXIT_FAILED if cannot_go_on(error) else EXIT_INPUT)
     finally:
         argparse.ArgumentParser.error, logging.raiseExceptions = before, True

@@ -7,6 +7,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -15,9 +16,11 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from metronome.app.errors.exits import JobFailed
 from metronome.app.errors.messages import mistake, one_line
 from metronome.app.run.claim import Run
-from metronome.app.sweeps.search import FILE as SEARCH_FILE
-from metronome.app.sweeps.search import trials_done
-from metronome.runs.folders import relative
+from metronome.app.sweeps.lines import COLUMNS, failed_lines, results, seconds, tested
+from metronome.app.sweeps.place import here
+from metronome.app.sweeps.table import ended_lines
+from metronome.insight.progress.callback import Progress
+from metronome.insight.progress.time_left import JobOfSweep
 from metronome.runs.names import RESULT_FILE
 from metronome.runs.sweeps import own_overrides
 from metronome.units import Plan
@@ -58,71 +61,88 @@ def quiet_for(run: Run) -> None:
 
 def show_plan(run: Run, plan: Plan | None, rates: list[str]) -> None:
     text = "the data have no length, so only the budget is known" if plan is None else plan.text()
-    text = "\n".join([text, *(f"rate       {rate}" for rate in rates)])
-    log.info("%s  ->  %s\n\n%s\n", run.experiment, run.relative_folder, text)
+    text = "\n".join([text, *(line for rate in rates for line in _row("rate", [rate]))])
+    log.info("%s\n\n%s\n", _joined(f"{run.experiment}  ->", run.relative_folder), text)
 
 
 def show_start(run: Run, step: int) -> None:
     """Where a run goes on from."""
     assert run.checkpoint is not None
-    log.info("goes on     after step %s, from %s\n", f"{step:,}", os.path.relpath(run.checkpoint))
+    path = Path(run.checkpoint).absolute()
+    name = path.relative_to(run.folder) if path.is_relative_to(run.folder) else os.path.relpath(path)
+    log.info("%s\n", _joined(f"{'goes on':11}after step {step:,}, from", str(name)))
+
+
+def show_job_in_progress(run: Run, trainer: Any) -> None:
+    """In a sweep the live line says which job it is; where jobs run beside each other, there is none."""
+    if run.in_sweep:
+        place = here()
+        for callback in trainer.callbacks:
+            if isinstance(callback, Progress):
+                callback.job = JobOfSweep(place.number, place.jobs, place.seconds_each)
+                callback.may_draw = not place.is_beside_others
 
 
 def done_before(run: Run) -> float | None:
     """A run that an earlier start has brought to its end. Returns its objective; raises JobFailed if it failed."""
     content = json.loads((run.folder / RESULT_FILE).read_text())
-    if content["status"] == "failed":
-        print(f"{_job()}  failed before: {content.get('error')}  {run.relative_folder}", flush=True)
-        raise JobFailed(str(content.get("error")))
     if run.in_sweep:
-        print(f"{_job()}  {'  '.join([*_best(content), *_tested(content)])}  before  {run.relative_folder}", flush=True)
+        print(ended_lines(here(), _own(), run.folder, content, before=True), flush=True)
     else:
-        log.info("finished before: %s/%s", run.relative_folder, RESULT_FILE)
+        log.info("%s", _joined("finished before:", f"{run.relative_folder}/{RESULT_FILE}"))
+    if content["status"] == "failed":
+        raise JobFailed(str(content.get("error")))
     return content["best"] and float(content["best"]["value"])  # JSON holds an infinite one as a text
 
 
 def show_result(run: Run, content: dict[str, Any]) -> None:
     """The end of a run that did what it should."""
-    best, tested = _best(content), _tested(content)
     if run.in_sweep:
-        facts = [*best, *tested, f"{content['seconds']['fit']:.1f} s"]
-        print(f"{_job()}  {'  '.join(facts)}  {run.relative_folder}", flush=True)
+        print(ended_lines(here(), _own(), run.folder, content), flush=True)
         return
-    if best:
-        step = content["best"]["step"]  # unknown where the checkpoint could not be read
-        log.info("\nbest       %s%s", best[0], "" if step is None else f" at step {step:,}")
-    if tested:
-        log.info("test       %s", "  ".join(tested))
+    rows: list[str] = []
+    if best := content["best"]:
+        step = "" if best["step"] is None else f" at step {best['step']:,}"  # None: the checkpoint could not be read
+        rows += _row("best", [f"{results(content)[0]}{step}"])
+    rows += _row("test", tested(content))
     rate = content["samples_per_second"]
     speed = f", {rate:,.0f} samples/s" if rate else ""
-    log.info("fit        %.1f s%s", content["seconds"]["fit"], speed)
-    log.info("weights    sha256 %s", content["weights_sha256"])
-    log.info("result     %s/result.json", run.relative_folder)
+    rows += _row("fit", [f"{seconds(content)}{speed}"])
+    rows.append(f"{'weights':11}sha256 {content['weights_sha256'][:16]}...")  # whole in result.json
+    rows += _joined(f"{'result':10}", f"{run.relative_folder}/{RESULT_FILE}").splitlines()
+    log.info("")
+    for row in rows:
+        log.info("%s", row)
 
 
 def show_failed_job(error: BaseException) -> None:
-    """The end of a sweep's job that failed: one line here, the traceback in its log."""
+    """The end of a sweep's job that failed: its reason here, the traceback in its log."""
     line = mistake(error)
     if line is None:
         log.info("the job failed", exc_info=error)
         line = f"{type(error).__name__}: {one_line(error)}"
-    print(f"{_job()}  failed: {line}  {relative(Path(HydraConfig.get().runtime.output_dir))}", flush=True)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    print(failed_lines(here(), _own(), f"failed: {line}", folder), flush=True)
 
 
-def _job() -> str:
-    """A sweep's job: its number, and what it has for itself."""
+def _own() -> list[str]:
+    """What a sweep's job has for itself."""
     hydra = HydraConfig.get()
-    sweep, number = Path(hydra.sweep.dir), hydra.job.num
-    if (sweep / SEARCH_FILE).is_file():
-        number = trials_done(str(sweep)) + number % hydra.sweeper.n_jobs  # over every start
-    return " ".join([f"#{number}", *own_overrides(hydra.overrides.task, sweep)])
+    return own_overrides(hydra.overrides.task, Path(hydra.sweep.dir))
 
 
-def _best(content: dict[str, Any]) -> list[str]:
-    return [] if content["best"] is None else [f"{content['best']['monitor']} {float(content['best']['value']):.4g}"]
+def _row(word: str, facts: list[str]) -> list[str]:
+    """Facts beside a word, on as many lines as they need."""
+    lines: list[str] = []
+    for fact in facts:
+        if lines and len(lines[-1]) + 2 + len(fact) <= COLUMNS:
+            lines[-1] += f"  {fact}"
+        else:
+            lines += [f"{'' if lines or i else word:11}{part}" for i, part in enumerate(wrap(fact, COLUMNS - 11))]
+    return lines
 
 
-def _tested(content: dict[str, Any]) -> list[str]:
-    return [
-        f"{name} {float(value):.4g}" for name, value in sorted(content["metrics"].items()) if name.startswith("test/")
-    ]
+def _joined(words: str, folder: str) -> str:
+    """A folder behind some words, or below them, where it can be copied, if the line would be too long."""
+    line = f"{words}  {folder}" if words.endswith("->") else f"{words} {folder}"
+    return line if len(line) <= COLUMNS else f"{words.rstrip()}\n{folder}"

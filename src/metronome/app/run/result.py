@@ -51,6 +51,7 @@ class Result:
             "rates": [],
             "progress": None,
             "metrics": {},
+            "tested": [],
             "best": None,
             "stopped_early": None,
             "seconds": self.seconds,
@@ -133,6 +134,11 @@ class Result:
 
     def take_metrics(self, metrics: Any) -> None:
         self.content["metrics"] |= {name: float(value) for name, value in metrics.items()}
+
+    def take_tested(self, metrics: Any) -> None:
+        """What the test has logged, under whatever names."""
+        self.content["tested"] = sorted(metrics)
+        self.take_metrics(metrics)
 
     def take_weights(self, model: nn.Module) -> None:
         self.content["weights_sha256"] = weights_digest(model)

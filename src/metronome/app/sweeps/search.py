@@ -9,15 +9,11 @@ import os
 import warnings
 from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-
-from metronome.runs.folders import RunFolder, hold, relative
+from metronome.runs.folders import hold, relative
 from metronome.runs.going_on import resumes
-from metronome.runs.names import RESULT_FILE
-from metronome.runs.sweeps import own_overrides, sweep_of, write_sweep
+from metronome.runs.sweeps import sweep_of, write_sweep
 from metronome.units import InputError, RunFailed
 
 if TYPE_CHECKING:
@@ -80,6 +76,12 @@ def trials_done(folder: str) -> int:
     return _count(_studies(Path(folder)), _ENDED)
 
 
+def trials_finished_and_failed(folder: str) -> tuple[int, int]:
+    studies = _studies(Path(folder))
+    finished, failed = (_count(studies, (state,)) for state in _ENDED)
+    return finished, failed
+
+
 def _studies(folder: Path) -> "list[Study]":
     """What the file of a sweep's folder holds: one study, or none where no start has come as far."""
     if not (folder / FILE).is_file():
@@ -121,20 +123,3 @@ def _queue_again(folder: Path, states: Collection[str]) -> None:
                     trial.datetime_start = trial.datetime_complete = None
                 copy.add_trial(trial)
     os.replace(again, folder / FILE)
-
-
-class AnnounceBest(Callback):
-    """At the end of a search, one line for its best trial."""
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        folder = Path(config.hydra.sweep.dir)
-        best_of = max if config.hydra.sweeper.direction == "maximize" else min
-        finished = [path for path in folder.rglob(RESULT_FILE) if RunFolder(path.parent).status == "finished"]
-        found = [(path.parent, json.loads(path.read_text())) for path in finished]
-        with_value = [(run, result) for run, result in found if result["best"]]
-        if not with_value:
-            return
-        run, result = best_of(with_value, key=lambda item: float(item[1]["best"]["value"]))
-        own = " ".join(own_overrides(result["overrides"], folder))
-        best = f"{result['best']['monitor']} {float(result['best']['value']):.4g}"
-        print(f"best of {trials_done(str(folder))}: {own}  {best}  {relative(run)}", flush=True)
