@@ -1,5 +1,6 @@
 """From the configuration to objects."""
 
+import logging
 import os
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ from metronome.app.config.foreign import GivesPlan, wants_to_know
 from metronome.app.config.rates import scaled
 from metronome.data import DataModule
 from metronome.models.supervised import Supervised
+from metronome.runs.overrides import key_and_value
 from metronome.training import Trainer
 from metronome.units import InputError, Plan, check_number
 
 _THREADS = torch.get_num_threads()
 _LIMITS = ("max_epochs", "max_steps", "max_time")
+_MOST_PER_CORE = 8  # processes: enough to try out a layout, and a mistyped number takes no machine down
+
+log = logging.getLogger("metronome")
 
 
 @dataclass
@@ -162,9 +167,11 @@ def choose_budget(config: dict[str, Any], overrides: list[str]) -> None:
     """`budget` takes the place of the trainer's limits, but not of one given beside it."""
     if config["budget"] is None:
         return
-    given = [o.lstrip("+") for o in overrides if o.lstrip("+").split("=")[0] in [f"trainer.{n}" for n in _LIMITS]]
-    if given:
-        raise InputError(f"two budgets: budget={config['budget']} and {given[0]}; give one of them")
+    for name in _LIMITS:
+        given = [o for o in overrides if key_and_value(o)[0] == f"trainer.{name}"]
+        # Of several the last counts, and one that sets no limit is none.
+        if given and config["trainer"].get(name) not in (None, -1):
+            raise InputError(f"two budgets: budget={config['budget']} and {given[-1].lstrip('+')}; give one of them")
     for name in _LIMITS:
         config["trainer"].pop(name, None)
 
@@ -187,7 +194,10 @@ def _check_devices(flags: dict[str, Any]) -> None:
     if wants_gpu and devices > gpus:
         raise InputError(f"trainer.devices={devices} is more than the {gpus} GPUs there are; use at most {gpus}")
     cores = max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if not wants_gpu and devices > cores:
+    if not wants_gpu and devices > _MOST_PER_CORE * cores:
         raise InputError(
-            f"trainer.devices={devices} processes are more than the {cores} CPU cores there are; use at most {cores}"
+            f"trainer.devices={devices} processes are more than {_MOST_PER_CORE} for each of the {cores} CPU cores; use "
+            f"at most {_MOST_PER_CORE * cores}"
         )
+    if not wants_gpu and devices > cores and "LOCAL_RANK" not in os.environ:  # said once, not by each process
+        log.warning("trainer.devices=%s processes share %s CPU cores: right, but slow", devices, cores)

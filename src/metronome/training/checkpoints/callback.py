@@ -42,7 +42,11 @@ class Checkpoint(ModelCheckpoint):
     """
 
     def __init__(
-        self, *args: Any, save_last_every: str | None = None, save_last_after_validation: bool = True, **options: Any
+        self,
+        *args: Any,
+        save_last_every: str | Duration | None = None,
+        save_last_after_validation: bool = True,
+        **options: Any,
     ) -> None:
         for name, value in (
             ("save_top_k", options.get("save_top_k", 1)),
