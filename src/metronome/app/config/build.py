@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -87,7 +88,7 @@ def build_trainer(config: dict[str, Any], callbacks: list[Callback], on_this_mac
         config["trainer"]["enable_progress_bar"] = False
     if on_this_machine:
         _check_devices(config["trainer"])
-    trainer = instantiate(config["trainer"], callbacks=callbacks, logger=loggers, _convert_="all")
+    trainer = _make("trainer", config["trainer"], callbacks=callbacks, logger=loggers)
     if not isinstance(trainer, Trainer):
         raise InputError(
             f"trainer._target_={config['trainer'].get('_target_')} makes a {type(trainer).__name__}; "
@@ -97,7 +98,7 @@ def build_trainer(config: dict[str, Any], callbacks: list[Callback], on_this_mac
 
 
 def build_data(config: dict[str, Any]) -> L.LightningDataModule:
-    data = instantiate(config["data"], _convert_="all")
+    data = _make("data", config["data"])
     if not isinstance(data, L.LightningDataModule):
         raise InputError(f"data must make a LightningDataModule, and it makes a {type(data).__name__}")
     return data
@@ -120,11 +121,11 @@ def build_model(config: dict[str, Any], trainer: Trainer) -> L.LightningModule:
     L.seed_everything(config["seed"], verbose=False)
     settings, given = config["model"], {}
     if isinstance(settings.get("scheduler"), dict) and not _is_ours(settings["_target_"]):
-        make = instantiate(settings["scheduler"], _convert_="all")
+        make = _make("scheduler", settings["scheduler"])
         if wants_to_know(make):
             settings = {key: value for key, value in settings.items() if key != "scheduler"}
             given["scheduler"] = GivesPlan(make, trainer)
-    model = instantiate(settings, _convert_="all", **given)
+    model = _make("model", settings, **given)
     if not isinstance(model, L.LightningModule):
         raise InputError(f"model must make a LightningModule, and it makes a {type(model).__name__}")
     return model
@@ -144,10 +145,19 @@ def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:
             continue  # left out, or only an option of one that is
         if not isinstance(entry, dict) or "_target_" not in entry:
             raise InputError(f"{group}.{name} has no _target_: name the class to make, or set it to null")
-        objects.append(instantiate(entry, _convert_="all"))
+        objects.append(_make(f"{group}.{name}", entry))
         if not isinstance(objects[-1], kind):
             raise InputError(f"{group}.{name} must make a {kind.__name__}, and it makes a {type(objects[-1]).__name__}")
     return objects
+
+
+def _make(where: str, settings: dict[str, Any], **given: Any) -> Any:
+    """What a part of the configuration describes; an error in it tells the place of that part."""
+    try:
+        return instantiate(settings, _convert_="all", **given)
+    except InstantiationException as error:
+        error.where = where  # pyright: ignore
+        raise
 
 
 def plan_training(trainer: Trainer, data: L.LightningDataModule, by_known_numbers: bool = False) -> Plan | None:
@@ -196,8 +206,8 @@ def _check_devices(flags: dict[str, Any]) -> None:
     cores = max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     if not wants_gpu and devices > _MOST_PER_CORE * cores:
         raise InputError(
-            f"trainer.devices={devices} processes are more than {_MOST_PER_CORE} for each of the {cores} CPU cores; use "
-            f"at most {_MOST_PER_CORE * cores}"
+            f"trainer.devices={devices} processes are more than {_MOST_PER_CORE} for each of the {cores} CPU cores; "
+            f"use at most {_MOST_PER_CORE * cores}"
         )
     if not wants_gpu and devices > cores and "LOCAL_RANK" not in os.environ:  # said once, not by each process
         log.warning("trainer.devices=%s processes share %s CPU cores: right, but slow", devices, cores)

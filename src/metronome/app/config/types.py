@@ -1,7 +1,7 @@
 """Values of a wrong type are refused before anything is made, each by the key that it was typed for.
 
-What a value may be stands where it goes to: in the annotations of the class or function that `_target_` names. Only what
-is surely wrong is refused: a word for a number, a number for a list. What else is allowed the class itself knows.
+What a value may be stands where it goes to: in the annotations of the class or function that `_target_` names. Only
+what is surely wrong is refused: a word for a number, a number for a list. What else is allowed the class itself knows.
 """
 
 import inspect
@@ -60,9 +60,9 @@ def _check_within(parent: DictConfig | ListConfig, key: Any, where: str) -> None
     parameters = _parameters(_value(node, "_target_")) if isinstance(node, DictConfig) and "_target_" in node else {}
     for name in keys:
         parameter = parameters.get(name)
-        if parameter is not None and (value := _value(node, name)) is not _UNKNOWN:
-            if not (value is None and parameter.default is None):
-                _check(_typed_at(node, name) or f"{where}.{name}", value, parameter.annotation)
+        value = _UNKNOWN if parameter is None else _value(node, name)
+        if parameter is not None and value is not _UNKNOWN and (value is not None or parameter.default is not None):
+            _check(_typed_at(node, name) or f"{where}.{name}", value, parameter.annotation)
     for name in keys:
         _check_within(node, name, f"{where}.{name}")
 
@@ -164,9 +164,8 @@ def _fits(value: Any, hint: Any) -> bool:
     if _is_list(hint):
         inner = list(_alternatives(_inner(hint)))
         return isinstance(value, ListConfig) and all(_fits_one(item, inner) for item in value)
-    if _is_mapping(hint) or hint is Duration or getattr(hint, "__name__", "") == "Tensor":
-        return False  # no plain value is one
-    return True
+    # No plain value is one of these; of other classes who knows.
+    return not (_is_mapping(hint) or hint is Duration or getattr(hint, "__name__", "") == "Tensor")
 
 
 def _is_list(hint: Any) -> bool:

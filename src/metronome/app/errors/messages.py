@@ -122,7 +122,8 @@ def _unknown_key(key: str, cause: Exception) -> str:
 
 def _instantiation(error: InstantiationException) -> str:
     text = one_line(error)
-    where = key.group(1) if (key := re.search(r"full_key: (\S+)", text)) else ""
+    within = key.group(1) if (key := re.search(r"full_key: (\S+)", text)) else ""
+    where = ".".join(filter(None, [getattr(error, "where", ""), within]))  # Hydra knows no more than it was given
     target = name.group(1) if (name := re.search(r"target '([^']+)'", text)) else "an object"
     root: BaseException = error
     while root.__cause__ is not None:
