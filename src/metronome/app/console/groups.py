@@ -56,5 +56,5 @@ def what_it_is(file: Path) -> str:
             break
         lines.append(text)
     text = " ".join(lines)
-    end = re.search(r"(?<!e\.g)(?<!al)\.(?= [A-Z0-9(]|$)", text)
+    end = re.search(r"(?<!al)(\.(?= [A-Z0-9(]|$)|(?<=\?)(?= ))", text)
     return text[: end.start()] if end else text

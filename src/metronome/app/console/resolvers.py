@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metronome.app.config.asked import asked_sweep
+from metronome.app.console.help import help_text
 from metronome.app.sweeps.search import trials_done, trials_left
 from metronome.runs.sweeps import sweep_of
 
@@ -77,6 +78,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("this_sweep", _this_sweep, replace=True)
+    OmegaConf.register_new_resolver("help", help_text, replace=True)
     OmegaConf.register_new_resolver("trials_left", trials_left, replace=True)
     OmegaConf.register_new_resolver("trials_done", trials_done, replace=True)
 
