@@ -24,6 +24,8 @@ _TOP: dict[str, Any] = {
     "seed": int,
     "num_threads": int | None,
     "budget": str | Duration | None,
+    "name": str | None,
+    "tags": list[str] | None,
     "test": bool,
     "test_train_set": bool,
 }

@@ -1,4 +1,4 @@
-"""What `--help` shows: commands, the main keys with their values, and the files of each group. Imports nothing heavy."""
+"""What `--help` shows: commands, the main keys and their values, the files of each group. Imports nothing heavy."""
 
 import re
 import sys

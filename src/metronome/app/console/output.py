@@ -99,7 +99,8 @@ def show_result(run: Run, content: dict[str, Any]) -> None:
     speed = f", {rate:,.0f} samples/s" if rate else ""
     log.info("fit        %.1f s%s", content["seconds"]["fit"], speed)
     log.info("weights    sha256 %s", content["weights_sha256"])
-    log.info("result     %s/result.json", run.relative_folder)
+    file = f"{run.relative_folder}/{RESULT_FILE}"
+    log.info("result     %s", file if len(file) <= 69 else run.relative_folder)
 
 
 def show_failed_job(error: BaseException) -> None:
