@@ -5,6 +5,7 @@ import json
 from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.build import build_data, build_trainer, choose_budget, plan_training
+from metronome.app.config.types import check_types
 from metronome.app.console import output
 from metronome.units import InputError
 
@@ -16,6 +17,7 @@ def plan(config: DictConfig, overrides: list[str]) -> str:
     model.
     """
     output.quiet()
+    check_types(config)
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
     if settings["format"] not in ("text", "json"):

@@ -1,6 +1,7 @@
 """The plan of a run, to be read beside its curves."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from typing import Any
 
@@ -56,7 +57,8 @@ class PlanText(Callback):
 def plan_markdown(plan: Plan) -> str:
     """The plan's numbers as a Markdown table; where the batch grows, another of the first epochs."""
     numbers = plan.as_dict()
-    epochs = numbers.pop("per_epoch")
+    del numbers["per_epoch"]
+    epochs = [asdict(epoch) for epoch in plan.per_epoch]
     text = _table(["plan", ""], [[name, _cell(value)] for name, value in numbers.items()])
     if len({epoch["batch_size"] for epoch in epochs}) == 1:
         return text

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metronome.units import BatchSchedule, EpochPlan, InputError
-from metronome.units.epoch_series import EpochSeries
+from metronome.units.epoch_series import EpochSeries, epochs_of_rows
 
 MOST_EPOCHS = 2_000_000  # of a run; steps beyond are taken for damage
 
@@ -36,7 +36,7 @@ class StepTable:
 
         Raises ValueError, TypeError or KeyError for a plan that is not one.
         """
-        listed = [EpochPlan(**row) for row in plan["per_epoch"]]
+        listed = epochs_of_rows(plan["per_epoch"])
         if not listed:
             raise ValueError("the plan has no epoch")
         endless = _endless(plan, config, listed[-1].batch_size)

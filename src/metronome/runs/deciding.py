@@ -20,6 +20,9 @@ def deciding(config: dict[str, Any]) -> dict[str, Any]:
     groups = {group: config.get(group) for group in DECIDING}
     groups["model"] = _without_copies(config)
     found = {key: value for group, content in groups.items() for key, value in flat(group, content).items()}
+    if found.get("data.batch_growth.factor", 0) is None:  # what once was one value
+        found = {key: value for key, value in found.items() if not key.startswith("data.batch_growth.")}
+        found["data.batch_growth"] = None
     found = {key: value for key, value in found.items() if key not in _SAID_LATER or value != _SAID_LATER[key]}
     found = without_known_mode(found)
     trainer = flat("trainer", config.get("trainer"))

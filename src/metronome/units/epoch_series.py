@@ -1,15 +1,18 @@
 """The epochs of a training, one after another, before a budget ends it."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 from metronome.units.duration import Duration
 from metronome.units.errors import InputError
 from metronome.units.micro_batches import micro_batch_size, micro_batches_of
 from metronome.units.schedule import BatchSchedule
 from metronome.units.split import share_size
+
+MAX_EPOCHS_LISTED = 10_000
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,38 @@ class EpochPlan:
     steps: int
     iterations: int
     samples: int
+
+
+def epochs_in_rows(epochs: Sequence[EpochPlan]) -> list[dict[str, Any]]:
+    """Epochs one after another as JSON holds them: a row for each run of equal ones, with its first and its last.
+
+    >>> epochs_in_rows([EpochPlan(0, 8, 2, 2, 16), EpochPlan(1, 8, 2, 2, 16), EpochPlan(2, 16, 1, 1, 16)])[0]
+    {'epochs': [0, 1], 'batch_size': 8, 'steps': 2, 'iterations': 2, 'samples': 16}
+    """
+    rows: list[dict[str, Any]] = []
+    for epoch in epochs:
+        row = asdict(epoch)
+        number = row.pop("epoch")
+        if rows and {**rows[-1], **row} == rows[-1] and number == rows[-1]["epochs"][1] + 1:
+            rows[-1]["epochs"][1] = number
+        else:
+            rows.append({"epochs": [number, number], **row})
+    return rows
+
+
+def epochs_of_rows(rows: Iterable[Mapping[str, Any]]) -> list[EpochPlan]:
+    """Back from `epochs_in_rows`; rows of one `epoch` each, as plans once had them, will do too.
+
+    Raises ValueError, TypeError or KeyError for rows that are none.
+    """
+    found: list[EpochPlan] = []
+    for row in rows:
+        numbers = {key: value for key, value in row.items() if key not in ("epoch", "epochs")}
+        first, last = row["epochs"] if "epochs" in row else (row["epoch"], row["epoch"])
+        if last - first >= MAX_EPOCHS_LISTED:
+            raise ValueError(f"a row of more than {MAX_EPOCHS_LISTED:,} epochs")
+        found += [EpochPlan(epoch, **numbers) for epoch in range(first, last + 1)]
+    return found
 
 
 def accumulation_at(accumulate_grad_batches: int, schedule: BatchSchedule, batch_size: int, devices: int) -> int:

@@ -1,19 +1,17 @@
 """A training in numbers, before it starts: epochs, steps, iterations, samples."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from math import floor
 from typing import Any
 
 from metronome.units.duration import Duration
-from metronome.units.epoch_series import EpochPlan, EpochSeries
+from metronome.units.epoch_series import MAX_EPOCHS_LISTED, EpochPlan, EpochSeries, epochs_in_rows
 from metronome.units.errors import InputError
 from metronome.units.plan_text import plan_text
 from metronome.units.schedule import BatchSchedule
 from metronome.units.split import share_size
-
-MAX_EPOCHS_LISTED = 10_000
 
 
 @dataclass(frozen=True)
@@ -114,11 +112,9 @@ class Plan:
         return floor(self.total_steps * Fraction(duration.value) / 100 + Fraction(1, 2))
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as plain numbers and lists, ready for JSON."""
+        """The plan as plain numbers and lists, ready for JSON; equal epochs are a row together."""
         names = [f.name for f in fields(self) if f.name not in ("per_epoch", "series", "time_budget")]
-        return {name: getattr(self, name) for name in names} | {
-            "per_epoch": [asdict(epoch) for epoch in self.per_epoch]
-        }
+        return {name: getattr(self, name) for name in names} | {"per_epoch": epochs_in_rows(self.per_epoch)}
 
     def text(self) -> str:
         """The plan as a short table for a terminal."""

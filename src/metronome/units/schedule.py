@@ -14,6 +14,7 @@ from metronome.units.duration import Duration
 from metronome.units.errors import InputError
 
 _GROWTH = ("factor", "every", "max", "accumulate")
+_NONE = {"factor": None, "every": "1 epoch", "max": None, "accumulate": True}  # as the configuration says no growth
 _LEAST_GROWTH = Fraction(1, 10**9)  # of the batch, a time; with less, floats leave too much to exact integers
 
 
@@ -43,12 +44,14 @@ class BatchSchedule:
     def of(cls, batch_size: int | str, num_samples: int, growth: Mapping[str, Any] | None = None) -> "BatchSchedule":
         """From `data.batch_size` (a number of samples, or `full`) and `data.batch_growth`.
 
-        `growth` has the keys `factor`, and, if wanted, `every` (epochs), `max` (samples) and `accumulate` (whether
-        accumulation grows along).
+        `growth` has the keys `factor` (None: the batch stays), and, if wanted, `every` (epochs), `max` (samples) and
+        `accumulate` (whether accumulation grows along).
         Raises InputError for a batch that is empty or larger than the data set, or a growth it cannot read.
         """
         if num_samples < 1:
             raise InputError("the training data set is empty; a batch needs at least 1 sample")
+        if growth is not None and not grows(growth):
+            growth = None
         text = batch_size.strip().lower() if isinstance(batch_size, str) else batch_size
         if text == "full":
             if growth is not None:
@@ -120,6 +123,20 @@ class BatchSchedule:
     def is_constant(self) -> bool:
         """Whether every epoch has the first one's batch size."""
         return self.next_change(0) is None
+
+
+def grows(growth: Mapping[str, Any]) -> bool:
+    """Whether a `data.batch_growth` says that the batch grows: not where `factor` is null. Raises InputError where it
+    is, and something else is said of a growth."""
+    if growth.get("factor", 0) is not None:
+        return True
+    for key, value in growth.items():
+        if value not in (_NONE.get(key), None):
+            raise InputError(
+                f"data.batch_growth.{key}={value}, and nothing says how much the batch grows; add e.g. "
+                "data.batch_growth.factor=2"
+            )
+    return False
 
 
 def _whole(value: object) -> int | None:

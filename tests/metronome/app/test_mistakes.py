@@ -67,7 +67,12 @@ def files_of(group: str) -> str:
 CONFIG = [
     # composing
     ("train", ["+experiment=nope"], f"no experiment 'nope'; there are: {files_of('experiment')}"),
-    ("train", ["experiment=digits"], "write +experiment="),
+    ("train", ["experiment=digit"], "no experiment 'digit'; did you mean digits; there are: "),
+    ("train", ["+experimant=digits"], "no group 'experimant'; did you mean +experiment"),
+    ("train", [DIGITS, "+callbacks=mistakes"], "write callbacks=mistakes to take its place, or callbacks=[default,mis"),
+    ("train", [DIGITS, "scheduler.warmup=abc"], "scheduler.warmup: `abc` is not a duration"),
+    ("train", [DIGITS, "optimizer.nesterov=3"], "optimizer.nesterov=3 is neither true nor false"),
+    ("train", [DIGITS, "model.network.channels=[-3]"], "cnn for model.network: Trying to create tensor with negative"),
     ("train", ["+experiment=null"], "a group takes the name of one of its files, not null"),
     ("train", [DIGITS, "nope=1"], "no key 'nope' in the configuration"),
     ("train", [DIGITS, "data.nope=1"], "no key 'nope' in data; data has: "),
@@ -104,7 +109,7 @@ CONFIG = [
     ("train", [DIGITS, "~model"], "model has no _target_ to make"),
     ("plan", [DIGITS, "-m", "seed=0,1"], "a plan is of one run"),
     # machine
-    ("train", [DIGITS, "trainer=ddp_cpu", "trainer.devices=99"], "trainer.devices=99 processes are more than"),
+    ("train", [DIGITS, "trainer=ddp_cpu", "trainer.devices=9999"], "trainer.devices=9999 processes are more than"),
     ("train", [DIGITS, "trainer.devices=2", "trainer.strategy=ddp_spawn"], "use trainer.strategy=ddp"),
     ("train", [DIGITS, "trainer.accelerator=nope"], "nope"),
     ("train", [DIGITS, "trainer.limit_train_batches=2.5"], "invalid value 2.5 for limit_train_batches"),
@@ -128,7 +133,7 @@ MORE_CONFIG = [
     ("train", [DIGITS, "trainer=ddp_cpu", "trainer.accumulate_grad_batches=33"], "use at most 32"),
     ("train", [DIGITS, "num_threads=0"], "num_threads=0"),
     ("train", [DIGITS, "seed=half"], "seed='half'"),
-    ("train", [DIGITS, "data.batch_growth=2"], "data.batch_growth=2 is not a mapping"),
+    ("train", [DIGITS, "data.batch_growth=2"], "data.batch_growth=2 is not a table of keys and values"),
     ("train", [LINEAR, "data.num_samples=2.5"], "data.num_samples=2.5"),
     ("train", [DIGITS, "data.shuffle=maybe"], "data.shuffle='maybe' is neither true nor false"),
     ("train", [DIGITS, "data.num_workers=abc"], "data.num_workers='abc'"),
@@ -177,8 +182,8 @@ FLAGS = [
     (["callbacks=early_stopping", "callbacks.early_stopping.patience=0"], "patience=0"),
     # the rest
     ([f"seed={10**12}"], f"seed={10**12} is not a whole number from 0 to 4,294,967,295"),
-    (["num_threads=many"], "num_threads='many' is not a number of CPU threads"),
-    (["test=maybe"], "test=maybe is neither true nor false"),
+    (["num_threads=many"], "num_threads='many' is not a whole number or null"),
+    (["test=maybe"], "test='maybe' is neither true nor false"),
     ([f"data.num_samples={10**15}"], "out of memory outside of a step"),
     (["model.network=null"], "model.network must make an nn.Module, and it makes a NoneType"),
     (["~optimizer"], "model.optimizer is a dict and cannot be called; its file needs _target_"),

@@ -11,7 +11,7 @@ def test_json_only(commands: Commands) -> None:
     plan = json.loads(done.out)
     assert done.err == ""
     assert (plan["num_samples"], plan["steps_per_epoch"], plan["total_steps"], plan["epochs"]) == (1257, 20, 300, 15)
-    assert [epoch["steps"] for epoch in plan["per_epoch"]] == [20] * 15
+    assert [(row["epochs"], row["steps"]) for row in plan["per_epoch"]] == [([0, 14], 20)]
     assert list(commands.folder.iterdir()) == []
 
 
@@ -50,4 +50,4 @@ def test_another_growth_for_the_experiment_that_grows(commands: Commands) -> Non
     done = commands("plan", "+experiment=growth", "data.batch_growth={factor: 2, every: 5 epochs, max: 64}")
     assert "1,257 / 64 = 20 steps" in done.out, done.err
     wrong = commands("plan", "+experiment=growth", "data.batch_growth={factor: 2, evry: 5 epochs}")
-    assert wrong.err.startswith("error: no key 'evry' in data.batch_growth; data.batch_growth has: accumulate, every, ")
+    assert wrong.err.startswith("error: no key 'evry' in data.batch_growth; did you mean data.batch_growth.every; ")

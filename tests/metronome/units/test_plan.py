@@ -1,5 +1,6 @@
 import json
 import random
+from dataclasses import asdict
 from fractions import Fraction
 from math import ceil, floor
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import pytest
 
 from metronome.units import BatchSchedule, Duration, EpochPlan, InputError, Plan, accumulation_at, plan
+from metronome.units.epoch_series import epochs_of_rows
 
 
 def make(num_samples, batch_size, *budgets, growth=None, **flags):
@@ -365,11 +367,27 @@ def test_as_dict():
         (
             "per_epoch",
             [
-                {"epoch": 0, "batch_size": 64, "steps": 16, "iterations": 32, "samples": 1000},
-                {"epoch": 1, "batch_size": 64, "steps": 1, "iterations": 2, "samples": 64},
+                {"epochs": [0, 0], "batch_size": 64, "steps": 16, "iterations": 32, "samples": 1000},
+                {"epochs": [1, 1], "batch_size": 64, "steps": 1, "iterations": 2, "samples": 64},
             ],
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("growth", "budget", "rows"),
+    [
+        ({}, "200 epochs", [([0, 199], 64)]),
+        ({}, "199.5 epochs", [([0, 198], 64), ([199, 199], 64)]),  # the last is cut short
+        ({"factor": 2, "every": 5, "maximum": 256}, "200 epochs", [([0, 4], 64), ([5, 9], 128), ([10, 199], 256)]),
+    ],
+)
+def test_equal_epochs_are_a_row(growth, budget, rows):
+    plan = Plan.make(1000, BatchSchedule(64, **growth), budgets=[Duration.parse(budget)])
+    listed = plan.as_dict()["per_epoch"]
+    assert [(row["epochs"], row["batch_size"]) for row in listed] == rows
+    assert tuple(epochs_of_rows(json.loads(json.dumps(listed)))) == plan.per_epoch
+    assert tuple(epochs_of_rows([asdict(epoch) for epoch in plan.per_epoch])) == plan.per_epoch  # as it once was
 
 
 def test_text():

@@ -1,5 +1,6 @@
 """From the configuration to objects."""
 
+import logging
 import os
 from copy import deepcopy
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.loggers import Logger
@@ -16,12 +18,16 @@ from metronome.app.config.monitored import leave_mode_open, without_open_mode
 from metronome.app.config.rates import scaled
 from metronome.data import DataModule
 from metronome.models.supervised import Supervised
+from metronome.runs.overrides import key_and_value
 from metronome.training import Trainer
 from metronome.training.checkpoints.monitored import check_mode, settle_all
 from metronome.units import InputError, Plan, check_number
 
 _THREADS = torch.get_num_threads()
 _LIMITS = ("max_epochs", "max_steps", "max_time")
+_MOST_PER_CORE = 8  # processes: enough to try out a layout, and a mistyped number takes no machine down
+
+log = logging.getLogger("metronome")
 
 
 @dataclass
@@ -86,7 +92,7 @@ def build_trainer(config: dict[str, Any], callbacks: list[Callback], on_this_mac
         config["trainer"]["enable_progress_bar"] = False
     if on_this_machine:
         _check_devices(config["trainer"])
-    trainer = instantiate(config["trainer"], callbacks=callbacks, logger=loggers, _convert_="all")
+    trainer = _make("trainer", config["trainer"], callbacks=callbacks, logger=loggers)
     if not isinstance(trainer, Trainer):
         raise InputError(
             f"trainer._target_={config['trainer'].get('_target_')} makes a {type(trainer).__name__}; "
@@ -96,7 +102,7 @@ def build_trainer(config: dict[str, Any], callbacks: list[Callback], on_this_mac
 
 
 def build_data(config: dict[str, Any]) -> L.LightningDataModule:
-    data = instantiate(config["data"], _convert_="all")
+    data = _make("data", config["data"])
     if not isinstance(data, L.LightningDataModule):
         raise InputError(f"data must make a LightningDataModule, and it makes a {type(data).__name__}")
     return data
@@ -119,11 +125,11 @@ def build_model(config: dict[str, Any], trainer: Trainer) -> L.LightningModule:
     L.seed_everything(config["seed"], verbose=False)
     settings, given = config["model"], {}
     if isinstance(settings.get("scheduler"), dict) and not _is_ours(settings["_target_"]):
-        make = instantiate(settings["scheduler"], _convert_="all")
+        make = _make("scheduler", settings["scheduler"])
         if wants_to_know(make):
             settings = {key: value for key, value in settings.items() if key != "scheduler"}
             given["scheduler"] = GivesPlan(make, trainer)
-    model = instantiate(settings, _convert_="all", **given)
+    model = _make("model", settings, **given)
     if not isinstance(model, L.LightningModule):
         raise InputError(f"model must make a LightningModule, and it makes a {type(model).__name__}")
     return model
@@ -143,11 +149,20 @@ def build_all(config: dict[str, Any], group: str, kind: type) -> list[Any]:
             continue  # left out, or only an option of one that is
         if not isinstance(entry, dict) or "_target_" not in entry:
             raise InputError(f"{group}.{name} has no _target_: name the class to make, or set it to null")
-        objects.append(instantiate(without_open_mode(entry), _convert_="all"))
+        objects.append(_make(f"{group}.{name}", without_open_mode(entry)))
         leave_mode_open(objects[-1], name, entry, config)
         if not isinstance(objects[-1], kind):
             raise InputError(f"{group}.{name} must make a {kind.__name__}, and it makes a {type(objects[-1]).__name__}")
     return objects
+
+
+def _make(where: str, settings: dict[str, Any], **given: Any) -> Any:
+    """What a part of the configuration describes; an error in it tells the place of that part."""
+    try:
+        return instantiate(settings, _convert_="all", **given)
+    except InstantiationException as error:
+        error.where = where  # pyright: ignore
+        raise
 
 
 def plan_training(trainer: Trainer, data: L.LightningDataModule, by_known_numbers: bool = False) -> Plan | None:
@@ -167,9 +182,11 @@ def choose_budget(config: dict[str, Any], overrides: list[str]) -> None:
     """`budget` takes the place of the trainer's limits, but not of one given beside it."""
     if config["budget"] is None:
         return
-    given = [o.lstrip("+") for o in overrides if o.lstrip("+").split("=")[0] in [f"trainer.{n}" for n in _LIMITS]]
-    if given:
-        raise InputError(f"two budgets: budget={config['budget']} and {given[0]}; give one of them")
+    for name in _LIMITS:
+        given = [o for o in overrides if key_and_value(o)[0] == f"trainer.{name}"]
+        # Of several the last counts, and one that sets no limit is none.
+        if given and config["trainer"].get(name) not in (None, -1):
+            raise InputError(f"two budgets: budget={config['budget']} and {given[-1].lstrip('+')}; give one of them")
     for name in _LIMITS:
         config["trainer"].pop(name, None)
 
@@ -192,7 +209,10 @@ def _check_devices(flags: dict[str, Any]) -> None:
     if wants_gpu and devices > gpus:
         raise InputError(f"trainer.devices={devices} is more than the {gpus} GPUs there are; use at most {gpus}")
     cores = max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    if not wants_gpu and devices > cores:
+    if not wants_gpu and devices > _MOST_PER_CORE * cores:
         raise InputError(
-            f"trainer.devices={devices} processes are more than the {cores} CPU cores there are; use at most {cores}"
+            f"trainer.devices={devices} processes are more than {_MOST_PER_CORE} for each of the {cores} CPU cores; "
+            f"use at most {_MOST_PER_CORE * cores}"
         )
+    if not wants_gpu and devices > cores and "LOCAL_RANK" not in os.environ:  # said once, not by each process
+        log.warning("trainer.devices=%s processes share %s CPU cores: right, but slow", devices, cores)

@@ -3,12 +3,12 @@
 import argparse
 import logging
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+from metronome.app.console.arguments import made_ready
 from metronome.app.console.resolvers import register_resolvers
 from metronome.app.console.wrapped import wrapped
 from metronome.app.errors.exits import EXIT_FAILED, EXIT_INPUT, EXIT_SIGINT, JobFailed, Untouched
@@ -33,8 +33,6 @@ def command_line() -> Iterator[None]:
     # Beside other work threads that wait for each other in a loop take the cores from those they wait for: steps of a
     # small network were 66 times as long. Asleep they wait as well. It is read when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Hydra's parser takes no flag between overrides, and `+experiment=x -m seed=0,1` is what people type.
-    sys.argv[1:] = sorted(map(_spelled, sys.argv[1:]), key=lambda argument: not _is_flag(argument))
     # Else argparse shows all there is to give, and a log file on a full disk makes a traceback of each line.
     before, argparse.ArgumentParser.error = argparse.ArgumentParser.error, _not_understood
     logging.raiseExceptions = False
@@ -43,6 +41,7 @@ def command_line() -> Iterator[None]:
     try:
         try:
             check_environment()
+            sys.argv[1:] = made_ready(sys.argv[1:], sys.argv[0])
             yield
         except Untouched as carrier:
             raise carrier.error from carrier.error.__cause__
@@ -73,17 +72,3 @@ def check_environment() -> None:
 
 def _not_understood(self: argparse.ArgumentParser, message: str) -> NoReturn:
     raise InputError(f"{message}; --help shows what there is to give")
-
-
-def _is_flag(argument: str) -> bool:
-    return argument in ("-m", "--multirun") or re.match("--[a-z-]+=", argument) is not None
-
-
-def _spelled(argument: str) -> str:
-    """An argument as Hydra takes it."""
-    if argument == "hydra/sweeper=optuna":
-        return "hydra/sweeper=search"  # ours, which goes on after a kill; Hydra wants another name for it
-    # Lightning's names for checkpoints (`epoch=3-step=60.ckpt`) are no plain word to Hydra's parser.
-    key, _, path = argument.partition("=")
-    plain = key != "ckpt_path" or not set(path) & set("= ") or path[0] in "'\""
-    return argument if plain else f"{key}='{path}'"

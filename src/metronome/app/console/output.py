@@ -44,6 +44,9 @@ def quiet() -> None:
     """Keep Lightning's notes and hints off the terminal."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # trainer.enable_model_summary=true: without rich, Lightning logs the table; as a line of ours it is shown once.
+    summary = logging.getLogger("lightning.pytorch.callbacks.model_summary")
+    summary.parent, summary.propagate = log, True
     for start in _NOISE:
         warnings.filterwarnings("ignore", message=f".*{re.escape(start)}")
 

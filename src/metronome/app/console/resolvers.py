@@ -1,10 +1,12 @@
 """What the configuration works out: names of folders, what a sweep is, trials left. Imports nothing heavy."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
 import secrets
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from metronome.app.config.asked import asked_sweep
+from metronome.app.console.help import help_text
 from metronome.app.sweeps.direction import direction_of_search
 from metronome.app.sweeps.search import trials_done, trials_left
+from metronome.runs.overrides import goes_on, key_and_value
 from metronome.runs.sweeps import sweep_of
 
 MAX_NAME = 120  # file systems allow 255 bytes
+MAX_DIFFERING = 24  # of a single run's, so that a line with its folder fits a terminal; all is in its config.yaml
+_SAID_ELSEWHERE = ("experiment", "name", "tags", "callbacks", "logger", "num_threads", "test", "test_train_set")
 # TensorBoard's list of runs shows some 30 letters, of a long name those after the last hyphen that a line can end with:
 # `b96611/batch_size=16,seed=0` of `digits/sweep_2026-11-25_170842-b96611/batch_size=16,seed=0`. So a sweep's name has
 # one late, and its jobs' names are short: of these keys, which are no others' too, only the last word is written.
@@ -30,7 +36,13 @@ _SHORT = {
 }  # fmt: skip
 
 
-def run_name() -> str:
+def run_name(name: object = None, overrides: Iterable[str] = ()) -> str:
+    """`<date>_<time>_<short id>`, and after a hyphen the run's name, or without one what was typed of it."""
+    own = _plain(str(name)) if name is not None else _differing(overrides)
+    return f"{_unique()}-{own}" if own else _unique()
+
+
+def _unique() -> str:
     """`<date>_<time>_<short id>`; where another program starts the processes of a run, a name that they all find."""
     if os.environ.get("SLURM_STEP_ID") and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ['SLURM_STEP_ID']}"
@@ -41,10 +53,11 @@ def run_name() -> str:
     return f"{datetime.now():%Y-%m-%d_%H%M%S}_{secrets.token_hex(3)}"
 
 
-def sweep_name() -> str:
-    """`<date>_<time>-<short id>`, or what other programs' processes find."""
-    start, _, end = run_name().rpartition("_")
-    return f"{start}-{end}"
+def sweep_name(name: object = None) -> str:
+    """`<date>_<time>-<short id>`, or what other programs' processes find; the sweep's name before the id."""
+    start, _, end = _unique().rpartition("_")
+    own = "" if name is None else f"{_plain(str(name))}_"
+    return f"{start}-{own}{end}"
 
 
 def job_name(overrides: str, number: int | str, sweep: str = "") -> str:
@@ -53,11 +66,30 @@ def job_name(overrides: str, number: int | str, sweep: str = "") -> str:
     text = _without(overrides, [f"+experiment={Path(sweep).parent.name}"])
     text = _without(text, (sweep_of(Path(sweep)) or {"overrides": []})["overrides"]) or text  # of one job all are
     short = ",".join(map(_short, text.split(",")))
-    name = re.sub(r"[^\w.,=+@%\-\[\]]+", "_", short).strip("_") or f"job_{number}"
+    name = _plain(short) or f"job_{number}"
     if len(name) > MAX_NAME:
         digest = hashlib.sha256(overrides.encode()).hexdigest()[:8]
         name = f"{name[: MAX_NAME - 9]}_{digest}"
     return name
+
+
+def _differing(overrides: Iterable[str]) -> str:
+    """What was typed of a run, in short: not what its folder says already, how it goes on, or who looks on."""
+    words: list[str] = []
+    for override in map(str, overrides):
+        key, value = key_and_value(override)
+        if not (goes_on(override) or key.split(".")[0] in _SAID_ELSEWHERE):
+            value = re.sub(r"[\[\]]", "", value)  # which a shell would take for a pattern
+            words.append(_plain(_short(f"~{key}" if override.startswith("~") else f"{key}={value}")))
+    kept = list(
+        itertools.takewhile(lambda word: len(word) <= MAX_DIFFERING, itertools.accumulate(words, "{},{}".format))
+    )
+    return kept[-1] if kept else ""
+
+
+def _plain(text: str) -> str:
+    """As a part of a folder's name."""
+    return re.sub(r"[^\w.,=+@%~\-\[\]]+", "_", text).strip("_")
 
 
 def _without(overrides: str, some: list[str]) -> str:
@@ -79,6 +111,7 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("direction_of_search", _direction_of_search, replace=True)
     OmegaConf.register_new_resolver("this_sweep", _this_sweep, replace=True)
+    OmegaConf.register_new_resolver("help", help_text, replace=True)
     OmegaConf.register_new_resolver("trials_left", trials_left, replace=True)
     OmegaConf.register_new_resolver("trials_done", trials_done, replace=True)
 

@@ -14,7 +14,9 @@ from hydra.errors import (
 )
 from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
 
+from metronome.app.errors.extras import how_to_install, missing_package
 from metronome.app.errors.layers import layer_error
+from metronome.app.errors.nearest import did_you_mean
 from metronome.units import InputError, RunFailed
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -85,7 +87,7 @@ def _missing_option(error: MissingConfigException) -> str:
     packages = "others come with: pip install -e '.[sweeps]'" if group in ("hydra/sweeper", "hydra/launcher") else ""
     if not group or not (options or packages):
         return one_line(error)
-    return "; ".join(filter(None, (f"no {group} '{option}'", options, packages)))
+    return "; ".join(filter(None, (f"no {group} '{option}'", did_you_mean(option, names), options, packages)))
 
 
 def _composition(error: Exception) -> str:
@@ -111,19 +113,22 @@ def _unknown_key(key: str, cause: Exception) -> str:
         key = inside
     parent, _, name = key.rpartition(".")
     node = getattr(cause, "parent_node", None)
-    siblings = ", ".join(sorted(str(k) for k in node)) if node is not None and hasattr(node, "keys") else ""
-    allowed = f"{parent or 'the configuration'} has: {siblings}; " if siblings else ""
-    return f"no key '{name}' in {parent or 'the configuration'}; {allowed}to add a new one write +{key}=..."
+    siblings = sorted(str(k) for k in node) if node is not None and hasattr(node, "keys") else []
+    near = did_you_mean(name, siblings, sign=f"{parent}." if parent else "")
+    allowed = f"{parent or 'the configuration'} has: {', '.join(siblings)}" if siblings else ""
+    no_key = f"no key '{name}' in {parent or 'the configuration'}"
+    return "; ".join(filter(None, (no_key, near, allowed, f"to add a new one write +{key}=...")))
 
 
 def _instantiation(error: InstantiationException) -> str:
     text = one_line(error)
-    where = key.group(1) if (key := re.search(r"full_key: (\S+)", text)) else ""
+    within = key.group(1) if (key := re.search(r"full_key: (\S+)", text)) else ""
+    where = ".".join(filter(None, [getattr(error, "where", ""), within]))  # Hydra knows no more than it was given
     target = name.group(1) if (name := re.search(r"target '([^']+)'", text)) else "an object"
     root: BaseException = error
     while root.__cause__ is not None:
         root = root.__cause__
     reason = re.sub(r" ?(set env var HYDRA_FULL_ERROR=1.*|full_key:.*)", "", one_line(root), flags=re.I)
-    if isinstance(root, ModuleNotFoundError) and root.name and root.name.split(".")[0] in ("wandb", "mlflow"):
-        return f"{target} needs the package {root.name}; install it with: pip install -e '.[loggers]'"
+    if (package := missing_package(root)) is not None:
+        return f"{target} needs the package {package}; install it with: {how_to_install(package)}"
     return f"cannot make {target}{f' for {where}' if where else ''}: {reason}"

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from metronome.app.config.asked import asked, in_search, in_sweep, typed
 from metronome.app.config.build import Job, build_job
 from metronome.app.config.foreign import give_groups
+from metronome.app.config.types import check_types
 from metronome.app.run.checkpoints import (
     KeepConfig,
     NothingLeft,
@@ -63,6 +64,8 @@ class Run:
             InputError: if the folder holds another run, or one that is not to go on, or a process works in it.
         """
         hydra = HydraConfig.get()
+        if in_sweep():
+            check_types(config)
         folder, overrides = Path(hydra.runtime.output_dir), typed(hydra.overrides.task)
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         settings.pop("study", None)  # what a sweep asks is no value of its runs; it is kept in the sweep's folder

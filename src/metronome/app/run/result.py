@@ -45,6 +45,8 @@ class Result:
         self.content: dict[str, Any] = {
             "status": "failed",
             "experiment": run.experiment,
+            "name": run.config.get("name"),
+            "tags": run.config.get("tags"),
             "overrides": run.overrides,
             "seed": run.config.get("seed"),
             "plan": None,

@@ -16,7 +16,7 @@ from metronome.insight.gradient_accuracy.gradients import Gradients, without_pre
 from metronome.insight.noise_scale.estimate import estimates
 from metronome.training import Trainer
 from metronome.training.checkpoints.files import written_aside
-from metronome.units import InputError, check_number
+from metronome.units import Duration, InputError, check_number
 
 _PIECES = 256  # into which all samples are cut for the noise scale
 
@@ -67,7 +67,7 @@ class GradientAccuracy(Callback):
     def __init__(
         self,
         folder: str,
-        at: Sequence[str] = ("0%", "5%", "50%", "100%"),
+        at: Sequence[str | Duration] = ("0%", "5%", "50%", "100%"),
         batch_sizes: Sequence[int] | None = None,
         batches: int = 100,
     ) -> None:

@@ -53,7 +53,7 @@ class Checkpoint(ModelCheckpoint):
         self,
         *args: Any,
         mode: str | None = None,
-        save_last_every: str | None = None,
+        save_last_every: str | Duration | None = None,
         save_last_after_validation: bool = True,
         **options: Any,
     ) -> None:

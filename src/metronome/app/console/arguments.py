@@ -1,0 +1,55 @@
+"""What was typed, put in the order and the words that Hydra takes. Imports nothing heavy."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from metronome.app.console.groups import chosen_by_default, files_by_group, folders_of
+from metronome.app.errors.nearest import did_you_mean
+from metronome.units import InputError
+
+_FLAGS = ("-m", "--multirun", "-h", "--help", "--resolve")
+_SEVERAL = ("callbacks", "logger")  # groups of which files are taken together
+
+
+def made_ready(arguments: Sequence[str], script: str) -> list[str]:
+    """The arguments of a script as Hydra takes them.
+
+    Flags come first: Hydra's parser takes none between overrides, and `+experiment=x -m seed=0,1` is what people type.
+    A group that is not in the defaults gets its plus sign: `experiment=digits` is `+experiment=digits`.
+
+    Raises:
+        InputError: for `+name=` where the name is no group's but near to one: Hydra would add it to the configuration,
+            where nobody would read it; or where the group has a file already.
+    """
+    folders = folders_of(arguments, script)
+    groups, in_defaults = files_by_group(folders), chosen_by_default(folders)
+    to_add = set(groups) - set(in_defaults)
+    spelled = [_spelled(argument, to_add) for argument in arguments]
+    for argument in spelled:
+        if (added := re.fullmatch(r"\+(\w+)=(.+)", argument)) is not None:
+            _check_added(*added.groups(), groups, in_defaults)
+    return sorted(spelled, key=lambda argument: not _is_flag(argument))
+
+
+def _check_added(name: str, value: str, groups: Collection[str], in_defaults: Mapping[str, str]) -> None:
+    if name in in_defaults:
+        both = f", or {name}=[{in_defaults[name]},{value}] for both" if name in _SEVERAL else ""
+        raise InputError(f"+{name}={value}: {name} has a file already; write {name}={value} to take its place{both}")
+    if name not in groups and (near := did_you_mean(name, groups, sign="+")):
+        raise InputError(f"no group '{name}'; {near}")
+
+
+def _is_flag(argument: str) -> bool:
+    return argument in _FLAGS or re.match("--[a-z-]+=", argument) is not None
+
+
+def _spelled(argument: str, to_add: set[str]) -> str:
+    """An argument as Hydra takes it."""
+    if argument == "hydra/sweeper=optuna":
+        return "hydra/sweeper=search"  # ours, which goes on after a kill; Hydra wants another name for it
+    key, equals, value = argument.partition("=")
+    if equals and key in to_add:
+        return f"+{argument}"
+    # Lightning's names for checkpoints (`epoch=3-step=60.ckpt`) are no plain word to Hydra's parser.
+    plain = key != "ckpt_path" or not set(value) & set("= ") or value[0] in "'\""
+    return argument if plain else f"{key}='{value}'"
