@@ -98,7 +98,7 @@ def test_faults_are_said_once_also_over_a_resume(tmp_path: Path, caplog: pytest.
     [
         ((1.0, 1.0), (1.0, 1.0), None),
         ((1.0, 1.0), (90.0, 1.0), None),
-        ((1.0, 1.0), (200.0, 1.0), "step 12: the gradient explodes: 2e+02, 1.4 before; most in a"),
+        ((1.0, 1.0), (200.0, 1.0), "step 12: the gradient explodes: 2e+02, 1.4 before"),
         ((1.0, 1e-3), (1.0, 1e-3), None),
         ((1.0, 1e-5), (1.0, 1e-5), "the gradient of b vanishes: by its weights 1.0e-05, up to 1.0e+00 in others"),
     ],
@@ -107,7 +107,7 @@ def test_what_norms_speak_for(gradient: tuple[float, float], last: tuple[float, 
     faults, said = Faults(), []
     for step in range(1, 13):
         values = gradient if step < 12 else last
-        said += faults.at(step, dict(zip("ab", values, strict=True)), {"a": 1.0, "b": 1.0}, {})
+        said += faults.at(step, dict(zip("ab", values, strict=True)), {"a": 1.0, "b": 1.0}, {"a": (0, 4), "b": (0, 4)})
     assert [text.split(";")[0].split(", at 5")[0] for text in said] == ([] if line is None else [line])
 
 
@@ -117,7 +117,9 @@ def test_the_table_of_a_network_fits_a_terminal() -> None:
     assert lines[2].split() == ["net.0", "Linear", "176", "32", "x", "16"]
     assert lines[-1] == "193 parameters are trained; 1.54 kB"
     deep: Any = jobs.Net()
-    deep.a_part_with_a_name_that_is_rather_long = nn.ModuleDict({"another_one_that_is_no_shorter_at_all": nn.Linear(3, 3)})
+    deep.a_part_with_a_name_that_is_rather_long = nn.ModuleDict(
+        {"another_one_that_is_no_shorter_at_all": nn.Linear(3, 3)}
+    )
     assert max(map(len, table(deep, -1, {}))) < 80
 
 

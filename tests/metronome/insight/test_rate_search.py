@@ -55,7 +55,9 @@ class Normed(Net):
 @pytest.mark.parametrize("flags", [{}, {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1}], ids=["", "cut"])
 def test_nothing_of_it_stays(flags: dict[str, Any]) -> None:
     plain, run = fit(model=Normed(), data=Line(batch_size=32), max_epochs=2, **flags)
-    after, run_after = fit(model=Normed(), data=Line(batch_size=32), max_epochs=2, callbacks=[finder := LRFinder(**QUICK)], **flags)
+    after, run_after = fit(
+        model=Normed(), data=Line(batch_size=32), max_epochs=2, callbacks=[finder := LRFinder(**QUICK)], **flags
+    )
     assert finder.tried, "it was searched"
     assert all(torch.equal(value, after.state_dict()[name]) for name, value in plain.state_dict().items())
     for name in ("step_losses", "logged", "epoch_means", "val_losses", "count"):
@@ -97,21 +99,36 @@ def test_a_rate_that_is_taken_is_that_of_the_configuration_also_after_a_resume(t
         return ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=3, save_top_k=-1)
 
     finder = LRFinder(take=True, **QUICK)
-    taken, _ = fit(model=Normed(), data=Line(batch_size=32), max_epochs=2, callbacks=[finder, save()], enable_checkpointing=True)
+    taken, _ = fit(
+        model=Normed(), data=Line(batch_size=32), max_epochs=2, callbacks=[finder, save()], enable_checkpointing=True
+    )
     assert finder.rate is not None
     given, _ = fit(model=Normed(lr=finder.rate), data=Line(batch_size=32), max_epochs=2)
     torch.testing.assert_close(weights(taken), weights(given), rtol=1e-9, atol=1e-12)
     none = ModelCheckpoint(tmp_path / "none", save_top_k=0)
     again = [LRFinder(take=True, **QUICK), none]
     path = str(tmp_path / "step=3.ckpt")
-    resumed, _ = fit(model=Normed(), data=Line(batch_size=32), max_epochs=2, callbacks=again, enable_checkpointing=True, checkpoint=path)
+    resumed, _ = fit(
+        model=Normed(),
+        data=Line(batch_size=32),
+        max_epochs=2,
+        callbacks=again,
+        enable_checkpointing=True,
+        checkpoint=path,
+    )
     assert torch.equal(weights(resumed), weights(taken))
 
 
 def test_it_says_and_draws_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     finder = LRFinder(folder=str(tmp_path), configured=0.2, **QUICK)  # scaled to 0.1
     with caplog.at_level("INFO", "metronome.rate"):
-        fit(model=Net(), data=Line(batch_size=32), max_epochs=1, callbacks=[finder], logger=TensorBoardLogger(tmp_path, "", ""))
+        fit(
+            model=Net(),
+            data=Line(batch_size=32),
+            max_epochs=1,
+            callbacks=[finder],
+            logger=TensorBoardLogger(tmp_path, "", ""),
+        )
     first, second = caplog.messages
     assert finder.rate is not None
     assert first.startswith(f"rate       {finder.rate:g}: best of ")
