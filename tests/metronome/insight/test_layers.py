@@ -144,7 +144,7 @@ def test_the_bar_of_rich(capsys: pytest.CaptureFixture) -> None:
     from metronome.insight.rich_progress import RichProgress
 
     plain, _ = jobs.fit(max_epochs=2)
-    model, run = jobs.fit(max_epochs=2, callbacks=[RichProgress()], enable_progress_bar=True)
+    model, _ = jobs.fit(max_epochs=2, callbacks=[RichProgress()], enable_progress_bar=True)
     out = capsys.readouterr().out
     assert "epoch 1/2  step 5" in out
     assert "epoch 2/2  step 10" in out
