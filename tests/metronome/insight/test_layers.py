@@ -98,7 +98,7 @@ def test_faults_are_said_once_also_over_a_resume(tmp_path: Path, caplog: pytest.
     [
         ((1.0, 1.0), (1.0, 1.0), None),
         ((1.0, 1.0), (90.0, 1.0), None),
-        ((1.0, 1.0), (200.0, 1.0), "step 12: the gradient explodes: 2e+02, 1.4 before; most in a"),
+        ((1.0, 1.0), (200.0, 1.0), "step 12: the gradient explodes: 2e+02, 1.4 before"),
         ((1.0, 1e-3), (1.0, 1e-3), None),
         ((1.0, 1e-5), (1.0, 1e-5), "the gradient of b vanishes: by its weights 1.0e-05, up to 1.0e+00 in others"),
     ],
@@ -107,7 +107,7 @@ def test_what_norms_speak_for(gradient: tuple[float, float], last: tuple[float, 
     faults, said = Faults(), []
     for step in range(1, 13):
         values = gradient if step < 12 else last
-        said += faults.at(step, dict(zip("ab", values, strict=True)), {"a": 1.0, "b": 1.0}, {})
+        said += faults.at(step, dict(zip("ab", values, strict=True)), {"a": 1.0, "b": 1.0}, {"a": (0, 4), "b": (0, 4)})
     assert [text.split(";")[0].split(", at 5")[0] for text in said] == ([] if line is None else [line])
 
 
@@ -144,7 +144,7 @@ def test_the_bar_of_rich(capsys: pytest.CaptureFixture) -> None:
     from metronome.insight.rich_progress import RichProgress
 
     plain, _ = jobs.fit(max_epochs=2)
-    model, run = jobs.fit(max_epochs=2, callbacks=[RichProgress()], enable_progress_bar=True)
+    model, _ = jobs.fit(max_epochs=2, callbacks=[RichProgress()], enable_progress_bar=True)
     out = capsys.readouterr().out
     assert "epoch 1/2  step 5" in out
     assert "epoch 2/2  step 10" in out

@@ -186,5 +186,5 @@ def test_the_best_of_what_was_tried(losses: tuple[float, ...], rate: float | Non
 def test_what_goes_by_no_rate_is_refused() -> None:
     with pytest.raises(InputError, match="this training has LBFGS"):
         fit(model=Net(optimizer="lbfgs"), max_epochs=1, callbacks=[LRFinder()])
-    with pytest.raises(InputError, match="low=1 and high=0.1 are no range"):
+    with pytest.raises(InputError, match=r"low=1 and high=0\.1 are no range"):
         LRFinder(low=1, high=0.1)

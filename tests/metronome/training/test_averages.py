@@ -114,6 +114,8 @@ def test_a_run_that_has_ended_goes_on_with_the_weights_that_it_trained(tmp_path:
     last = str(tmp_path / "last.ckpt")
     longer, _ = fit(callbacks=[EMA("1 epoch"), save()], enable_checkpointing=True, checkpoint=last)
     assert torch.equal(weights(longer), weights(whole))
+    with pytest.raises(InputError, match="its weights are an average of those that were trained"):
+        fit(checkpoint=last)
 
 
 def test_before_the_first_update_the_training_is_as_ever() -> None:

@@ -35,12 +35,13 @@ class Faults:
         Args:
             step: from 1.
             gradients, weights: norms by layer.
-            dead: by layer, units in whose weights no gradient has come at this and the last points, of how many.
+            dead: by layer that has units, those in whose weights no gradient has come at this and the last points, of
+                how many. Only such a layer's gradient vanishes: a bias may be of any size.
         """
         whole, lines = sum(g * g for g in gradients.values()) ** 0.5, []
         if len(self.norms) >= _BEFORE and whole > self.exploding * median(self.norms) > 0:
             worst = max(gradients, key=lambda name: gradients[name])
-            lines += self._once("exploding", "", 1, (
+            lines += self._once("exploding", "", (
                 f"step {step:,}: the gradient explodes: {whole:.2g}, {median(self.norms):.2g} before; most in {worst}; "
                 "clip it (trainer.gradient_clip_val=1) or lower the rate"
             ))  # fmt: skip
@@ -52,14 +53,16 @@ class Faults:
             lines += self._row("none", name, none, (
                 f"no gradient has come to {name} at {_POINTS} log points, up to step {step:,}: it does not learn"
             ))  # fmt: skip
-            is_small = not none and largest > 0 and relative.get(name, largest) < self.vanishing * largest
+            is_small = (
+                name in dead and not none and largest > 0 and relative.get(name, largest) < self.vanishing * largest
+            )
             lines += self._row("vanishing", name, is_small, (
                 f"the gradient of {name} vanishes: by its weights {relative.get(name, 0):.1e}, up to {largest:.1e} in "
                 f"others, at {_POINTS} log points up to step {step:,}"
             ))  # fmt: skip
         for name, (units, of) in dead.items():
             if 0 < units < of and 2 * units >= of:
-                lines += self._once("dead", name, 1, (
+                lines += self._once("dead", name, (
                     f"{units} of {of} units of {name} are dead: no gradient at {_POINTS} log points up to step {step:,}"
                     "; a lower rate, a warm-up or another activation keeps them alive"
                 ))  # fmt: skip
@@ -68,9 +71,9 @@ class Faults:
     def _row(self, fault: str, layer: str, is_there: bool, line: str) -> list[str]:
         key = f"{fault} {layer}"
         self.counts[key] = self.counts.get(key, 0) + 1 if is_there else 0
-        return self._once(fault, layer, _POINTS, line) if self.counts[key] >= _POINTS else []
+        return self._once(fault, layer, line) if self.counts[key] >= _POINTS else []
 
-    def _once(self, fault: str, layer: str, _: int, line: str) -> list[str]:
+    def _once(self, fault: str, layer: str, line: str) -> list[str]:
         key = f"{fault} {layer}"
         if key in self.said:
             return []

@@ -12,6 +12,7 @@ from metronome.training import Trainer
 
 _APART = 3.0  # one rate from the next
 _MOST = 9  # rates
+_AT_FIRST = -2, -1, 0, 1  # of them, counted from the one to begin with
 _LAST = 3  # of the steps, one in so many at the end is looked at
 
 
@@ -24,7 +25,8 @@ class Tried:
 
 
 def try_rates(trainer: Trainer, first: float, steps: int) -> list[Tried]:
-    """Try a rate and its neighbours, each three times the other, until the best has worse ones on both sides.
+    """Try a rate, two below it and one above, each three times the other, and on until the best has worse ones on both
+    sides. Two below, since a network may wait on a plateau at rates that are far too large, all alike.
 
     To be called as `search`, and like that it leaves nothing behind. It makes `steps` steps for each rate: four or five
     of them, seldom more, nine at most.
@@ -32,9 +34,10 @@ def try_rates(trainer: Trainer, first: float, steps: int) -> list[Tried]:
     Returns:
         What was tried, ascending.
     """
-    bases, found = base_rates(trainer), {0: 0.0}
+    bases, found = base_rates(trainer), dict[int, float]()
     with Trial(trainer) as trial:
-        found[0] = _loss_of(trial, first, bases, steps)
+        for place in _AT_FIRST:
+            found[place] = _loss_of(trial, first * _APART**place, bases, steps)
         while len(found) < _MOST:
             best = min(found, key=lambda place: (found[place], place))
             missing = [place for place in (best + 1, best - 1) if place not in found]

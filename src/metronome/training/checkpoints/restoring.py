@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -51,6 +52,13 @@ class CheckpointConnector(CheckpointConnectorBase):
         is_read_only = self.trainer.state.fn != TrainerFn.FITTING and self._loaded_checkpoint
         tensors = [*module.parameters(), *module.buffers()] if is_read_only else []
         kept = [tensor.detach().clone() for tensor in tensors]
+        callbacks: list[Any] = self.trainer.callbacks  # pyright: ignore
+        averages = any(isinstance(callback, WeightAveraging) for callback in callbacks)
+        if not is_read_only and not averages and "current_model_state" in (self._loaded_checkpoint or {}):
+            raise self._misfit(
+                "its weights are an average of those that were trained (callbacks=ema or swa, or Lightning's own), and "
+                "this training has no such callback"
+            )
         super().restore_callbacks()
         for tensor, value in zip(tensors, kept, strict=True):
             if not torch.equal(tensor, value):
