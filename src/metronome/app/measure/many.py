@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import Any
 
 from metronome.units import InputError, Plan
@@ -89,7 +90,7 @@ def _measured_cells(row: dict[str, Any]) -> list[str]:
 
 
 def _lines(table: list[list[str]], names: int) -> list[str]:
-    """Cells to the right; a row that is short ends in words, which may be as long as there is room for."""
+    """Cells to the right; a row that is short ends in words, over as many lines as they need."""
     count = len(table[0])
     whole = [row for row in table if len(row) == count]
     widths = [max(len(row[i]) for row in (table if i < names else whole)) for i in range(count)]
@@ -98,9 +99,10 @@ def _lines(table: list[list[str]], names: int) -> list[str]:
         known = len(row) if len(row) == count else len(row) - 1
         line = "  ".join(f"{cell:>{width}}" for cell, width in zip(row[:known], widths, strict=False))
         if known < len(row):
-            room = max(_WIDTH - len(line) - 2, 20)
-            line += "  " + (row[-1] if len(row[-1]) <= room else row[-1][: room - 3] + "...")
-        lines.append(line)
+            first, *rest = wrap(row[-1], max(_WIDTH - len(line) - 2, 30))
+            lines += [f"{line}  {first}", *(" " * (len(line) + 2) + words for words in rest)]
+        else:
+            lines.append(line)
     return lines
 
 

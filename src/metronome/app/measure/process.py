@@ -25,12 +25,14 @@ class Request:
         config: resolved, in plain containers; what it writes it writes below its `run_dir`.
         overrides: what was typed.
         seconds: of steps to be measured.
+        validates: whether a validation is, too.
         environment: variables to set, for several processes that are to meet.
     """
 
     config: dict[str, Any]
     overrides: list[str]
     seconds: float
+    validates: bool = True
     environment: dict[str, str] = field(default_factory=dict)
 
 
@@ -51,8 +53,10 @@ def work(request: Request, folder: str, path: list[str], answer: Any) -> None:
         found = measured(request)
     except BaseException as error:
         line = mistake(error)
-        found = {"out_of_memory": True} if is_out_of_memory(error) else {"mistake": line, "failed": cannot_go_on(error)}
-        if line is None:
+        found: dict[str, Any] = {"mistake": line, "failed": cannot_go_on(error)}
+        if is_out_of_memory(error) or (line or "").startswith("out of memory"):  # the step says in which it was
+            found = {"out_of_memory": True}
+        elif line is None:
             found["traceback"] = "".join(traceback.format_exception(error))
     answer.send(found)
     answer.close()
@@ -61,7 +65,7 @@ def work(request: Request, folder: str, path: list[str], answer: Any) -> None:
 
 def measured(request: Request) -> dict[str, Any]:
     """The numbers of `WatchSteps`."""
-    watch = WatchSteps(request.seconds)
+    watch = WatchSteps(request.seconds, request.validates)
     job = build_job(request.config, request.overrides, [watch])
     _begin(job)
     return watch.result(job.trainer)

@@ -22,6 +22,9 @@ from metronome.units import InputError, Plan, RunFailed
 from metronome.units.step_times import StepTimes, validations
 
 
+_MOST = 60  # seconds for each second of steps: where steps are slow, other layouts are left out then
+
+
 @dataclass(frozen=True)
 class Measured:
     """What was found of a layout.
@@ -110,14 +113,17 @@ def measure_plan(config: DictConfig, overrides: list[str], plan: Plan, others: b
             wanted |= {layout: own.devices <= processors for layout in growing(plan)}
         elif others:
             wanted = layouts_of(plan, processors)
-        tell = Telling(len(wanted))
+        tell, began, most = Telling(len(wanted)), time.monotonic(), _MOST * max(seconds, 1.0)
         found: dict[Layout, Measured] = {}
         for layout, here in wanted.items():
             if not here:
                 found[layout] = Measured(layout, None, f"not here: {processors} {word}s")
                 continue
             tell(layout)
-            request = Request(_laid_out(settings, layout, plan, bool(gpus)), overrides, seconds)
+            if time.monotonic() - began > most:
+                found[layout] = Measured(layout, None, f"left out after {most:.0f} s; seconds={2 * max(seconds, 1):g}")
+                continue
+            request = Request(_laid_out(settings, layout, plan, bool(gpus)), overrides, seconds, layout == own)
             found[layout] = _measured(layout, measure_apart(request, layout.devices), is_own=layout == own)
         tell.done()
     flags = settings["trainer"]

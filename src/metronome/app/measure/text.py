@@ -23,14 +23,13 @@ def _of_the_training(measured: MeasuredPlan) -> list[str]:
         return [f"measured   nothing: {own.why}"]
     found, times, memory = own.found, own.times, own.found["memory"]
     threads = found["threads"]
-    place = "GPU" if found["on_gpu"] else f"CPU, {threads} thread{'s' if threads > 1 else ''}"
+    place = "a GPU" if found["on_gpu"] else f"a CPU with {threads} thread{'s' if threads > 1 else ''}"
     if plan.devices > 1:
-        place = f"{plan.devices} processes, each on a {place}"
+        place = f"{plan.devices} devices, each {place}"
     rate = plan.batch_size / times.median
     lines = [
-        f"step       {_spread(times)} ms, {rate:,.0f} samples/s; of {times.count:,} steps on a {place}"
-        if plan.devices == 1
-        else f"step       {_spread(times)} ms, {rate:,.0f} samples/s; of {times.count:,} steps in {place}"
+        f"step       {_spread(times)} ms, {rate:,.0f} samples/s",
+        f"           {times.count:,} step{'s' if times.count > 1 else ''} on {place}",
     ]
     if found["validation"] is not None:
         lines.append(f"validation {seconds_text(found['validation'])}{_saves(found['saving'])}")
@@ -55,6 +54,10 @@ def _of_the_training(measured: MeasuredPlan) -> list[str]:
     return lines
 
 
+def shortened(words: str, most: int = 40) -> str:
+    return words if len(words) <= most else words[: most - 3] + "..."
+
+
 def _saves(saving: float) -> str:
     return f", and {seconds_text(saving)} to save after it" if saving > 0 else ""
 
@@ -71,11 +74,11 @@ def _table(measured: MeasuredPlan) -> list[str]:
         )
         mark = "<- asked for" if other is measured.own and not measured.grows else ""
         if other.found is None or other.times is None:
-            rows.append((*head, other.why, "", "", "", mark))
+            rows.append((*head, shortened(other.why), "", "", "", mark))
             continue
         parts = None if measured.grows else measured.parts(other)
         whole = "" if parts is None else seconds_text(sum(parts.values()))
-        middle, spread = _spread(other.times).split(" ", 1)
+        middle, _, spread = _spread(other.times).partition(" ")
         rows.append((*head, middle, spread, whole, bytes_text(other.found["memory"]["peak"]), mark))
     if measured.grows:
         rows = [(*row[:5], row[6], row[7]) for row in rows]
@@ -102,7 +105,8 @@ def columns(rows: Sequence[Sequence[str]], reasons: int) -> list[str]:
 
 
 def _spread(times: Any) -> str:
-    return f"{digits(times.median * 1e3)} ({digits(times.low * 1e3)}-{digits(times.high * 1e3)})"
+    spread = f" ({digits(times.low * 1e3)}-{digits(times.high * 1e3)})" if times.count > 1 else ""
+    return f"{digits(times.median * 1e3)}{spread}"
 
 
 def numbers_of(measured: MeasuredPlan) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A callback that times a training's first steps, and ends it."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,10 +27,11 @@ class WatchSteps(Callback):
 
     Args:
         seconds: of steps to be measured. Of steps that take longer than this the second is the measurement.
+        validates: whether a validation follows; one that takes longer than this is not gone through to its end.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
+    def __init__(self, seconds: float, validates: bool = True) -> None:
+        self.seconds, self.validates = seconds, validates
         self.within: list[float] = []
         self.across: list[float] = []
         self.validation: float | None = None
@@ -69,16 +71,26 @@ class WatchSteps(Callback):
             (self.across if self._new_epoch else self.within).append(took)
             self._mark, self._saved, self._since, self._new_epoch = now, saved, 0, False
         if self._steps >= self._last:
-            trainer.should_stop = True
+            self._stop(trainer)
+
+    def _stop(self, trainer: Any) -> None:
+        if not self.validates:
+            raise Enough
+        trainer.should_stop = True
 
     def _warm_up(self, trainer: Any) -> None:
         """Time a step, and decide how many more warm up and how many are measured: the first process for all."""
         now = self._now()
         step, self._mark = now - self._mark, now
-        if self._steps == 1 or (self._steps < _WARMUP and not trainer.strategy.broadcast(step > self.seconds)):
+        left = trainer.estimated_stepping_batches - self._steps
+        if left > 0 and (
+            self._steps == 1 or (self._steps < _WARMUP and not trainer.strategy.broadcast(step > self.seconds))
+        ):
             return
         warm, count = round(self.seconds / 4 / step), max(LEAST, min(MOST, round(self.seconds / step)))
-        if step > self.seconds:
+        if warm + count > left:  # a short training
+            warm, count = 0, left
+        if step > self.seconds or not left:
             warm, count = 0, 0  # so slow a step is its own measurement
             self.within.append(step)
         elif step * LEAST > self.seconds:
@@ -89,7 +101,7 @@ class WatchSteps(Callback):
         if not warm:
             self._begin(trainer)
         if not count:
-            trainer.should_stop = True
+            self._stop(trainer)
 
     def _begin(self, trainer: Any) -> None:
         self._mark, self._saved, self._since, self._new_epoch = self._now(), _seconds_saving(trainer), 0, False
@@ -109,6 +121,7 @@ class WatchSteps(Callback):
         if took > self.seconds and self._is_over:
             batches = sum(trainer.num_val_batches)
             self.validation = (self._now() - self._validation_began) * max(batches / self._batches, 1.0)
+            self.saving = _time_to_save(trainer) if trainer.world_size == 1 else 0.0
             raise Enough
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -159,6 +172,16 @@ class WatchSteps(Callback):
 
 def _seconds_saving(trainer: Any) -> float:
     return sum(getattr(callback, "seconds_saving", 0.0) for callback in trainer.checkpoint_callbacks)
+
+
+def _time_to_save(trainer: Any) -> float:
+    """Of one checkpoint, where the training would keep any after a validation."""
+    folder = next((callback.dirpath for callback in trainer.checkpoint_callbacks if callback.dirpath), None)
+    if folder is None:
+        return 0.0
+    began = time.perf_counter()
+    trainer.save_checkpoint(Path(folder) / "measured.ckpt")
+    return time.perf_counter() - began
 
 
 def _bytes(tensors: Any) -> int:
