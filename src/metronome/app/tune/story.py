@@ -1,61 +1,45 @@
 """A rate and a batch size for this model on this machine: measured steps, short trainings, a law between them."""
 
-import json
 import math
-import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from metronome.app.config.build import build_data, choose_budget
 from metronome.app.console import output
 from metronome.app.plan import counted
+from metronome.app.tune.kept import write
 from metronome.app.tune.search import Tuner, candidates, crossing, seconds_between
-from metronome.app.tune.text import choice_lines, first_lines, table_lines
+from metronome.app.tune.text import Tuned, choice_lines, first_lines, table_lines
 from metronome.app.tune.trial import CONFIRM, Trials
 from metronome.units import InputError, check_number
-from metronome.units.amounts import digits, seconds_text
+from metronome.units.amounts import digits
 
-_SECONDS = 0.3  # of steps measured at each size, twice
-_APART = 4  # times from one measured size to the next
+_SECONDS, _ROUNDS = 0.2, 3  # of steps measured at each size, and how often
 _SLOWEST = 5.0  # seconds a step: larger batches are not tried
 _PART = 4  # of the configured training, where no target is given: what it reaches in a quarter
 _LOOKS = 30  # validations on the way to the target
 
 
-@dataclass
-class Tuned:
-    """What was found.
-
-    Attributes:
-        tuner: the trainings and what follows from them.
-        target, monitor, sign: what they were to reach.
-        noise_scale: of the first training; None where it cannot be measured.
-        step_seconds: by batch size, as measured.
-        seconds: that all of it took.
-        overrides: what was typed, without what is tune's own.
-        trials: what made the trainings.
-    """
-
-    tuner: Tuner
-    target: float
-    monitor: str
-    sign: int
-    noise_scale: float | None
-    step_seconds: dict[int, float]
-    seconds: float
-    overrides: list[str]
-    trials: Trials
-
-
 def tune(config: DictConfig, overrides: list[str], say: Callable[[str], None] = print) -> Tuned:
-    """Find, say, and keep what was found in runs/<experiment>/tune_<...>/tune.json.
+    """Find, say, and keep what was found."""
+    found = find(config, overrides, say)
+    say("\n".join(["", *table_lines(found), "", *choice_lines(found)]))
+    say(f"kept       {write(found)}")
+    return found
+
+
+def find(
+    config: DictConfig, overrides: list[str], say: Callable[[str], None], seconds: Callable[[int], float] | None = None
+) -> Tuned:
+    """A rate and a batch size.
+
+    Args:
+        config: the whole configuration, with what conf/tune.yaml has.
+        overrides: what was typed.
+        say: told of each training.
+        seconds: a step, by batch size; None: as measured here.
 
     Raises:
         InputError: for a configuration whose batch size and rate cannot be set, or without a metric to go by; where no
@@ -74,7 +58,10 @@ def tune(config: DictConfig, overrides: list[str], say: Callable[[str], None] = 
     if config.sizes is not None:
         sizes = _given_sizes(config.sizes, planned.num_samples)
         own_size = min(sizes, key=lambda size: abs(math.log(size / own_size)))
-    step_seconds, validation = _measure_steps(trials, sizes, own_size, config.seed)
+    if seconds is not None:
+        step_seconds, validation = {size: seconds(size) for size in sizes}, 0.0
+    else:
+        step_seconds, validation = _measure_steps(trials, sizes, own_size, config.seed)
     sizes = [size for size in sizes if size <= max(step_seconds)]
     say(first_lines(trials, own_size, rate, step_seconds, validation))
 
@@ -107,7 +94,7 @@ def tune(config: DictConfig, overrides: list[str], say: Callable[[str], None] = 
         return taken
 
     tuner = Tuner(
-        train, seconds_between(step_seconds), sizes, seeds, lambda size: 1.0 * max(total / size, total / own_size),
+        train, seconds or seconds_between(step_seconds), sizes, seeds, lambda size: 1.0 * max(total / size, total / own_size),
         check_number("trials", config.trials, "trainings") and config.trials,
     )  # fmt: skip
 
@@ -121,13 +108,10 @@ def tune(config: DictConfig, overrides: list[str], say: Callable[[str], None] = 
             f"no training came to {trials.monitor} {target:g} in {steps:,} steps; give another target, a longer budget, "
             f"or another {trials.rate_key} to begin with"
         )
-    found = Tuned(
+    return Tuned(
         tuner, float(target), trials.monitor, trials.sign, found_noise[0], step_seconds, time.monotonic() - began, typed,
         trials,
     )  # fmt: skip
-    say("\n".join(["", *table_lines(found), "", *choice_lines(found)]))
-    say(f"kept       {_write(found)}")
-    return found
 
 
 def _trials(config: DictConfig, overrides: list[str]) -> tuple[Trials, list[str]]:
@@ -166,15 +150,16 @@ def _measure_steps(trials: Trials, sizes: list[int], own: int, seed: int) -> tup
     chosen = [size for i, size in enumerate(sizes) if i % 2 == 0 or size in (own, sizes[-1])]
     found: dict[int, float] = {}
     validation = 0.0
-    for _ in range(2):  # a noisy moment falls on one of them
+    for _ in range(_ROUNDS):  # a noisy moment falls on one of them
         for size in chosen:
             if found and size > min(found) and found.get(max(s for s in found if s <= size), 0) > _SLOWEST:
                 break
             times, took = trials.step_times(size, seed, _SECONDS)
             if times is not None:
-                found[size] = min(found.get(size, math.inf), times.median)
+                found[size] = min(found.get(size, math.inf), times.low)
                 validation = took or validation
-    return found, validation
+    # A larger batch takes no less: what took longer than one was disturbed.
+    return {size: min(found[s] for s in found if s >= size) for size in found}, validation
 
 
 def _reachable(
@@ -208,39 +193,3 @@ def _line(number: int, size: int, rate: float, seed: int, taken: float | None, p
     came = f"{taken:,.0f} steps" if taken is not None else "not there"
     last = f" ({monitor} {points[-1][1]:.3g} after {points[-1][0]:,})" if taken is None and points else ""
     return f"trial      batch {size:<6,} rate {digits(rate, 2):<7} seed {seed:<2} {came}{last}"
-
-
-def _write(found: Tuned) -> Path:
-    experiment = HydraConfig.get().runtime.choices.get("experiment") or "default"
-    folder = Path("runs") / experiment / f"tune_{datetime.now():%Y-%m-%d_%H%M%S}_{secrets.token_hex(3)}"
-    folder.mkdir(parents=True)
-    (folder / "tune.json").write_text(json.dumps(as_dict(found), indent=2))
-    return folder / "tune.json"
-
-
-def as_dict(found: Tuned) -> dict[str, Any]:
-    """As plain numbers and lists."""
-    tuner, scaling = found.tuner, found.tuner.scaling
-    return {
-        "overrides": found.overrides,
-        "monitor": found.monitor,
-        "target": found.target,
-        "noise_scale": found.noise_scale,
-        "scaling": None if scaling is None else {"s_min": scaling.s_min, "b_crit": scaling.b_crit, "misfit": scaling.misfit},
-        "seconds_a_step": found.step_seconds,
-        "best_rates": tuner.best,
-        "trials": [
-            {"batch_size": size, "rate": rate, "steps_by_seed": by_seed} for (size, rate), by_seed in tuner.steps.items()
-        ],
-        "fastest": _choice(tuner, tuner.fastest),
-        "cheapest": _choice(tuner, tuner.cheapest),
-        "seconds": found.seconds,
-    }  # fmt: skip
-
-
-def _choice(tuner: Tuner, size: int) -> dict[str, Any]:
-    steps = tuner.steps_of(size)
-    return {
-        "batch_size": size, "rate": tuner.best[size], "steps": steps, "samples": steps * size,
-        "seconds": steps * tuner.seconds(size),
-    }  # fmt: skip

@@ -1,15 +1,41 @@
 """What was found, for a terminal: before, as a table, and as flags to copy."""
 
 import shlex
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import Any
 
+from metronome.app.tune.search import Tuner, predicted_rate
+from metronome.app.tune.trial import Trials
 from metronome.units.amounts import digits, seconds_text
 
-if TYPE_CHECKING:
-    from metronome.app.tune.story import Tuned
+
+@dataclass
+class Tuned:
+    """What was found.
+
+    Attributes:
+        tuner: the trainings and what follows from them.
+        target, monitor, sign: what they were to reach.
+        noise_scale: of the first training; None where it cannot be measured.
+        step_seconds: by batch size, as measured.
+        seconds: that all of it took.
+        overrides: what was typed, without what is tune's own.
+        trials: what made the trainings.
+    """
+
+    tuner: Tuner
+    target: float
+    monitor: str
+    sign: int
+    noise_scale: float | None
+    step_seconds: dict[int, float]
+    seconds: float
+    overrides: list[str]
+    trials: Trials
 
 
-def first_lines(trials: Any, size: int, rate: float, step_seconds: Any, validation: float) -> str:
+def first_lines(trials: Trials, size: int, rate: float, step_seconds: Any, validation: float) -> str:
     """What is begun with."""
     lines = [f"begins     batch {size:,}, {trials.rate_key} {rate:g}; goes by {trials.monitor}"]
     if not trials.is_constant:
@@ -18,7 +44,7 @@ def first_lines(trials: Any, size: int, rate: float, step_seconds: Any, validati
     return "\n".join([*lines, *_wrapped("ms a step", measured), f"validation {seconds_text(validation)}"])
 
 
-def table_lines(found: "Tuned") -> list[str]:
+def table_lines(found: Tuned) -> list[str]:
     """Steps, samples and seconds to the target, by batch size."""
     tuner = found.tuner
     seconds = {size: tuner.steps_of(size) * tuner.seconds(size) for size in tuner.sizes}
@@ -50,7 +76,7 @@ def table_lines(found: "Tuned") -> list[str]:
     return [*(line.rstrip() for line in lines), *(line for fact in facts for line in _wrapped("", fact))]
 
 
-def choice_lines(found: "Tuned") -> list[str]:
+def choice_lines(found: Tuned) -> list[str]:
     """The commands of the fastest and of the cheapest."""
     tuner = found.tuner
     lines = []
@@ -63,7 +89,7 @@ def choice_lines(found: "Tuned") -> list[str]:
     return lines
 
 
-def flags(found: "Tuned", size: int) -> list[str]:
+def flags(found: Tuned, size: int) -> list[str]:
     """What to type for a batch size."""
     trials, rate = found.trials, found.tuner.best[size]
     chosen = [f"{trials.batch_key}={size}", f"{trials.rate_key}={rate:g}"]
@@ -72,7 +98,7 @@ def flags(found: "Tuned", size: int) -> list[str]:
     return [*kept, *chosen, *([] if trials.is_constant else ["scheduler=constant"])]
 
 
-def _command(found: "Tuned", size: int) -> list[str]:
+def _command(found: Tuned, size: int) -> list[str]:
     words = ["python", "scripts/train.py", *map(shlex.quote, flags(found, size))]
     lines, line = [], "  "
     for word in words:
@@ -82,13 +108,9 @@ def _command(found: "Tuned", size: int) -> list[str]:
     return [*lines, line]
 
 
-def _rate(found: "Tuned", size: int) -> float:
-    from metronome.app.tune.search import predicted_rate
-
+def _rate(found: Tuned, size: int) -> float:
     return predicted_rate(found.tuner.best, size)
 
 
 def _wrapped(label: str, text: str) -> list[str]:
-    from textwrap import wrap
-
     return [f"{'' if i else label:11}{line}" for i, line in enumerate(wrap(text, 69))]
