@@ -3,7 +3,7 @@
     python tests/support/against_grid.py [target ...]
 
 The grid is that of conf/study/results/batch_size.csv: seven batch sizes x seven rates x three seeds, each trained until
-the target by StopAtTarget. The choice of tune, from each of three seeds, is trained with the same three seeds, validated
+the target by StopAtTarget. What tune chooses, from each of three seeds, is trained with the same three seeds, validated
 at the same steps. Seconds are steps times what a step of that size takes, measured here once for both, so that a busy
 machine is busy for both.
 """

@@ -43,7 +43,8 @@ class Counts(Regressor):
         if len(batch[0]) > self.most:
             raise torch.OutOfMemoryError("out of memory: as a GPU says it")
         with open(Counts.file, "a") as file:
-            print(self.trainer.world_size, self.trainer.accumulate, len(batch[0]), batch_idx, file=file)
+            trainer: Any = self.trainer
+            print(trainer.world_size, trainer.accumulate, len(batch[0]), batch_idx, file=file)
         return super().training_step(batch, batch_idx)
 
 
@@ -60,7 +61,9 @@ def test_layouts_and_no_trace(commands: Commands, forks: Path, tmp_path_factory:
     assert layouts.pop((8, 1))["why"] == "not here: 2 CPU cores"
     assert all(one["seconds_a_step"]["count"] >= 1 and one["memory_bytes"]["peak"] > 0 for one in layouts.values())
     own = measured["own"]
-    assert measured["validations"] == 5 and own["seconds_a_validation"] > 0 and own["seconds_a_save"] > 0
+    assert measured["validations"] == 5
+    assert own["seconds_a_validation"] > 0
+    assert own["seconds_a_save"] > 0
     parts = own["seconds"]
     assert parts["training"] == pytest.approx(parts["steps"] + parts["validations"] + parts["saves"])
     assert parts["steps"] >= 500 * own["seconds_a_step"]["low"]
@@ -75,7 +78,8 @@ def test_layouts_and_no_trace(commands: Commands, forks: Path, tmp_path_factory:
     assert by_layout[1, 4][:4] == [(0, 3), (0, 3), (0, 2), (0, 2)]
     assert by_layout[2, 1][:2] == [(0, 5), (0, 5)]
 
-    assert list(commands.folder.iterdir()) == [] and list(forks.iterdir()) == []
+    assert list(commands.folder.iterdir()) == []
+    assert list(forks.iterdir()) == []
 
 
 def test_out_of_memory_is_told_of_the_layouts_that_need_too_much(
@@ -96,9 +100,12 @@ def test_out_of_memory_is_told_of_the_layouts_that_need_too_much(
 
 def test_a_mistake_is_one_line(commands: Commands, forks: Path) -> None:
     done = commands("plan", *QUICK, "optimizer.lr=-1")
-    assert (done.code, done.out) == (2, "") and done.err.startswith("error: ") and done.err.count("\n") == 1
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
     done = commands("plan", *QUICK[:3], "seconds=soon")
-    assert done.code == 2 and "seconds='soon' of steps to measure is not a number above 0" in done.err
+    assert done.code == 2
+    assert "seconds='soon' of steps to measure is not a number above 0" in done.err
     assert "measure=5 is neither true nor false" in commands("plan", *QUICK[:2], "measure=5").err
 
 
@@ -118,10 +125,13 @@ def test_several_plans_are_one_table(commands: Commands, forks: Path) -> None:
     assert rows[0] == ["devices", "micro-batch", "steps", "an", "epoch", "steps", "iterations", "samples"]
     assert rows[1:] == [["1", "10", "100", "500", "500", "5,000"], ["8", "2", "100", "500", "500", "5,000"]]
     small, large = json.loads(commands("plan", *QUICK, "-m", "data.batch_size=10,5000", "format=json").out)
-    assert small["total_steps"] == 500 and small["measured"]["own"]["seconds_a_step"]["count"] > 0
-    assert len(small["measured"]["layouts"]) == 1 and "data.batch_size=10" in small["overrides"]
+    assert small["total_steps"] == 500
+    assert small["measured"]["own"]["seconds_a_step"]["count"] > 0
+    assert len(small["measured"]["layouts"]) == 1
+    assert "data.batch_size=10" in small["overrides"]
     assert "larger than the 1,000 training samples" in large["error"]
-    assert list(commands.folder.iterdir()) == [] and list(forks.iterdir()) == []
+    assert list(commands.folder.iterdir()) == []
+    assert list(forks.iterdir()) == []
 
 
 def test_rows_of_several_plans_fit_a_terminal() -> None:
@@ -131,8 +141,10 @@ def test_rows_of_several_plans_fit_a_terminal() -> None:
             schedule = BatchSchedule.of(size, 1257)  # refuses the second in a long line
             rows.add(Plan.make(1257, schedule, budgets=[Duration.parse("15 epochs")]))
     lines = rows.text().splitlines()
-    assert lines[0].split()[0] == "batch_size" and lines[1].split()[:2] == ["8", "8"]
-    assert lines[2].split()[0] == "20000" and max(map(len, lines)) <= 80
+    assert lines[0].split()[0] == "batch_size"
+    assert lines[1].split()[:2] == ["8", "8"]
+    assert lines[2].split()[0] == "20000"
+    assert max(map(len, lines)) <= 80
     words = " ".join(" ".join(lines[2:]).split())
     with pytest.raises(InputError) as refused:
         BatchSchedule.of(20_000, 1257)

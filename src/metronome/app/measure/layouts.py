@@ -52,6 +52,4 @@ def layouts_of(plan: Plan, processors: int) -> dict[Layout, bool]:
 def growing(plan: Plan) -> list[Layout]:
     """The sizes that a growing batch goes through, each cut up as it will be; the smallest is the training's own."""
     sizes = {epoch.batch_size: epoch for epoch in plan.per_epoch}
-    return [
-        Layout(size, plan.devices, plan.series.micro_batches(size, size)) for size in list(sizes)[:_MOST_SIZES]
-    ]
+    return [Layout(size, plan.devices, plan.series.micro_batches(size, size)) for size in list(sizes)[:_MOST_SIZES]]

@@ -81,7 +81,7 @@ def _measured_cells(row: dict[str, Any]) -> list[str]:
     plan, measured = row["plan"], row["measured"]
     steps = "not known" if plan.total_steps is None else f"{plan.total_steps:,}"
     head = [f"{plan.micro_batch_size:,}", steps]
-    own = None if measured is None else measured.own
+    own: Any = None if measured is None else measured.own
     if own is None or own.times is None:
         return [*head, "" if own is None else own.why]
     parts = measured.parts(own)

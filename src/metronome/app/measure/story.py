@@ -21,7 +21,6 @@ from metronome.app.measure.process import Request
 from metronome.units import InputError, Plan, RunFailed
 from metronome.units.step_times import StepTimes, validations
 
-
 _MOST = 60  # seconds for each second of steps: where steps are slow, other layouts are left out then
 
 

@@ -26,21 +26,21 @@ def write(found: "Tuned") -> Path:
 def as_dict(found: "Tuned") -> dict[str, Any]:
     """As plain numbers and lists."""
     tuner, scaling = found.tuner, found.tuner.scaling
+    law = None if scaling is None else {name: getattr(scaling, name) for name in ("s_min", "b_crit", "misfit")}
     return {
         "overrides": found.overrides,
-        "monitor": found.monitor,
+        "monitor": found.trials.monitor,
         "target": found.target,
         "noise_scale": found.noise_scale,
-        "scaling": None if scaling is None else {"s_min": scaling.s_min, "b_crit": scaling.b_crit, "misfit": scaling.misfit},
+        "scaling": law,
         "seconds_a_step": found.step_seconds,
         "best_rates": tuner.best,
         "trials": [
-            {"batch_size": size, "rate": rate, "steps_by_seed": by_seed} for (size, rate), by_seed in tuner.steps.items()
+            {"batch_size": size, "rate": rate, "steps_by_seed": steps} for (size, rate), steps in tuner.steps.items()
         ],
         "fastest": _choice(tuner, tuner.fastest),
         "cheapest": _choice(tuner, tuner.cheapest),
-        "seconds": found.seconds,
-    }  # fmt: skip
+    }
 
 
 def _choice(tuner: Tuner, size: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
+from typing import Any
 
 from metronome.report.scaling import Scaling, fit
 
@@ -16,8 +17,8 @@ from metronome.report.scaling import Scaling, fit
 Train = Callable[[int, float, int, float], float | None]
 
 _LOSES = 1.3  # times the best steps so far: seeds differ by less
-_AROUND = 8  # times below and above the noise scale
-_COARSE = (0, 2, -2, 4, -4, 6, -6)  # powers of two of a first rate, until one comes to the target
+_BELOW, _ABOVE = 8, 3  # times the noise scale: a larger batch takes more samples to its target
+_COARSE = (0, 2, -2, 4, -4, 6, -6, -8, -10, -12)  # powers of two of a first rate, until one comes to the target
 _WORTH = 0.9  # a batch half as large is worth a trial while it may take so little of the samples
 _CLOSE = 1.25  # times the fewest seconds: what more seeds decide between
 _FINALISTS = 4
@@ -48,6 +49,7 @@ class Tuner:
     trials: int = 60
     steps: dict[tuple[int, float], dict[int, float | None]] = field(default_factory=dict)
     best: dict[int, float] = field(default_factory=dict)  # rate by batch size
+    _fits: dict[Any, Scaling | None] = field(default_factory=dict, repr=False)
 
     # ---- one batch size -------------------------------------------------------------------------------------
 
@@ -75,10 +77,11 @@ class Tuner:
                 break
         if at is None:
             return None
+        self.best[size] = start * 2.0**at
         for way in (1, -1):
             while at + way not in taken and ask(at + way) < taken[at]:  # pyright: ignore
                 at += way
-        self.best[size] = start * 2.0**at
+                self.best[size] = start * 2.0**at
         return self.best[size]
 
     def ask(self, size: int, rate: float, seed: int, cap: float) -> float | None:
@@ -92,12 +95,12 @@ class Tuner:
 
     # ---- all of them ----------------------------------------------------------------------------------------
 
-    def tune(self, size: int, rate: float, noise_scale: float | None) -> None:
-        """Everything: from a batch size and a first guess of its rate, and the noise scale where it is known."""
+    def tune(self, size: int, rate: float, noise_scale: Callable[[], float | None]) -> None:
+        """Everything: from a batch size and a first guess of its rate; the noise scale may be known after it."""
         try:
             if self.tune_rate(size, rate, coarse=True) is None:
                 return
-            for other in ends(self.sizes, size, noise_scale):
+            for other in ends(self.sizes, size, noise_scale()):
                 self._go_to(other)
             for find in (self._fastest_predicted, self._cheaper):
                 while (candidate := find()) is not None:
@@ -160,8 +163,10 @@ class Tuner:
     def scaling(self) -> Scaling | None:
         """S = S_min (1 + B_crit / B) through the best of each size; None with fewer than three."""
         known = {size: self.mean_steps(size, rate) for size, rate in self.best.items()}
-        known = {size: steps for size, steps in known.items() if steps < math.inf}
-        return fit(list(known), list(known.values()))
+        known = tuple((size, steps) for size, steps in known.items() if steps < math.inf)
+        if known not in self._fits:  # asked for each size in turn
+            self._fits = {known: fit([size for size, _ in known], [steps for _, steps in known])}
+        return self._fits[known]
 
     def steps_of(self, size: int) -> float:
         """Measured where it was, else predicted."""
@@ -196,11 +201,11 @@ def ends(sizes: Sequence[int], own: int, noise_scale: float | None) -> list[int]
 
     >>> sizes = [2**power for power in range(11)]
     >>> ends(sizes, 32, 86), ends(sizes, 512, 40), ends(sizes, 32, None), ends([16, 32, 64], 32, 86)
-    ([512, 8], [256, 32, 4], [256, 4], [64, 16])
+    ([512, 8], [128, 32, 4], [128, 4], [64, 16])
     """
     middle = own if noise_scale is None else noise_scale
-    low = max([size for size in sizes if size <= middle / _AROUND], default=sizes[0])
-    high = min([size for size in sizes if size >= middle * _AROUND * 0.7], default=sizes[-1])
+    low = max([size for size in sizes if size <= middle / _BELOW], default=sizes[0])
+    high = min([size for size in sizes if size >= middle * _ABOVE], default=sizes[-1])
     found = [high, low]
     if not low * 2 < own < high / 2:
         found.insert(1, min(sizes, key=lambda size: abs(math.log(size / middle))))

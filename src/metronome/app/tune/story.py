@@ -1,8 +1,8 @@
 """A rate and a batch size for this model on this machine: measured steps, short trainings, a law between them."""
 
 import math
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,28 +11,27 @@ from metronome.app.console import output
 from metronome.app.plan import counted
 from metronome.app.tune.kept import write
 from metronome.app.tune.search import Tuner, candidates, crossing, seconds_between
-from metronome.app.tune.text import Tuned, choice_lines, first_lines, table_lines
+from metronome.app.tune.text import Tuned, choice_lines, first_lines, table_lines, trial_line
 from metronome.app.tune.trial import CONFIRM, Trials
-from metronome.units import InputError, check_number
-from metronome.units.amounts import digits
+from metronome.units import InputError, Plan, check_number
 
 _SECONDS, _ROUNDS = 0.2, 3  # of steps measured at each size, and how often
 _SLOWEST = 5.0  # seconds a step: larger batches are not tried
 _PART = 4  # of the configured training, where no target is given: what it reaches in a quarter
 _LOOKS = 30  # validations on the way to the target
+_OWN = ("target", "sizes", "seeds", "trials", "batch_key", "rate_key")
+
+Say = Callable[[str], None]
 
 
-def tune(config: DictConfig, overrides: list[str], say: Callable[[str], None] = print) -> Tuned:
+def tune(config: DictConfig, overrides: list[str], say: Say) -> Tuned:
     """Find, say, and keep what was found."""
     found = find(config, overrides, say)
-    say("\n".join(["", *table_lines(found), "", *choice_lines(found)]))
-    say(f"kept       {write(found)}")
+    say("\n".join(["", *table_lines(found), "", *choice_lines(found), f"kept       {write(found)}"]))
     return found
 
 
-def find(
-    config: DictConfig, overrides: list[str], say: Callable[[str], None], seconds: Callable[[int], float] | None = None
-) -> Tuned:
+def find(config: DictConfig, overrides: list[str], say: Say, seconds: Callable[[int], float] | None = None) -> Tuned:
     """A rate and a batch size.
 
     Args:
@@ -46,81 +45,90 @@ def find(
             training came to the target.
     """
     output.quiet()
-    began = time.monotonic()
-    trials, typed = _trials(config, overrides)
-    seeds = [config.seed + i for i in range(check_number("seeds", config.seeds, "seeds") and config.seeds)]
-    planned = counted(config, overrides)
-    if planned.total_steps is None:
+    trials = _trials(config, overrides)
+    check_number("seeds", config.seeds, "seeds")
+    check_number("trials", config.trials, "trainings")
+    target = config.target
+    if target is not None and (isinstance(target, bool) or not isinstance(target, int | float)):
+        raise InputError(f"target={target} is not a value of {trials.monitor}; give a number, e.g. target=0.3")
+    plan = counted(config, overrides)
+    if plan.total_steps is None or plan.total_samples is None:
         raise InputError("tune needs to know how long a training may be; give a budget in epochs, steps or samples")
-    own_size, rate = planned.batch_size, float(OmegaConf.select(config, trials.rate_key))
 
-    sizes = candidates(planned.num_samples, own_size)
-    if config.sizes is not None:
-        sizes = _given_sizes(config.sizes, planned.num_samples)
-        own_size = min(sizes, key=lambda size: abs(math.log(size / own_size)))
-    if seconds is not None:
-        step_seconds, validation = {size: seconds(size) for size in sizes}, 0.0
+    # 1. What may be chosen, and what a step of it takes.
+    own, rate = plan.batch_size, float(OmegaConf.select(config, trials.rate_key))
+    sizes = candidates(plan.num_samples, own) if config.sizes is None else _given(config.sizes, plan)
+    own = min(sizes, key=lambda size: abs(math.log(size / own)))
+    if seconds is None:
+        step_seconds, validation = _measure_steps(trials, sizes, own, config.seed)
     else:
-        step_seconds, validation = _measure_steps(trials, sizes, own_size, config.seed)
+        step_seconds, validation = {size: seconds(size) for size in sizes}, 0.0
     sizes = [size for size in sizes if size <= max(step_seconds)]
-    say(first_lines(trials, own_size, rate, step_seconds, validation))
+    say(first_lines(trials, own, rate, step_seconds, validation, plan.total_steps))
 
-    # Without a target: what the training as it is configured comes to in a quarter of its steps, at the best rate.
-    total = planned.total_samples or planned.total_steps * own_size
-    steps = max(math.ceil(total / own_size / (1 if config.target is not None else _PART)), 2 * CONFIRM)
-    target, noise_scale = config.target, None
+    # 2. The target: what the configured training comes to in a quarter of its steps, at the best of some rates.
+    noise_scale, steps = None, plan.total_steps
     if target is None:
-        target, rate, noise_scale = _reachable(trials, own_size, rate, config.seed, steps, say)
-    elif isinstance(target, bool) or not isinstance(target, int | float):
-        raise InputError(f"target={target} is not a value of {trials.monitor}")
+        steps = max(plan.total_steps // _PART, 2 * CONFIRM)
+        target, rate, noise_scale = _reachable(trials, own, rate, config.seed, steps, say)
 
-    expected: dict[str, float] = {"samples": steps * own_size}
-    found_noise = [noise_scale]
-
-    def train(size: int, rate: float, seed: int, cap: float) -> float | None:
-        reached = tuner_steps(size)
-        every = max(1, round(min(reached, cap) / _LOOKS))
-        noisy = found_noise[0] is None and size > 1
-        # The end must be confirmed, too.
-        limit = math.ceil(cap) + (CONFIRM - 1) * every
-        curve = trials.curve(size, rate, seed, limit, every, target, noisy)
-        if noisy:
-            found_noise[0] = curve.noise_scale
-        taken = crossing(curve.points, target, trials.sign, CONFIRM)
-        taken = None if taken is None or taken > cap else max(taken, 1.0)
-        say(_line(len(tuner.steps), size, rate, seed, taken, curve.points, trials.monitor))
-        if taken is not None:
-            expected["samples"] = min(expected["samples"], taken * size)
-        return taken
-
-    tuner = Tuner(
-        train, seconds or seconds_between(step_seconds), sizes, seeds, lambda size: 1.0 * max(total / size, total / own_size),
-        check_number("trials", config.trials, "trainings") and config.trials,
-    )  # fmt: skip
-
-    def tuner_steps(size: int) -> float:
-        """Steps that a training is expected to take: as many as were found, or those of as many samples."""
-        return tuner.steps_of(size) if tuner.best else min(steps, max(expected["samples"] / size, 2 * CONFIRM))
-
-    tuner.tune(own_size, rate, noise_scale)
+    # 3. Trainings to it.
+    trained = _ToTarget(trials, float(target), steps * own, noise_scale, say)
+    # However large, as many steps as the configured training; however small, as many samples.
+    most = lambda size: float(plan.total_steps * max(1.0, own / size))  # noqa: E731
+    seeds = [config.seed + i for i in range(config.seeds)]
+    of = seconds or seconds_between(step_seconds)
+    tuner = trained.tuner = Tuner(trained, of, sizes, seeds, most, config.trials)
+    tuner.tune(own, rate, lambda: trained.noise_scale)
     if not tuner.best:
         raise InputError(
-            f"no training came to {trials.monitor} {target:g} in {steps:,} steps; give another target, a longer budget, "
-            f"or another {trials.rate_key} to begin with"
+            f"no training came to {trials.monitor} {target:g}; give another target, a longer budget, or another "
+            f"{trials.rate_key} to begin with"
         )
-    return Tuned(
-        tuner, float(target), trials.monitor, trials.sign, found_noise[0], step_seconds, time.monotonic() - began, typed,
-        trials,
-    )  # fmt: skip
+    typed = [o for o in overrides if o.lstrip("+").split("=")[0] not in _OWN]
+    return Tuned(tuner, float(target), trained.noise_scale, step_seconds, typed, trials)
 
 
-def _trials(config: DictConfig, overrides: list[str]) -> tuple[Trials, list[str]]:
-    """What makes the trainings, and what was typed of them."""
-    own = ("target", "sizes", "seeds", "trials", "batch_key", "rate_key")
-    typed = [o for o in overrides if o.lstrip("+").split("=")[0] not in own]
+@dataclass
+class _ToTarget:
+    """A training to the target, as `Tuner` asks for it.
+
+    Args:
+        trials: makes it.
+        target: of the monitored metric.
+        samples: that it is expected to take, while nothing better is known.
+        noise_scale: in samples; the first training measures it where it is not known.
+        say: told of each.
+    """
+
+    trials: Trials
+    target: float
+    samples: float
+    noise_scale: float | None
+    say: Say
+    tuner: Tuner | None = None
+
+    def __call__(self, size: int, rate: float, seed: int, cap: float) -> float | None:
+        assert self.tuner is not None
+        expected = self.tuner.steps_of(size) if self.tuner.best else self.samples / size
+        every = max(1, round(min(expected, cap) / _LOOKS))
+        limit = math.ceil(cap) + (CONFIRM - 1) * every  # the end must be confirmed, too
+        noisy = self.noise_scale is None and size > 1
+        curve = self.trials.curve(size, rate, seed, limit, every, self.target, noisy)
+        if noisy:
+            self.noise_scale = curve.noise_scale
+        taken = crossing(curve.points, self.target, self.trials.sign, CONFIRM)
+        taken = None if taken is None or taken > cap else max(taken, 1.0)
+        if taken is not None:
+            self.samples = min(self.samples, taken * size)
+        self.say(trial_line(size, rate, seed, taken, curve.points, self.trials.monitor))
+        return taken
+
+
+def _trials(config: DictConfig, overrides: list[str]) -> Trials:
+    """What makes the trainings. Raises InputError where nothing is to be set, or to go by."""
     checkpoint = OmegaConf.select(config, "callbacks.checkpoint") or {}
     monitor = OmegaConf.select(config, "monitor") or checkpoint.get("monitor") or "val/loss"
-    sign = -1 if checkpoint.get("mode") == "max" else 1
     for key, what, option in (
         (config.batch_key, "the samples of a batch", "batch_key=data.mine"),
         (config.rate_key, "the rate", "rate_key=model.lr"),
@@ -132,16 +140,19 @@ def _trials(config: DictConfig, overrides: list[str]) -> tuple[Trials, list[str]
         raise InputError(f"{config.rate_key}={rate} is no rate to begin with; give a number above 0")
     if config.trainer.get("devices") != 1:
         raise InputError("tune trains on one device; use trainer.devices=1, which changes no result")
-    return Trials(config, overrides, monitor, sign, config.batch_key, config.rate_key), typed
+    sign = -1 if checkpoint.get("mode") == "max" else 1
+    trials = Trials(config, overrides, monitor, sign, config.batch_key, config.rate_key)
+    trials.check_keys()
+    return trials
 
 
-def _given_sizes(sizes: Any, num_samples: int) -> list[int]:
+def _given(sizes: Any, plan: Plan) -> list[int]:
     given = OmegaConf.to_container(sizes) if OmegaConf.is_config(sizes) else sizes
     if not isinstance(given, list) or not given:
         raise InputError(f"sizes={given} is no list of batch sizes, as in sizes=[16,64,256]")
     for size in given:
-        if check_number("sizes", size, "samples") and size > num_samples:
-            raise InputError(f"sizes={size} is more than the {num_samples:,} training samples")
+        if check_number("sizes", size, "samples") and size > plan.num_samples:
+            raise InputError(f"sizes={size} is more than the {plan.num_samples:,} training samples")
     return sorted(set(given))
 
 
@@ -152,7 +163,7 @@ def _measure_steps(trials: Trials, sizes: list[int], own: int, seed: int) -> tup
     validation = 0.0
     for _ in range(_ROUNDS):  # a noisy moment falls on one of them
         for size in chosen:
-            if found and size > min(found) and found.get(max(s for s in found if s <= size), 0) > _SLOWEST:
+            if found.get(max((s for s in found if s < size), default=0), 0.0) > _SLOWEST:
                 break
             times, took = trials.step_times(size, seed, _SECONDS)
             if times is not None:
@@ -163,33 +174,27 @@ def _measure_steps(trials: Trials, sizes: list[int], own: int, seed: int) -> tup
 
 
 def _reachable(
-    trials: Trials, size: int, rate: float, seed: int, steps: int, say: Callable[[str], None]
+    trials: Trials, size: int, rate: float, seed: int, steps: int, say: Say
 ) -> tuple[float, float, float | None]:
     """What so many steps come to at the best of some rates, that rate, and the noise scale."""
     every = max(1, steps // _LOOKS)
     found: dict[float, float] = {}
-    noise_scale = None
+    noise_scale: float | None = None
 
     def ask(rate: float) -> float:
         nonlocal noise_scale
         curve = trials.curve(size, rate, seed, steps, every, None, noisy=noise_scale is None)
         noise_scale = noise_scale or curve.noise_scale
         last = sorted(value for _, value in curve.points[-CONFIRM:])
-        whole = len(curve.points) >= steps // every
-        found[rate] = last[len(last) // 2] if whole and last else trials.sign * math.inf
-        say(f"search     rate {rate:<8.3g} {trials.monitor} {found[rate]:.4g} after {steps:,} steps")
+        is_whole = len(curve.points) >= steps // every
+        found[rate] = last[len(last) // 2] if is_whole and last else trials.sign * math.inf
+        say(f"search     {trials.rate_key} {rate:<8.3g} {trials.monitor} {found[rate]:.4g} after {steps:,} steps")
         return trials.sign * found[rate]
 
     best = ask(rate)
     for factor in (4.0, 0.25):
-        while found.get(rate * factor) is None and (value := ask(rate * factor)) < best:
+        while rate * factor not in found and (value := ask(rate * factor)) < best:
             rate, best = rate * factor, value
     if not math.isfinite(best):
         raise InputError(f"{trials.monitor} is not finite with rates around {rate:g}; give another {trials.rate_key}")
     return float(f"{found[rate]:.3g}"), rate, noise_scale
-
-
-def _line(number: int, size: int, rate: float, seed: int, taken: float | None, points: Any, monitor: str) -> str:
-    came = f"{taken:,.0f} steps" if taken is not None else "not there"
-    last = f" ({monitor} {points[-1][1]:.3g} after {points[-1][0]:,})" if taken is None and points else ""
-    return f"trial      batch {size:<6,} rate {digits(rate, 2):<7} seed {seed:<2} {came}{last}"

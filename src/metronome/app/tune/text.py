@@ -1,9 +1,9 @@
 """What was found, for a terminal: before, as a table, and as flags to copy."""
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
-from typing import Any
 
 from metronome.app.tune.search import Tuner, predicted_rate
 from metronome.app.tune.trial import Trials
@@ -16,32 +16,48 @@ class Tuned:
 
     Attributes:
         tuner: the trainings and what follows from them.
-        target, monitor, sign: what they were to reach.
+        target: what they were to reach.
         noise_scale: of the first training; None where it cannot be measured.
         step_seconds: by batch size, as measured.
-        seconds: that all of it took.
         overrides: what was typed, without what is tune's own.
         trials: what made the trainings.
     """
 
     tuner: Tuner
     target: float
-    monitor: str
-    sign: int
     noise_scale: float | None
     step_seconds: dict[int, float]
-    seconds: float
     overrides: list[str]
     trials: Trials
 
 
-def first_lines(trials: Trials, size: int, rate: float, step_seconds: Any, validation: float) -> str:
+def first_lines(
+    trials: Trials, size: int, rate: float, step_seconds: Mapping[int, float], validation: float, steps: int
+) -> str:
     """What is begun with."""
     lines = [f"begins     batch {size:,}, {trials.rate_key} {rate:g}; goes by {trials.monitor}"]
     if not trials.is_constant:
         lines.append("           at constant rates: what the schedule of the experiment adds is not looked at")
     measured = "  ".join(f"{size:,}: {digits(seconds * 1e3)}" for size, seconds in sorted(step_seconds.items()))
-    return "\n".join([*lines, *_wrapped("ms a step", measured), f"validation {seconds_text(validation)}"])
+    one = steps * step_seconds[size] + 30 * validation
+    return "\n".join(
+        [
+            *lines,
+            *_wrapped("ms a step", measured),
+            f"validation {seconds_text(validation)}",
+            "to come    some 20 short trainings, each until the target or until it has lost;",
+            f"           one of the whole {steps:,} steps would take {seconds_text(one)}",
+        ]
+    )
+
+
+def trial_line(
+    size: int, rate: float, seed: int, taken: float | None, points: Sequence[tuple[int, float]], monitor: str
+) -> str:
+    """Of a training that was made."""
+    came = f"{taken:,.0f} steps" if taken is not None else "not there"
+    last = f" ({monitor} {points[-1][1]:.3g} after {points[-1][0]:,})" if taken is None and points else ""
+    return f"trial      batch {size:<6,} rate {digits(rate, 2):<7} seed {seed:<2} {came}{last}"
 
 
 def table_lines(found: Tuned) -> list[str]:
@@ -65,7 +81,7 @@ def table_lines(found: Tuned) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=False)) + f"  {row[6]}" for row in rows]
     scaling = tuner.scaling
-    facts = [f"to {found.monitor} {found.target:g}; seconds are steps times the measured step"]
+    facts = [f"to {found.trials.monitor} {found.target:g}; seconds are steps times the measured step"]
     if found.noise_scale is not None:
         facts.append(f"the noise scale of the gradient is {found.noise_scale:,.0f} samples at the beginning")
     if scaling is not None:

@@ -117,6 +117,15 @@ class Trials:
         }
         return settings
 
+    def check_keys(self) -> None:
+        """Raises InputError if the rate or the batch size is set in vain: the module, or the data, take none."""
+        one, other = (self.settings(size, size / 8, 0, 1, 1) for size in (1, 2))
+        for group, key, option in (("model", self.rate_key, "rate_key"), ("data", self.batch_key, "batch_key")):
+            if one[group] == other[group]:
+                target = one[group].get("_target_")
+                own = "; give its __init__ a parameter named optimizer, or" if group == "model" else ";"
+                raise InputError(f"tune sets {key}, and {target} takes it not{own} name the key it takes: {option}=...")
+
     @property
     def own_size(self) -> int | None:
         """The batch size as it is configured; None for the full set."""
