@@ -42,6 +42,9 @@ class Images(DataModule):
         self.sizes = (num_samples, max(1, num_samples // 10), max(1, num_samples // 10))
         self.shape, self.num_classes, self.data_seed = (num_channels, size, size), num_classes, data_seed
 
+    def known_num_samples(self) -> int:
+        return self.sizes[0]
+
     def load(self) -> Splits:
         generator = torch.Generator().manual_seed(self.data_seed)
         images = torch.randint(256, (sum(self.sizes), *self.shape), generator=generator, dtype=torch.uint8)
