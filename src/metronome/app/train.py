@@ -36,7 +36,7 @@ def train(config: DictConfig) -> float | None:
         output.quiet_for(run)
         if run.start.is_done:
             return output.done_before(run)
-        with sigterm_stops(), Result(run) as result:
+        with sigterm_stops(), output.advised(Result(run)) as result:
             job = run.build()
             result.take_over_unless_it_replaces()
             result.take_plan(job.plan, job.rates)

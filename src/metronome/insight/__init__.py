@@ -16,6 +16,7 @@ from metronome.insight.noise_scale.callback import NoiseScale
 from metronome.insight.plan_in_tensorboard import PlanText
 from metronome.insight.progress import Progress
 from metronome.insight.target import StopAtTarget
+from metronome.insight.watched.callback import Watched
 
 __all__ = [
     "GradientAccuracy",
@@ -34,4 +35,5 @@ __all__ = [
     "StopAtTarget",
     "TensorBoard",
     "UpdateRatio",
+    "Watched",
 ]
