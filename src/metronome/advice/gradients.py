@@ -3,8 +3,8 @@
 A point has |G|^2, the squared gradient over all data, and tr(S), the variance of one sample's; the noise scale is
 tr(S)/|G|^2 (McCandlish et al. 2018, arXiv 1812.06162). Single estimates of |G|^2 are noisy and often negative. Over a
 run the mean of |G|^2/tr(S) is taken, so that no phase counts for its large gradients alone: one over the noise scale,
-as a harmonic mean over the run. Its error gives the bounds: by the spread of the points, or where that is less by what
-the samples of each would make it, for the noise scale itself changes in a run.
+as a harmonic mean over the run. Its error gives the bounds: the lower one by the spread of the points; the upper one by
+what the samples of each would make it where that is less, for the noise scale itself changes in a run.
 
 The best length of a step is gain/curvature of a point: so many times as long, it would have lowered the loss most
 (equation 2.6 there is the same for SGD).
@@ -63,8 +63,9 @@ class Gradients:
             return None
         parts = [part for part, _ in points]
         mean, spread = fmean(parts), stdev(parts) / sqrt(len(parts))
-        error = ERRORS * min(spread, sqrt(fsum(_variance(*point) for point in points)) / len(parts))
-        return Range(*(round(1 / x, 1) if x > 0 else inf for x in (mean + error, mean, mean - error)))
+        measured = min(spread, sqrt(fsum(_variance(*point) for point in points)) / len(parts))
+        bounds = mean + ERRORS * spread, mean, mean - ERRORS * measured
+        return Range(*(round(1 / x, 1) if x > 0 else inf for x in bounds))
 
     @property
     def longest_step(self) -> float | None:

@@ -49,7 +49,7 @@ def of_many(found: Mapping[str, Sequence[Advice]]) -> list[str]:
         lines += _hanging(f"{counts[symptom]:5} of {len(found)}  ", symptom)
         lines += _hanging(" " * 13, f"such as {runs[0]}")
     healthy = sum(not any(advice.weight > NOTE for advice in advices) for advices in found.values())
-    return [*lines, f"{healthy:5} of {len(found)}  no sign of a fault" + (", but for notes" if lines else "")]
+    return [*lines, f"{healthy:5} of {len(found)}  healthy" + (", but for notes" if lines else "")]
 
 
 def _hanging(first: str, words: str) -> list[str]:

@@ -62,8 +62,8 @@ def batch_too_large(facts: Facts) -> Advice | None:
 
 def signs_of_noise(facts: Facts) -> Advice | None:
     """Rprop goes by signs and L-BFGS by differences of gradients, which batches make noise of: Riedmiller & Braun
-    (1993) and Liu & Nocedal (1989) are for the whole training set; on mini-batches RMSprop and Adam are what Rprop would
-    be (Hinton's lecture 6e, 2012)."""
+    (1993) and Liu & Nocedal (1989) are for the whole training set; on mini-batches RMSprop is what Rprop would be
+    (Hinton's lecture 6e, 2012)."""
     names = {"rprop": "Rprop", "lbfgs": "L-BFGS"}
     if facts.optimizer not in names or not facts.is_over_mini_batches:
         return None

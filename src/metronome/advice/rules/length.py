@@ -26,7 +26,7 @@ def over_fits(facts: Facts) -> Advice | None:
     part = facts.val_steps[at] / facts.val_steps[-1]
     return Advice(
         "over-fitting: the best epoch is long past",
-        f"{_monitor(facts)} {value:.4g} in epoch {facts.val_epochs[at]}, {last:.4g} at the end ({facts.val_epochs[-1]})",
+        f"{_monitor(facts)} {value:.4g} in epoch {facts.val_epochs[at]}; {last:.4g} in {facts.val_epochs[-1]}",
         "end there, with the schedule for it; more data, weight decay, dropout or a smaller network for a better best",
         length_flag(facts, part, epochs=facts.val_epochs[at]),
         POOR,

@@ -73,7 +73,7 @@ def overhead(facts: Facts) -> Advice | None:
         )
     if scale is None or scale.value < size:
         return None
-    larger = power_of_two(min(4 * size, scale.value, fixed / max(each, 1e-9)), facts.samples)
+    larger = power_of_two(min(4 * size, fixed / max(each, 1e-9)), min(scale.value, facts.samples))
     if larger < 2 * size:
         return None
     longer = (fixed + each * larger) / (fixed + each * size)
@@ -112,7 +112,7 @@ def idle_memory(facts: Facts) -> Advice | None:
         return None
     if scale.low < 2 * size or facts.batch_grows or facts.samples is None:
         return None
-    larger = power_of_two(min(4 * size, scale.value), facts.samples)
+    larger = power_of_two(4 * size, min(scale.value, facts.samples))
     return Advice(
         "most of the memory is idle",
         f"{_gib(peak)} of {_gib(total)} GiB at the most; noise scale {scale.value:,.0f}, batches of {size:,}",

@@ -63,8 +63,8 @@ def never_came_back(facts: Facts) -> Advice | None:
 
 def oscillates(facts: Facts) -> Advice | None:
     """The loss goes up and down from validation to validation. Steps that are too long for the curvature do that, and
-    so does noise: where the batch is well below the noise scale a larger one takes the noise away at the same rate, else
-    the rate is too high (McCandlish et al. 2018, equation 2.6: noise bounds the rate there, curvature here)."""
+    so does noise: where the batch is well below the noise scale a larger one takes it away at the same rate, else the
+    rate is too high (McCandlish et al. 2018, equation 2.6: noise bounds the rate there, curvature here)."""
     moves = roughness(facts)
     if facts.is_diverged or moves is None or moves[0] < ROUGH:
         return None
@@ -72,7 +72,7 @@ def oscillates(facts: Facts) -> Advice | None:
     scale, size = facts.gradients.noise_scale, facts.batch_size
     evidence = f"from one validation to the next it moves by {rough:.0%}, up in {ups} of {count}"
     if scale is not None and size and facts.samples and scale.low > BELOW_NOISE * size and not facts.batch_grows:
-        larger = power_of_two(min(4 * size, scale.value), facts.samples)
+        larger = power_of_two(4 * size, min(scale.value, facts.samples))
         if larger >= 2 * size:
             return Advice(
                 "the loss oscillates",

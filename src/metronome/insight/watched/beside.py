@@ -51,8 +51,8 @@ class Beside:
         """The numbers of a point (`NAMES`), on the device; nan where they are not known.
 
         With w the weights now, w0 those before the last step, g the gradient of the pieces together, and d = w - w0:
-        the gain of the step is -d g(w0) to first order, and its curvature d (g(w) - g(w0)). A step s times as long would
-        have gained s * gain - s^2/2 * curvature, the most with s = gain/curvature.
+        the gain of the step is -d g(w0) to first order, and its curvature d (g(w) - g(w0)). A step s times as long
+        would have gained s * gain - s^2/2 * curvature, the most with s = gain/curvature.
         """
         with self._leaving_no_trace():
             found = [self._gradient(piece) for piece in pieces]

@@ -156,7 +156,7 @@ class Watched(Callback):
         step: int = trainer.logged_step  # pyright: ignore
         if self._before is not None:
             self._measure(step, batch)
-        if self._places.is_before(step) and self._beside is not None:
+        if self._places is not None and self._places.is_before(step):
             self._copy(step)
 
     def on_train_batch_end(
