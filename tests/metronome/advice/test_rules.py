@@ -64,7 +64,12 @@ def made(**changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def batch(size: int, **more: Any) -> dict[str, Any]:
-    return {"result.plan.batch_size": size, "result.plan.micro_batch_size": size, "config.data.batch_size": size, **more}
+    return {
+        "result.plan.batch_size": size,
+        "result.plan.micro_batch_size": size,
+        "config.data.batch_size": size,
+        **more,
+    }
 
 
 def history(name: str, values: list[float]) -> dict[str, Any]:
@@ -141,9 +146,7 @@ def test_a_healthy_run() -> None:
 
 
 @pytest.mark.parametrize(("symptom", "there", "flags", "absent"), CASES, ids=IDS)
-def test_where_it_fires_and_where_not(
-    symptom: str, there: dict[str, Any], flags: str, absent: dict[str, Any]
-) -> None:
+def test_where_it_fires_and_where_not(symptom: str, there: dict[str, Any], flags: str, absent: dict[str, Any]) -> None:
     found = advise(*made(**there))
     assert found, "nothing was said"
     said = next((advice for advice in found if advice.symptom.startswith(symptom)), None)

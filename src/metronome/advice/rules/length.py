@@ -70,7 +70,7 @@ def learns_little(facts: Facts) -> Advice | None:
         return None
     end = fmean(facts.train[-3:])
     before, after = last_quarter(facts.train)
-    rests = after > (1 - 2 * FALLS) * before
+    rests = before - after < FALLS * (first - end)
     if not HIGH * first < end < 0.95 * first or not rests or min(facts.val) > 1.3 * end:
         return None
     flags, words = _larger(facts)

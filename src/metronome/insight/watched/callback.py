@@ -3,31 +3,24 @@
 import logging
 import os
 import time
-from collections.abc import Sequence
 from math import ceil, isfinite
-from statistics import median
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metronome.insight.instruments.log_points import groups_of
 from metronome.insight.instruments.step_time import StepTime
-from metronome.insight.watched.beside import NAMES, Beside, Piece, weight_of
 from metronome.insight.watched.history import History, Row
-from metronome.insight.watched.places import Places
-from metronome.training import Share, Trainer
-from metronome.training.batches.loaders import batch_sampler
-from metronome.training.batches.shares import Shares
+from metronome.insight.watched.points import COLUMNS, Points
+from metronome.training import Trainer
 
 log = logging.getLogger("metronome.watched")
 
 MOST_LOSSES = 2_000  # of single steps that are looked at in a run
-FEW = 16  # samples of a batch that is too small to be cut in two for a gradient of each half
 
 
 class Watched(Callback):
@@ -44,23 +37,19 @@ class Watched(Callback):
     """
 
     def __init__(self) -> None:
-        self._history, self._points = History(), []
+        self._history, self._rows = History(), []  # and of its points
         self._extremes: list[Any] = [None, None]  # the first loss and the highest
         self._forget()
 
     def _forget(self) -> None:
         self._row = Row(0, 0, 0)
-        self._arriving: list[tuple[int, int, int, Tensor]] = []  # of points: step, samples, batch; on the device
-        self._losses: list[Tensor] = []  # likewise
-        self._places: Places | None = None
+        self._losses: list[Tensor] = []  # on the device
+        self._points: Points | None = None
         self._loss_every = 0
-        self._before: tuple[int, list[Tensor]] | None = None  # step, weights
-        self._beside: Beside | None = None
         self._off: str | None = None
         self._facts: dict[str, Any] = {}
         self._began: tuple[float, float] | None = None
         self._trainer: Any = None
-        self._passes: list[tuple[int, float]] = []
 
     # ---- before and after ----------------------------------------------------------------------------------
 
@@ -69,7 +58,7 @@ class Watched(Callback):
         self._forget()
         self._row = row
         if trainer.global_step == 0:
-            self._history, self._points, self._extremes, self._row = History(), [], [None, None], Row(0, 0, 0)
+            self._history, self._rows, self._extremes, self._row = History(), [], [None, None], Row(0, 0, 0)
         if not isinstance(trainer, Trainer):
             return
         plan = trainer.plan  # asked for on every device
@@ -77,14 +66,7 @@ class Watched(Callback):
         steps = None if plan is None else plan.total_steps
         self._loss_every = 1 if steps is None else max(1, ceil(steps / MOST_LOSSES))
         self._facts = _facts(trainer, pl_module)
-        self._off = _reason_not_to(trainer, pl_module)
-        if self._off is None and plan is not None:
-            self._places = Places.of(steps, plan.batch_size, plan.micro_batch_size)
-            self._beside = Beside(trainer, pl_module)
-            epoch_loop = trainer.fit_loop.epoch_loop
-            self._shares: Shares = epoch_loop.step.shares
-        elif plan is None:
-            self._off = "the data have no length"
+        self._points = Points(trainer, pl_module, plan, self._rows)
         self._began = time.monotonic(), time.process_time()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -108,35 +90,37 @@ class Watched(Callback):
         try:
             self._read()
         except RuntimeError as error:  # of a device that has failed: what it had to tell is lost
-            self._arriving, self._losses = [], []
+            self._losses = []
             log.debug("lost: %s", error)
-        self._facts |= _time_of_passes(self._passes)
+        if self._points is not None:
+            self._points.end()
+            self._facts |= self._points.times
+            self._off, self._points = self._points.off, None
         if self._row.losses:
             self._end_row(trainer, None)
-        self._before, self._beside, self._trainer = None, None, None
+        self._trainer = None
 
     def state_dict(self) -> dict[str, Any]:
         self._read()
         row = self._row
         return {
             "history": self._history.state(),
-            "points": [list(point) for point in self._points],
+            "points": [list(row) for row in self._rows],
             "row": [row.losses, row.mean, row.squares],
             "extremes": list(self._extremes),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._history.restore(state_dict["history"])
-        self._points = [list(point) for point in state_dict["points"]]
+        self._rows = [list(row) for row in state_dict["points"]]
         self._row = Row(0, 0, 0, *state_dict["row"])
         self._extremes = list(state_dict["extremes"])
 
     @property
     def watched(self) -> dict[str, Any]:
         """All that was seen, for result.json."""
-        columns = list(zip(*self._points, strict=True)) or [[]] * (3 + len(NAMES))
-        names = ("step", "samples", "batch_size", *NAMES)
-        points = {name: [_short(v) for v in column] for name, column in zip(names, columns, strict=True)}
+        columns = list(zip(*self._rows, strict=True)) or [()] * len(COLUMNS)
+        points = {name: [_short(v) for v in column] for name, column in zip(COLUMNS, columns, strict=True)}
         first, highest = map(_short, self._extremes)
         return self._facts | {
             "first_loss": first,
@@ -151,13 +135,8 @@ class Watched(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._places is None:
-            return
-        step: int = trainer.logged_step  # pyright: ignore
-        if self._before is not None:
-            self._measure(step, batch)
-        if self._places is not None and self._places.is_before(step):
-            self._copy(step)
+        if self._points is not None:
+            self._points.meet(trainer.logged_step, batch)  # pyright: ignore
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -169,61 +148,6 @@ class Watched(Callback):
             self._losses.append(loss.detach().reshape(()))
             if loss.device.type == "cpu" or len(self._losses) > MOST_LOSSES:
                 self._read_losses()
-
-    def _copy(self, step: int) -> None:
-        beside = self._beside
-        assert beside is not None
-        try:
-            if not _has_room(beside.parameters):
-                raise RuntimeError("little of the device's memory is free")
-            self._before = step, beside.copy()
-        except RuntimeError as error:
-            self._give_up(error)
-
-    def _measure(self, step: int, batch: Any) -> None:
-        """A point, right before a step; nothing that goes wrong in it is worth a training."""
-        assert self._before is not None
-        assert self._beside is not None
-        (copied, weights), self._before = self._before, None
-        try:
-            if (pieces := self._pieces(batch)) is not None:
-                values = self._beside.measure(pieces, weights if copied == step - 1 else None)
-                size = self._shares.sizes(batch).batch if batch_sampler(self._trainer) else 0
-                self._arriving.append((step, sum(piece.samples for piece in pieces), size, values))
-        except Exception as error:
-            self._give_up(error)
-        if self._arriving and self._arriving[-1][3].device.type == "cpu":
-            self._read_points()
-
-    def _give_up(self, error: Exception) -> None:
-        self._off, self._places, self._before = f"{type(error).__name__}: {error}".splitlines()[0][:200], None, None
-        log.debug("no gradients beside the training", exc_info=error)
-
-    def _pieces(self, batch: Any) -> list[Piece] | None:
-        """Two parts of this batch, or of samples read for it where it is small; None where it has too few.
-
-        One is of a quarter of the samples: from the times of two sizes follows what a pass costs beside its samples.
-        """
-        trainer, shares, module = self._trainer, self._shares, self._trainer.lightning_module
-        assert self._places is not None
-        sampler, wanted = batch_sampler(trainer), self._places.samples
-        samples = sampler.share_size(trainer.state_of_training.step) if sampler else shares.count(batch)
-        if sampler is not None and samples < min(FEW, wanted):
-            if sampler.num_samples < wanted:
-                return None
-            chosen = _some(sampler.num_samples, wanted, trainer.seed, trainer.logged_step)
-            readings = [chosen[: wanted // 4], chosen[wanted // 4 :]]
-            reader: Any = trainer.train_dataloader.dataset
-            to_device = trainer.fit_loop.epoch_loop.step.ways.to_device
-            parts = [to_device(reader.__getitems__(Share(0, part))) for part in readings]
-            sizes = [len(part) for part in readings]
-        else:
-            if samples < 4:
-                return None
-            count = min(samples, wanted)
-            sizes = [count // 4, count - count // 4]
-            parts = shares.cut(batch, sizes if count == samples else [*sizes, samples - count])[:2]
-        return [Piece(part, n, weight_of(module, part, n)) for part, n in zip(parts, sizes, strict=True)]
 
     # ---- the course of the losses ------------------------------------------------------------------------------
 
@@ -245,7 +169,8 @@ class Watched(Callback):
 
     def _read(self) -> None:
         self._read_losses()
-        self._read_points()
+        if self._points is not None:
+            self._points.read()
 
     def _read_losses(self) -> None:
         if self._losses:
@@ -255,15 +180,6 @@ class Watched(Callback):
                     self._row.add(loss)
                     first, highest = self._extremes
                     self._extremes = [loss if first is None else first, loss if highest is None else max(loss, highest)]
-
-    def _read_points(self) -> None:
-        arriving, self._arriving = self._arriving, []
-        for step, samples, size, values in arriving:
-            numbers = [v if isfinite(v) else None for v in values.tolist()]
-            if numbers[0] is not None:
-                self._points.append([step, samples, size, *numbers])
-        if arriving and self._beside is not None:
-            self._passes += self._beside.passes()
 
 
 def watched_by(trainer: Any) -> dict[str, Any] | None:
@@ -291,51 +207,6 @@ def _judged(trainer: Any) -> float | None:
         if value is not None:
             return float(value)
     return None
-
-
-def _reason_not_to(trainer: Trainer, module: L.LightningModule) -> str | None:
-    if not hasattr(module, "loss_and_outputs"):
-        return f"{type(module).__name__} has no loss_and_outputs(batch) to ask for a gradient"
-    if not module.automatic_optimization:
-        return f"{type(module).__name__} optimizes manually"
-    if not isinstance(trainer.strategy, DDPStrategy | SingleDeviceStrategy):
-        return f"{type(trainer.strategy).__name__} shards or joins gradients in its own way"
-    if trainer.speed.compile:
-        return "the network is compiled, for steps of one kind"
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:
-        return "16-mixed scales gradients"
-    if any(isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse for part in module.modules()):
-        return "gradients are sparse"
-    if not trainer.is_global_zero:
-        return "the first device measures"
-    return None
-
-
-def _has_room(parameters: Sequence[Tensor]) -> bool:
-    """Whether a GPU has memory to spare for copies of weights and gradients, beside all that steps have taken."""
-    if not parameters or parameters[0].device.type != "cuda":
-        return bool(parameters)
-    free, _ = torch.cuda.mem_get_info(parameters[0].device)
-    return free > 5 * sum(p.numel() * p.element_size() for p in parameters)
-
-
-def _time_of_passes(passes: Sequence[tuple[int, float]]) -> dict[str, float]:
-    """What a pass through the network, forward and backward, costs beside its samples, and what each sample does, in
-    milliseconds: medians over passes of two sizes, without the first of each, which warm up."""
-    sizes = sorted({samples for samples, _ in passes})
-    times = [[ms for samples, ms in passes if samples == size][1:] for size in sizes]
-    if len(sizes) != 2 or min(map(len, times)) < 3:
-        return {}
-    (small, large), (short, long) = sizes, map(median, times)
-    each = max((long - short) / (large - small), 0.0)
-    return {"pass_ms": float(f"{max(short - each * small, 0.0):.4g}"), "sample_ms": float(f"{each:.4g}")}
-
-
-def _some(num_samples: int, count: int, seed: int, step: int) -> Any:
-    import numpy as np
-
-    random = np.random.default_rng(np.random.SeedSequence((seed, step)))
-    return random.choice(num_samples, count, replace=False)
 
 
 def _short(value: Any) -> Any:
