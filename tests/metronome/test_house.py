@@ -14,11 +14,12 @@ HOUSE = PROJECT / "src/metronome"
 FILES = sorted(HOUSE.rglob("*.py"))
 FOLDERS = sorted({path.parent for path in FILES})
 # The rooms from the top down: one imports from those below it, never from one above.
-ROOMS = ("app", "report", "runs", "insight", "models", "data", "training", "units")
+ROOMS = ("app", "report", "advice", "runs", "insight", "models", "data", "training", "units")
 # Beside each other, with nothing to say to each other.
 APART = {("runs", "insight"), ("runs", "models"), ("runs", "data"), ("runs", "training"), ("report", "insight"),
          ("report", "models"), ("report", "data"), ("report", "training"), ("insight", "models"), ("insight", "data"),
-         ("models", "data")}  # fmt: skip
+         ("models", "data"), ("advice", "insight"), ("advice", "models"), ("advice", "data"),
+         ("advice", "training")}  # fmt: skip
 # The same for the rooms inside rooms; what lies in the room itself is above them, but for what stands at the end.
 INNER = {
     "app": ("processes", "console", "run", "sweeps", "config", "errors"),
@@ -117,7 +118,7 @@ def test_what_a_room_knows(path: Path) -> None:
     packages, room = {name.split(".")[0] for name in names}, room_of(path)
     if room != "app":
         assert not packages & {"hydra", "omegaconf", "optuna"}, "only app knows Hydra"
-    if room in ("runs", "report"):
+    if room in ("runs", "report", "advice"):
         assert not packages & FRAMEWORKS, f"{room} reads what is on the disk, and starts fast"
     if room == "units":
         assert not packages & (FRAMEWORKS | {"numpy"}), "units are pure arithmetic"

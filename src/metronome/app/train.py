@@ -38,7 +38,7 @@ def train(config: DictConfig) -> float | None:
         output.quiet_for(run)
         if run.start.is_done:
             return output.done_before(run)
-        with sigterm_stops(), TextsAtTheEnd() as texts, Result(run) as result:
+        with sigterm_stops(), TextsAtTheEnd() as texts, output.advised(Result(run)) as result:
             job = run.build()
             if in_search():
                 check_direction(run.config, model_checkpoint(job.trainer))

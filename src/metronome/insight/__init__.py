@@ -21,6 +21,7 @@ from metronome.insight.plan_in_tensorboard import PlanText
 from metronome.insight.progress.callback import Progress
 from metronome.insight.rate_search.callback import LRFinder
 from metronome.insight.target import StopAtTarget
+from metronome.insight.watched.callback import Watched
 
 __all__ = [
     "DeviceStats",
@@ -44,4 +45,5 @@ __all__ = [
     "StopAtTarget",
     "TensorBoard",
     "UpdateRatio",
+    "Watched",
 ]

@@ -37,7 +37,7 @@ def test_result(digits: Done) -> None:
         *("status", "experiment", "overrides", "seed", "plan", "rates", "progress", "metrics", "best"),
         *("stopped_early", "seconds", "samples_per_second", "peak_memory_bytes", "peak_memory_is_own"),
         *("weights_sha256", "resumed_from"),
-        *("out_of_memory", "nonfinite", "advice", "versions", "git_commit"),
+        *("out_of_memory", "nonfinite", "watched", "advice", "versions", "git_commit"),
     ]
     assert (result["status"], result["experiment"], result["seed"]) == ("finished", "digits", 0)
     assert result["overrides"] == ["+experiment=digits"]

@@ -6,6 +6,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -13,9 +15,12 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from metronome.advice import Advice
+from metronome.advice.text import at_the_end
 from metronome.app.errors.exits import JobFailed
 from metronome.app.errors.messages import mistake, one_line
 from metronome.app.run.claim import Run
+from metronome.app.run.result import Result
 from metronome.app.sweeps.lines import COLUMNS, failed_lines, results, seconds, tested
 from metronome.app.sweeps.place import here
 from metronome.app.sweeps.table import ended_lines
@@ -116,6 +121,25 @@ def show_result(run: Run, content: dict[str, Any]) -> None:
     log.info("")
     for row in rows:
         log.info("%s", row)
+    show_advice(content)
+
+
+def show_advice(content: dict[str, Any]) -> None:
+    """What to do about it; a sweep's jobs have theirs in the results alone."""
+    for line in at_the_end([Advice(**entry) for entry in content["advice"]]):
+        log.info("%s", line)
+
+
+@contextmanager
+def advised(result: Result) -> Iterator[Result]:
+    """Around a run: one that diverged is told what to do, above the line that says so."""
+    try:
+        with result:
+            yield result
+    except Exception:
+        if result.content["nonfinite"] and not result.run.in_sweep:
+            show_advice(result.content)
+        raise
 
 
 def show_failed_job(error: BaseException) -> None:

@@ -18,11 +18,13 @@ import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
+from metronome.advice import advise
 from metronome.app.errors.messages import mistake, one_line
 from metronome.app.run.checkpoints import NothingLeft, model_checkpoint, read_checkpoint
 from metronome.app.run.claim import Run
 from metronome.app.run.clock import seconds_of
 from metronome.app.run.memory import peak_memory_bytes, reset_peak_memory
+from metronome.insight.watched.callback import watched_by
 from metronome.runs.names import CONFIG_FILE, PLAN_FILE, RESULT_FILE
 from metronome.training import Trainer
 from metronome.training.checkpoints.files import written_aside
@@ -64,6 +66,7 @@ class Result:
             "resumed_from": None,
             "out_of_memory": [],
             "nonfinite": [],
+            "watched": None,
             "advice": [],
             "versions": {
                 "python": platform.python_version(),
@@ -130,6 +133,7 @@ class Result:
             self.content["samples_per_second"] = trained / self.seconds["train"]
         self.content["out_of_memory"] = list(trainer.out_of_memory)
         self.content["nonfinite"] = list(trainer.nonfinite)
+        self.content["watched"] = watched_by(trainer)
         self.take_metrics(trainer.callback_metrics)
         self.content["best"] = self._best(trainer)
         self.content["stopped_early"] = next(filter(None, map(_why_it_ended, trainer.callbacks)), None)  # pyright: ignore
@@ -181,6 +185,7 @@ class Result:
         on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
         self.content["peak_memory_is_own"] |= on_gpu  # where it is what this run has allocated
         self.content["peak_memory_bytes"] = self.content["peak_memory_bytes"] or peak_memory_bytes(on_gpu)
+        self.content["advice"] = [advice.as_dict() for advice in advise(_finite(self.content), self.run.config)]
         write_json(self.run.folder / RESULT_FILE, self.content)
         self.is_written = True
 

@@ -33,11 +33,12 @@ class StepTime(Instrument):
         self._marks: list[Any] = []
         self._end: Any = None  # of the step before
         self._done: list[Any] = []  # the marks of a step, until they are logged
+        self._sums: dict[str, list[float]] = {}  # of each part, how often and how long
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._on_gpu = trainer.strategy.root_device.type == "cuda"
-        self._is_timed, self._end, self._done = False, None, []
+        self._is_timed, self._end, self._done, self._sums = False, None, [], {}
         if self._every:
             self._trainer = trainer
             trainer.fit_loop.epoch_loop.around_batches = self._timed_batches  # pyright: ignore
@@ -79,8 +80,15 @@ class StepTime(Instrument):
         if (self._trainer.logged_step + (2 if self._every == 1 else 3)) % self._every == 0:
             self._end = self._mark()  # the next step is timed
         if self.is_due and self._done:
-            log_scalars(trainer, self._milliseconds())
-            self._done = []
+            found, self._done = self._milliseconds(), []
+            log_scalars(trainer, found)
+            for name, value in found.items():
+                count, total = self._sums.get(name, (-1, 0.0))  # not the first, which warms up
+                self._sums[name] = [count + 1, total + value * (count >= 0)]
+
+    def means(self) -> dict[str, float]:
+        """Milliseconds of each part in a step of this training, over those that were timed but the first."""
+        return {name.rpartition("ms_")[2]: total / count for name, (count, total) in self._sums.items() if count > 0}
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._end = None

@@ -7,6 +7,7 @@ from datetime import datetime
 from metronome.report.answers import Answers
 from metronome.report.differences import Differences
 from metronome.report.figures.style import Picture
+from metronome.report.html.advice import advice_of
 from metronome.report.html.answer import the_answer
 from metronome.report.html.elements import bullets, codes, escaped, section
 from metronome.report.html.statuses import in_order, statuses
@@ -43,6 +44,7 @@ def page(
           for name, words, pictures in sections if words or pictures),
         section("All numbers", numbers) if numbers else "",
         section("Every run", every_run(summary)),
+        section("Advice", advice) if (advice := advice_of(summary.runs)) else "",
         section("What differs", _what_differs(differing)),
         section("How it was run", _facts(summary)),
         section("Not finished", _troubled(troubled)) if troubled else "",

@@ -1,0 +1,61 @@
+"""All rules on one run, and what they have to say, what matters most first."""
+
+from collections.abc import Callable
+from typing import Any
+
+from metronome.advice.advice import Advice
+from metronome.advice.facts import Facts
+from metronome.advice.rules import batch_and_noise as batch
+from metronome.advice.rules import length, machine, rate
+
+RULES: tuple[Callable[[Facts], Advice | None], ...] = (
+    rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small,
+    batch.signs_of_noise, batch.norms_of_few, batch.batch_too_small, batch.batch_too_large,
+    length.over_fits, length.learns_little, length.still_falls,
+    machine.waits_for_data, machine.validates_long, machine.overhead, machine.finer_than_needed, batch.uneven_devices,
+    machine.machine_is_busy, machine.threads_that_do_not_pay, batch.tiny_last_batch, machine.idle_memory,
+)  # fmt: skip
+
+# What explains another: where the first is there, the others say the same, or what follows from it.
+_EXPLAINS = {
+    "the loss diverged": None,  # all
+    "the loss jumped away and never came back": None,
+    "the loss oscillates": ("over-fitting", "under-fitting", "the loss is still falling", "the batch is far"),
+    "the learning rate is far too small": ("the loss is still falling", "under-fitting", "the batch is far above"),
+    "the batch is far below": ("steps are dominated by overhead", "most of the memory is idle", "the loss is still"),
+    "Rprop on mini-batches": ("the loss is still falling", "under-fitting"),
+    "over-fitting": ("the batch is far above", "the batch is far below"),
+}
+_OF_TIME = ("steps wait", "validation takes", "the machine", "more threads", "accumulation is", "most of the memory")
+
+
+def advise(result: dict[str, Any], config: dict[str, Any]) -> list[Advice]:
+    """What there is to say of a run, from its result.json and config.yaml; nothing for a healthy one.
+
+    A rule that cannot read what it needs says nothing.
+    """
+    facts = Facts.of(result, config)
+    found = [advice for rule in RULES if (advice := _safely(rule, facts)) is not None]
+    found.sort(key=lambda advice: -advice.weight)
+    kept: list[Advice] = []
+    for advice in found:
+        if not any(_explains(earlier, advice) for earlier in kept):
+            kept.append(advice)
+    return kept
+
+
+def _safely(rule: Callable[[Facts], Advice | None], facts: Facts) -> Advice | None:
+    try:
+        return rule(facts)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError):
+        return None  # of a result that is damaged, or written by hand
+
+
+def _explains(first: Advice, second: Advice) -> bool:
+    key = next((key for key in _EXPLAINS if first.symptom.startswith(key)), "")
+    if not key:
+        return False
+    follows = _EXPLAINS[key]
+    if follows is None:
+        return not second.symptom.startswith(_OF_TIME)
+    return second.symptom.startswith(follows)

@@ -1,0 +1,117 @@
+"""Rules on how long a training is, and on what its model can learn."""
+
+from statistics import fmean
+
+from metronome.advice.advice import POOR, Advice
+from metronome.advice.facts import Facts, dig, number
+from metronome.advice.flags import joined, length_flag
+
+WORSE = 1.1  # times the best value, at the end of a training that over-fits
+FALLS = 0.1  # of its level that the loss still falls in the last quarter
+HIGH = 0.25  # of the first loss, at the end of a training that learns little
+
+
+def over_fits(facts: Facts) -> Advice | None:
+    """The best validation is long past, and the training loss went on falling: what is learnt since is the samples
+    themselves (Prechelt 1998, Early Stopping - But When?)."""
+    best = best_of(facts)
+    if best is None:
+        return None
+    at, value = best
+    last = fmean(facts.val[-3:]) if len(facts.val) >= 6 else facts.val[-1]
+    is_past = facts.val_steps[at] <= 0.7 * facts.val_steps[-1]
+    falls = len(facts.train) == len(facts.val) and facts.train[-1] < 0.9 * facts.train[at]
+    if not is_past or not falls or last < WORSE * value:
+        return None
+    part = facts.val_steps[at] / facts.val_steps[-1]
+    return Advice(
+        "over-fitting: the best epoch is long past",
+        f"{_monitor(facts)} {value:.4g} in epoch {facts.val_epochs[at]}; {last:.4g} in {facts.val_epochs[-1]}",
+        "end there, with the schedule for it; more data, weight decay, dropout or a smaller network for a better best",
+        length_flag(facts, part, epochs=facts.val_epochs[at]),
+        POOR,
+    )
+
+
+def still_falls(facts: Facts) -> Advice | None:
+    """Training and validation loss are both still on their way at the end (Goodfellow, Bengio & Courville 2016, section
+    11.4: first learn the training set)."""
+    if facts.is_diverged or not facts.val_is_low or len(facts.val) < 2 or facts.val[-1] <= 0:
+        return None
+    if facts.result.get("status") != "finished":
+        return None
+    before, after = last_quarter(facts.val)
+    fall = 1 - after / before if before > 0 else 0.0
+    if fall < FALLS or min(facts.val) < 0.95 * facts.val[-1]:
+        return None
+    if len(facts.train) >= 2 and (both := last_quarter(facts.train))[1] > (1 - FALLS / 2) * both[0]:
+        return None
+    return Advice(
+        "the loss is still falling at the end",
+        f"{_monitor(facts)} fell by {fall:.0%} in the last quarter, to {facts.val[-1]:.4g}",
+        "train twice as long",
+        length_flag(facts, 2.0),
+        POOR - 40,
+    )
+
+
+def learns_little(facts: Facts) -> Advice | None:
+    """The training loss has come to rest high, and the validation's with it: the model cannot fit the samples that it
+    is shown, or there is no more in them (Goodfellow, Bengio & Courville 2016, section 5.2)."""
+    first = facts.first_loss
+    if (
+        facts.is_diverged
+        or first is None
+        or first <= 0
+        or len(facts.train) < 6
+        or not facts.val
+        or not facts.val_is_low
+    ):
+        return None
+    end = fmean(facts.train[-3:])
+    before, after = last_quarter(facts.train)
+    rests = before - after < FALLS * (first - end)
+    if not HIGH * first < end < 0.95 * first or not rests or min(facts.val) > 1.3 * end:
+        return None
+    flags, words = _larger(facts)
+    return Advice(
+        "under-fitting: the training loss rests high",
+        f"training loss {first:.3g} at first, {end:.3g} at the end; {_monitor(facts)} {facts.val[-1]:.3g}",
+        f"{words}; if nothing changes, the data say no more",
+        flags,
+        POOR - 30,
+    )
+
+
+def best_of(facts: Facts) -> tuple[int, float] | None:
+    """Where the monitored metric was best, and its value there; of losses above zero."""
+    if len(facts.val) < 4 or not facts.val_is_low or min(facts.val) <= 0:
+        return None
+    value = min(facts.val)
+    return list(facts.val).index(value), value
+
+
+def last_quarter(values: object) -> tuple[float, float]:
+    """The level before the last quarter, and at the end; means of three where there are many."""
+    found: list[float] = list(values)  # pyright: ignore
+    at = max(0, len(found) - 1 - max(1, len(found) // 4))
+    if len(found) < 12:
+        return found[at], found[-1]
+    return fmean(found[at - 1 : at + 2]), fmean(found[-3:])
+
+
+def _larger(facts: Facts) -> tuple[str, str]:
+    """Flags for a network four times as wide, where its options say how wide it is."""
+    network = dig(facts.config, "model.network") or {}
+    for name in ("hidden", "channels", "width", "dim", "hidden_size", "d_model"):
+        value = network.get(name)
+        if isinstance(value, list) and value and all(number(v) for v in value):
+            wide = ",".join(str(4 * v) for v in value)
+            return joined(f"'model.network.{name}=[{wide}]'"), "a larger network"
+        if isinstance(value, int) and not isinstance(value, bool):
+            return f"model.network.{name}={4 * value}", "a larger network"
+    return "", "a larger network"
+
+
+def _monitor(facts: Facts) -> str:
+    return str(dig(facts.result, "best.monitor") or "val/loss")
