@@ -33,3 +33,14 @@ def test_no_torch(arguments: list[str], words: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
     assert words in done.stdout
     assert done.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_wait_asleep_unless_told_otherwise(given: str | None, found: str) -> None:
+    """PyTorch reads the variable when it is loaded, so that must come later."""
+    code = "with command_line(): print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    program = f"import os, sys\nfrom metronome.app.console.command_line import command_line\n{code}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout.split() == [found, "False"], done.stderr

@@ -101,8 +101,8 @@ def test_rows_are_cast_once_and_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> N
     trained(data)
     assert casts == [len(X), 20]
     assert data.splits.train.columns[0].data_ptr() == X.ctypes.data
-    floats = Rows((X.astype("f4"), np.arange(len(X))))
-    assert floats.with_floats(torch.float32) is floats
+    same = Rows((X.astype("f4"), np.arange(len(X))))
+    assert same.with_floats(torch.float32) is same
 
 
 def test_as_they_come() -> None:
