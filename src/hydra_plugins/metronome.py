@@ -50,8 +50,8 @@ class Sweeper(BasicSweeper):
         assert self.config is not None
         # Asked for the value of a job that failed, Hydra prints words of its own and stops the sweep. In place of the
         # launcher, not inside of it: some pickle themselves.
-        self.launcher = launcher = _Told(self, self.launcher)  # pyright: ignore
         in_study = "study" in self.config.hydra.runtime.choices
+        self.launcher = launcher = _Told(self, self.launcher)  # pyright: ignore
         try:
             done = super().sweep(arguments)
         except (KeyboardInterrupt, SystemExit):
@@ -59,7 +59,7 @@ class Sweeper(BasicSweeper):
                 launcher.table.interrupted()
             raise
         if launcher.table is not None:
-            why = {job.hydra_cfg.hydra.job.num + 1: str(job._return_value) for job in launcher.failed}
+            why = {_number(job): job._return_value for job in launcher.failed}
             launcher.table.end(why, speaks_of_best=not in_study)
         if launcher.failed:
             raise launcher.failed[0]._return_value
@@ -82,3 +82,8 @@ class _Told:
             done = self.launcher.launch(batch, initial_job_idx=initial_job_idx)
         self.failed += [job for job in done if job.status is JobStatus.FAILED]
         return [job for job in done if job.status is not JobStatus.FAILED]
+
+
+def _number(job: JobReturn) -> int:
+    assert job.hydra_cfg is not None
+    return job.hydra_cfg.hydra.job.num + 1

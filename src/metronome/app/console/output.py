@@ -99,7 +99,9 @@ def done_before(run: Run) -> float | None:
     else:
         log.info("%s", _joined("finished before:", f"{run.relative_folder}/{RESULT_FILE}"))
     if content["status"] == "failed":
-        raise JobFailed(str(content.get("error")))
+        failed = JobFailed(str(content.get("error")))
+        failed.is_from_before = True
+        raise failed
     return content["best"] and float(content["best"]["value"])  # JSON holds an infinite one as a text
 
 

@@ -11,6 +11,8 @@ EXIT_FAILED, EXIT_INPUT, EXIT_SIGINT, EXIT_SIGTERM = 1, 2, 130, 143
 class JobFailed(Exception):
     """A run ended with an error that has been told already; a sweep goes on with its next job."""
 
+    is_from_before = False  # whether an earlier start of the sweep met it
+
 
 @contextmanager
 def sigterm_stops() -> Iterator[None]:

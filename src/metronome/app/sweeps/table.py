@@ -4,7 +4,7 @@ import json
 import sys
 import threading
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -58,7 +58,7 @@ class Table:
             watcher.join()
             self._tell()
 
-    def end(self, failures: dict[int, str], speaks_of_best: bool = True) -> None:
+    def end(self, failures: dict[int, Exception], speaks_of_best: bool = True) -> None:
         """Jobs that have left nothing, the number of those that failed, the best, and how to see more.
 
         Args:
@@ -115,7 +115,7 @@ class Table:
             self.told.add(number)
             print(ended_lines(self._place(number), self._own(number), folder, content, before), flush=True)
 
-    def _counts(self, found: dict[int, tuple[Path, dict[str, Any]]], failures: Container[int]) -> list[str]:
+    def _counts(self, found: dict[int, tuple[Path, dict[str, Any]]], failures: Mapping[int, Exception]) -> list[str]:
         """How many jobs there are of each kind, where not all are finished now."""
         kinds = Counter(self._kind(number, found.get(number), failures) for number in range(1, len(self.jobs) + 1))
         if set(kinds) <= {"finished"}:
@@ -125,12 +125,12 @@ class Table:
             lines.append(f"{'':11}to try again what is not finished: the same command with resume=retry")
         return lines
 
-    def _kind(self, number: int, found: tuple[Path, dict[str, Any]] | None, failures: Container[int]) -> str:
+    def _kind(self, number: int, found: tuple[Path, dict[str, Any]] | None, failures: Mapping[int, Exception]) -> str:
+        if number in failures:  # whatever is in the folder: it may have been refused now
+            return "failed before" if getattr(failures[number], "is_from_before", False) else "failed"
         if found is None:
-            return "failed" if number in failures else "without a result"
+            return "without a result"
         before, status = self._is_from_before(found[0]), found[1]["status"]
-        if number in failures:  # one that was finished before may have been refused now
-            return "failed before" if before and status == "failed" else "failed"
         return f"{status} before" if before and status in ("finished", "failed") else status
 
     def _own(self, number: int) -> list[str]:
