@@ -191,8 +191,8 @@ def _is_not(alternatives: list[Any]) -> str:
     if alternatives == [bool]:
         return "is neither true nor false"
     hints = [hint for hint in alternatives if not (hint is int and float in alternatives)]
-    words = [word for hint in hints if hint is not types.NoneType for word in _words(hint)]
-    words = list(dict.fromkeys([*words, *(["null"] if types.NoneType in hints else [])]))
+    found = [word for hint in hints if hint is not types.NoneType for word in _words(hint)]
+    words: list[str] = list(dict.fromkeys([*found, *(["null"] if types.NoneType in hints else [])]))
     return f"is not {' or '.join(filter(None, [', '.join(words[:-1]), words[-1]]))}"
 
 
