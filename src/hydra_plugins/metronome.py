@@ -47,10 +47,10 @@ class Sweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         assert self.launcher is not None
-        assert self.config is not None
+        config: Any = self.config
         # Asked for the value of a job that failed, Hydra prints words of its own and stops the sweep. In place of the
         # launcher, not inside of it: some pickle themselves.
-        in_study = "study" in self.config.hydra.runtime.choices
+        in_study = "study" in config.hydra.runtime.choices
         self.launcher = launcher = _Told(self, self.launcher)  # pyright: ignore
         try:
             done = super().sweep(arguments)

@@ -22,7 +22,7 @@ from metronome.insight.rate_search.trials import Tried, best_rate
 from metronome.training.batches.seeds import epoch_order
 from metronome.units import InputError
 
-QUICK = {"steps": 40, "trial_steps": 12, "low": 1e-4}
+QUICK: Any = {"steps": 40, "trial_steps": 12, "low": 1e-4}
 
 
 class Line(Data):
@@ -163,7 +163,7 @@ def test_the_lowest_point_is_found_in_noise(noise: float) -> None:
 def test_where_the_loss_does_not_fall_no_rate_is_named(caplog: pytest.LogCaptureFixture) -> None:
     assert lowest(_curve(0.5, falls=False)) is None
     with caplog.at_level("INFO", "metronome.rate"):
-        fit(max_epochs=1, callbacks=[LRFinder(**QUICK | {"low": 1e-12, "high": 1e-10})])
+        fit(max_epochs=1, callbacks=[LRFinder(**{**QUICK, "low": 1e-12, "high": 1e-10})])
     assert caplog.messages[0] == "rate       none found from 1e-12 to 1e-10: the loss fell at none"
 
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import pytest
 
-from metronome.units import BatchSchedule, Duration, EpochPlan, InputError, Plan, accumulation_at, plan
-from metronome.units.epoch_series import epochs_of_rows
+from metronome.units import BatchSchedule, Duration, EpochPlan, InputError, Plan, accumulation_at
+from metronome.units.epoch_series import MAX_EPOCHS_LISTED, epochs_of_rows
 
 
 def make(num_samples, batch_size, *budgets, growth=None, **flags):
@@ -167,7 +167,7 @@ def test_limit_counts_only_in_epochs_that_are_run():
 def test_any_budget_is_fast_and_exact():
     huge = make(10, 3, "1_000_000_000 steps")  # 4 steps an epoch
     assert (huge.epochs, huge.total_samples) == (250_000_000, 2_500_000_000)
-    assert len(huge.per_epoch) == plan.MAX_EPOCHS_LISTED
+    assert len(huge.per_epoch) == MAX_EPOCHS_LISTED
     assert huge.per_epoch[-1] == EpochPlan(9999, 3, 4, 4, 10)
     slow = make(60_000, 64, "1_000_000_001 steps", growth={"factor": 1.0001})
     assert slow.total_steps == 1_000_000_001

@@ -10,10 +10,10 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, Union, get_args, get_origin
 
 from hydra.experimental.callback import Callback
-from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from metronome.app.errors.exits import past_hydra
@@ -61,7 +61,7 @@ def _check_within(parent: DictConfig | ListConfig, key: Any, where: str) -> None
     keys = range(len(node)) if isinstance(node, ListConfig) else list(node)
     parameters = _parameters(_value(node, "_target_")) if isinstance(node, DictConfig) and "_target_" in node else {}
     for name in keys:
-        parameter = parameters.get(name)
+        parameter = parameters.get(str(name))
         value = _UNKNOWN if parameter is None else _value(node, name)
         if parameter is not None and value is not _UNKNOWN and (value is not None or parameter.default is not None):
             _check(_typed_at(node, name) or f"{where}.{name}", value, parameter.annotation)
@@ -73,9 +73,10 @@ _UNKNOWN = object()
 
 
 def _value(parent: Any, key: Any) -> Any:
-    """A value, with `${...}` put in; `_UNKNOWN` where that cannot be done (yet)."""
+    """A value, with `${...}` put in; `_UNKNOWN` where that cannot be done (yet): the folder of a run is not there."""
     try:
-        return parent[key]
+        value = parent[key]
+        return _UNKNOWN if value is None and OmegaConf.is_interpolation(parent, key) else value
     except Exception:  # a resolver may fail in any way; whoever needs the value says so
         return _UNKNOWN
 
@@ -94,7 +95,7 @@ def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
     """
     found: dict[str, inspect.Parameter] = {}
     try:
-        made = get_object(target)
+        made = resolve_name(target)  # Hydra's get_object logs what it does not find
         for part in (made, *inspect.getmro(made)[1:]) if isinstance(made, type) else (made,):
             if part is not made and "__init__" not in vars(part):
                 continue
@@ -207,7 +208,9 @@ def _words(hint: Any) -> list[str]:
         return [f"a list of {' or '.join(inner) or 'values'}"]
     if _is_mapping(hint):
         return ["a table of keys and values"]
-    words = {bool: ["true", "false"], int: ["a whole number"], float: ["a number"], str: ["text"], Path: ["a path"]}
+    words: dict[Any, list[str]] = {
+        bool: ["true", "false"], int: ["a whole number"], float: ["a number"], str: ["text"], Path: ["a path"],
+    }  # fmt: skip
     return words.get(hint, [] if getattr(hint, "__name__", "") == "Tensor" else [getattr(hint, "__name__", str(hint))])
 
 

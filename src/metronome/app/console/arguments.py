@@ -26,7 +26,7 @@ def made_ready(arguments: Sequence[str], script: str) -> list[str]:
     to_add = set(groups) - set(in_defaults)
     spelled = [_spelled(argument, to_add) for argument in arguments]
     for argument in spelled:
-        if (added := re.fullmatch(r"\+(\w+)=(.+)", argument)) is not None:
+        if (added := re.fullmatch(r"\+(\w+)=([\w/,]+)", argument)) is not None:
             _check_added(added[1], added[2], groups, in_defaults)
     return sorted(spelled, key=lambda argument: not _is_flag(argument))
 

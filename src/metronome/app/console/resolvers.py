@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from metronome.app.config.asked import asked_sweep
+from metronome.app.config.asked import asked_sweep, typed
 from metronome.app.console.help import help_text
 from metronome.app.sweeps.direction import direction_of_search
 from metronome.app.sweeps.search import trials_done, trials_left
@@ -36,13 +36,7 @@ _SHORT = {
 }  # fmt: skip
 
 
-def run_name(name: object = None, overrides: Iterable[str] = ()) -> str:
-    """`<date>_<time>_<short id>`, and after a hyphen the run's name, or without one what was typed of it."""
-    own = _plain(str(name)) if name is not None else _differing(overrides)
-    return f"{_unique()}-{own}" if own else _unique()
-
-
-def _unique() -> str:
+def run_name() -> str:
     """`<date>_<time>_<short id>`; where another program starts the processes of a run, a name that they all find."""
     if os.environ.get("SLURM_STEP_ID") and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ['SLURM_STEP_ID']}"
@@ -55,7 +49,7 @@ def _unique() -> str:
 
 def sweep_name(name: object = None) -> str:
     """`<date>_<time>-<short id>`, or what other programs' processes find; the sweep's name before the id."""
-    start, _, end = _unique().rpartition("_")
+    start, _, end = run_name().rpartition("_")
     own = "" if name is None else f"{_plain(str(name))}_"
     return f"{start}-{own}{end}"
 
@@ -73,8 +67,11 @@ def job_name(overrides: str, number: int | str, sweep: str = "") -> str:
     return name
 
 
-def _differing(overrides: Iterable[str]) -> str:
-    """What was typed of a run, in short: not what its folder says already, how it goes on, or who looks on."""
+def words_of_run(name: object, overrides: Iterable[str]) -> str:
+    """What follows the id in the name of a run's folder: a hyphen, and its name or, without one, what was typed, as
+    far as it has room; not what the folder above says already, how it goes on, or who looks on."""
+    if name is not None:
+        return f"-{_plain(str(name))}"
     words: list[str] = []
     for override in map(str, overrides):
         key, value = key_and_value(override)
@@ -84,7 +81,7 @@ def _differing(overrides: Iterable[str]) -> str:
     kept = list(
         itertools.takewhile(lambda word: len(word) <= MAX_DIFFERING, itertools.accumulate(words, "{},{}".format))
     )
-    return kept[-1] if kept else ""
+    return f"-{kept[-1]}" if kept else ""
 
 
 def _plain(text: str) -> str:
@@ -107,6 +104,7 @@ def _short(word: str) -> str:
 def register_resolvers() -> None:
     """Make `${run_name:}` and the others known to the configuration."""
     OmegaConf.register_new_resolver("run_name", run_name, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("run_words", _words_of_this_run, replace=True)
     OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("direction_of_search", _direction_of_search, replace=True)
@@ -118,6 +116,10 @@ def register_resolvers() -> None:
 
 def _direction_of_search(*, _root_: Any) -> str:
     return direction_of_search(_root_)
+
+
+def _words_of_this_run(name: object, *, _root_: Any) -> str:
+    return words_of_run(name, typed(_root_.hydra.overrides.task))
 
 
 def _this_sweep(*, _root_: Any) -> str:

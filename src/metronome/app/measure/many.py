@@ -84,7 +84,7 @@ def _measured_cells(row: dict[str, Any]) -> list[str]:
     own: Any = None if measured is None else measured.own
     if own is None or own.times is None:
         return [*head, "" if own is None else own.why]
-    parts = measured.parts(own)
+    parts = measured.parts(own)  # pyright: ignore
     training = "not known" if parts is None else seconds_text(sum(parts.values()))
     return [*head, digits(own.times.median * 1e3), training, bytes_text(own.found["memory"]["peak"])]
 
