@@ -184,7 +184,10 @@ def quick_tune(*overrides: str) -> Tuned:
         (("budget=1 h",), "give a budget in epochs, steps or samples"),
         (("seeds=0",), "seeds=0 is not a number of seeds from 1 up"),
         (("target=0.1", "callbacks.checkpoint.monitor=val/acc"), "tune goes by val/acc, and what the validation logs"),
-        (("target=-1", "trials=1", "budget=20 steps"), "no training came to val/loss -1; give another target, a longer budget"),
+        (
+            ("target=-1", "trials=1", "budget=20 steps"),
+            "no training came to val/loss -1; give another target, a longer budget",
+        ),
         (OWN, "Own takes it not; give its __init__ a parameter named optimizer, or name the key it takes"),
     ],
 )
