@@ -74,7 +74,7 @@ def test_layouts_and_no_trace(commands: Commands, forks: Path, tmp_path_factory:
     by_layout: dict[Any, list[Any]] = {}
     for devices, accumulate, samples, step in lines:
         by_layout.setdefault((devices, accumulate), []).append((step, samples))
-    assert by_layout[1, 1][:4] == [(0, 10), (1, 10), (2, 10), (3, 10)]
+    assert by_layout[1, 1][:2] == [(0, 10), (1, 10)]
     assert by_layout[1, 4][:4] == [(0, 3), (0, 3), (0, 2), (0, 2)]
     assert by_layout[2, 1][:2] == [(0, 5), (0, 5)]
 
@@ -90,7 +90,7 @@ def test_out_of_memory_is_told_of_the_layouts_that_need_too_much(
     done = commands("plan", *job, "trainer.accumulate_grad_batches=8")
     rows = {tuple(line.split()[:2]): line for line in done.out.splitlines() if line.split()[:1] in (["1"], ["2"])}
     assert all(rows["1", k].endswith("out of memory") for k in "12"), done.out
-    assert all("out of memory" not in rows["1", k] for k in "48")
+    assert all("out of memory" not in rows["1", k] for k in "48"), done.out
     assert rows["1", "8"].endswith("<- asked for")
     assert all(len(line) <= 80 for line in done.out.splitlines())
 
