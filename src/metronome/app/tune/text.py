@@ -37,7 +37,7 @@ def first_lines(
     """What is begun with."""
     lines = [f"begins     batch {size:,}, {trials.rate_key} {rate:g}; goes by {trials.monitor}"]
     if not trials.is_constant:
-        lines.append("           at constant rates: what the schedule of the experiment adds is not looked at")
+        lines.append("           at constant rates, without the schedule of the experiment")
     measured = "  ".join(f"{size:,}: {digits(seconds * 1e3)}" for size, seconds in sorted(step_seconds.items()))
     one = steps * step_seconds[size] + 30 * validation
     return "\n".join(
