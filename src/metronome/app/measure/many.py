@@ -84,9 +84,9 @@ def _measured_cells(row: dict[str, Any]) -> list[str]:
     measured: Any = row["measured"]
     steps = "not known" if plan.total_steps is None else f"{plan.total_steps:,}"
     head = [f"{plan.micro_batch_size:,}", steps]
-    own: Any = None if measured is None else measured.own
-    if own is None or own.times is None:
-        return [*head, "" if own is None else own.why]
+    own: Any = measured.own
+    if own.times is None:
+        return [*head, own.why]
     parts = measured.parts(own)
     training = "not known" if parts is None else seconds_text(sum(parts.values()))
     return [*head, digits(own.times.median * 1e3), training, bytes_text(own.found["memory"]["peak"])]

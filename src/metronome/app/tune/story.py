@@ -75,7 +75,8 @@ def find(config: DictConfig, overrides: list[str], say: Say, seconds: Callable[[
     # 3. Trainings to it.
     trained = _ToTarget(trials, float(target), steps * own, noise_scale, say)
     # However large, as many steps as the configured training; however small, as many samples.
-    most = lambda size: float(plan.total_steps * max(1.0, own / size))  # noqa: E731
+    whole = plan.total_steps
+    most = lambda size: float(whole * max(1.0, own / size))  # noqa: E731
     seeds = [config.seed + i for i in range(config.seeds)]
     of = seconds or seconds_between(step_seconds)
     tuner = trained.tuner = Tuner(trained, of, sizes, seeds, most, config.trials)
