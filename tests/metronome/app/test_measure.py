@@ -74,7 +74,7 @@ def test_layouts_and_no_trace(commands: Commands, forks: Path, tmp_path_factory:
     by_layout: dict[Any, list[Any]] = {}
     for devices, accumulate, samples, step in lines:
         by_layout.setdefault((devices, accumulate), []).append((step, samples))
-    assert by_layout[1, 1][:4] == [(0, 10), (1, 10), (2, 10), (3, 10)]
+    assert by_layout[1, 1][:2] == [(0, 10), (1, 10)]
     assert by_layout[1, 4][:4] == [(0, 3), (0, 3), (0, 2), (0, 2)]
     assert by_layout[2, 1][:2] == [(0, 5), (0, 5)]
 
@@ -90,8 +90,8 @@ def test_out_of_memory_is_told_of_the_layouts_that_need_too_much(
     done = commands("plan", *job, "trainer.accumulate_grad_batches=8")
     rows = {tuple(line.split()[:2]): line for line in done.out.splitlines() if line.split()[:1] in (["1"], ["2"])}
     assert all(rows["1", k].endswith("out of memory") for k in "12"), done.out
-    assert all("out of memory" not in rows["1", k] for k in "48")
-    assert rows["1", "8"].endswith("<- asked for")
+    assert all("out of memory" not in rows["1", k] for k in "48"), done.out
+    assert rows["1", "8"].endswith("<-")
     assert all(len(line) <= 80 for line in done.out.splitlines())
 
     alone = commands("plan", *job, "trainer.accumulate_grad_batches=1")
@@ -153,11 +153,12 @@ def test_rows_of_several_plans_fit_a_terminal() -> None:
 
 @pytest.mark.slow
 def test_memory_is_that_of_the_arithmetic(commands: Commands, forks: Path) -> None:
-    """30 million weights: as much again for the gradients, twice as much for Adam."""
-    wide = ("model=mlp", "model.network.hidden=[5000,5000,500]", "optimizer=adam", "optimizer.fused=false")
+    """28 million weights: as much again for the gradients, and for the momentum, which is updated in place."""
+    wide = ("model=mlp", "model.network.hidden=[5000,5000,500]", "optimizer=momentum", "optimizer.lr=0.001")
     job = ("+experiment=digits", *wide, "data.batch_size=8", "callbacks=none", "logger=none", "measure=true")
     memory = json.loads(commands("plan", *job, "seconds=0.2", "format=json").out)["measured"]["own"]["memory_bytes"]
     weights = 4 * (65 * 5000 + 5001 * 5000 + 5001 * 500 + 501 * 10)
     assert memory["parameters"] == memory["gradients"] == weights
-    assert 2 * weights <= memory["optimizer"] < 2 * weights + 1_000
-    assert 3 * weights < memory["peak"] - memory["before"] < 4.2 * weights
+    assert memory["optimizer"] == weights
+    assert memory["before"] > weights
+    assert 1.95 * weights < memory["peak"] - memory["before"] < 2.5 * weights + 50e6

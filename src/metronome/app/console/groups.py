@@ -10,7 +10,7 @@ HIDDEN = ("base", "hydra")  # which only the others build on, and how a command 
 def folders_of(arguments: Iterable[str], script: str) -> list[Path]:
     """Where a script's configuration lies: `conf` beside `scripts`, and the folders that `--config-dir` adds."""
     folders, words = [Path(script).resolve().parents[1] / "conf"], list(arguments)
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         if word.startswith("--config-dir="):
             folders.append(Path(word.partition("=")[2]))
         elif word in ("--config-dir", "-cd"):

@@ -11,6 +11,7 @@ from metronome.units import InputError, Plan
 from metronome.units.amounts import bytes_text, digits, seconds_text
 
 _WIDTH = 80
+_ABOUT_THE_TABLE = ("measure", "seconds", "format")
 
 
 @dataclass
@@ -50,6 +51,7 @@ class Rows:
         if self.form == "json":
             return json.dumps([_as_dict(row) for row in self.kept], indent=2)
         shared = set.intersection(*(set(row["overrides"]) for row in self.kept)) if len(self.kept) > 1 else set()
+        shared |= {o for row in self.kept for o in row["overrides"] if _key_and_value(o)[0] in _ABOUT_THE_TABLE}
         own = [dict(_key_and_value(o) for o in row["overrides"] if o not in shared) for row in self.kept]
         names = _short_names(list(dict.fromkeys(key for values in own for key in values)))
         measures = any(row.get("measured") is not None for row in self.kept)
@@ -78,13 +80,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
 def _measured_cells(row: dict[str, Any]) -> list[str]:
     if "error" in row:
         return [row["error"]]
-    plan, measured = row["plan"], row["measured"]
+    plan: Plan = row["plan"]
+    measured: Any = row["measured"]
     steps = "not known" if plan.total_steps is None else f"{plan.total_steps:,}"
     head = [f"{plan.micro_batch_size:,}", steps]
-    own: Any = None if measured is None else measured.own
-    if own is None or own.times is None:
-        return [*head, "" if own is None else own.why]
-    parts = measured.parts(own)  # pyright: ignore
+    own: Any = measured.own
+    if own.times is None:
+        return [*head, own.why]
+    parts = measured.parts(own)
     training = "not known" if parts is None else seconds_text(sum(parts.values()))
     return [*head, digits(own.times.median * 1e3), training, bytes_text(own.found["memory"]["peak"])]
 

@@ -13,6 +13,8 @@ def text_of(measured: MeasuredPlan) -> str:
     lines = _of_the_training(measured)
     if len(measured.others) > 1:
         lines += ["", *_table(measured)]
+        if not measured.grows:
+            lines.append("<- as configured; accum.: trainer.accumulate_grad_batches")
     lines += [f"(without {name}, which writes where others look)" for name in measured.left_out]
     return "\n".join(lines)
 
@@ -64,7 +66,7 @@ def _saves(saving: float) -> str:
 
 def _table(measured: MeasuredPlan) -> list[str]:
     first = "batch" if measured.grows else "devices"
-    rows = [(first, "accumulation", "micro-batch", "ms a step", "", "training", "memory", "")]
+    rows = [(first, "accum.", "micro-batch", "ms a step", "", "training", "memory", "")]
     for other in measured.others:
         layout = other.layout
         head = (
@@ -72,7 +74,7 @@ def _table(measured: MeasuredPlan) -> list[str]:
             f"{layout.accumulate:,}",
             f"{layout.micro_batch:,}",
         )
-        mark = "<- asked for" if other is measured.own and not measured.grows else ""
+        mark = "<-" if other is measured.own and not measured.grows else ""
         if other.found is None or other.times is None:
             rows.append((*head, shortened(other.why), "", "", "", mark))
             continue

@@ -134,18 +134,26 @@ class Tuner:
         return any(tried == size for tried, _ in self.steps)
 
     def _more_seeds(self) -> None:
-        """Train those that are close to the fastest with the other seeds, and the cheapest."""
-        close = [(self.mean_steps(*key) * self.seconds(key[0]), key) for key in self.steps if self._came(key)]
-        close.sort()
-        finalists = [key for took, key in close[:_FINALISTS] if took <= _CLOSE * close[0][0]]
-        cheapest = self.cheapest
-        for size, rate in dict.fromkeys([*finalists, (cheapest, self.best[cheapest])]):
-            for seed in self.seeds[1:]:
-                self.ask(size, rate, seed, 1.5 * _LOSES * self.mean_steps(size, rate))
-        for size, rate in finalists:
-            kept = self.best[size]
-            if self._came((size, rate)) and self.mean_steps(size, rate) < self.mean_steps(size, kept):
-                self.best[size] = rate
+        """Train those that are close to the fastest with the other seeds, and the cheapest, until it is settled: one
+        that does not come to the target with another seed gives its place to the next."""
+        for _ in range(_FINALISTS):
+            came = [key for key in self.steps if self._came(key)]
+            close = sorted((self.mean_steps(*key) * self.seconds(key[0]), key) for key in came)
+            finalists = [key for took, key in close[:_FINALISTS] if took <= _CLOSE * close[0][0]]
+            cheapest = self.cheapest
+            wanted = dict.fromkeys([*finalists, (cheapest, self.best[cheapest])])
+            lacking = [key for key in wanted if len(self.steps[key]) < len(self.seeds)]
+            if not lacking:
+                return
+            for size, rate in lacking:
+                cap = 1.5 * _LOSES * self.mean_steps(size, rate)
+                all(self.ask(size, rate, seed, cap) is not None for seed in self.seeds[1:])  # the first lack ends it
+            for size in list(self.best):
+                rates = [rate for tried, rate in self.steps if tried == size and self._came((tried, rate))]
+                if rates:
+                    self.best[size] = min(rates, key=lambda rate: self.mean_steps(size, rate))
+                elif len(self.best) > 1:
+                    del self.best[size]
 
     def _came(self, key: tuple[int, float]) -> bool:
         return bool(self.steps[key]) and None not in self.steps[key].values()

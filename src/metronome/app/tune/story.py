@@ -55,8 +55,6 @@ def find(config: DictConfig, overrides: list[str], say: Say, seconds: Callable[[
     if plan.total_steps is None or plan.total_samples is None:
         raise InputError("tune needs to know how long a training may be; give a budget in epochs, steps or samples")
 
-    total = plan.total_steps
-
     # 1. What may be chosen, and what a step of it takes.
     own, rate = plan.batch_size, float(OmegaConf.select(config, trials.rate_key))
     sizes = candidates(plan.num_samples, own) if config.sizes is None else _given(config.sizes, plan)
@@ -77,7 +75,8 @@ def find(config: DictConfig, overrides: list[str], say: Say, seconds: Callable[[
     # 3. Trainings to it.
     trained = _ToTarget(trials, float(target), steps * own, noise_scale, say)
     # However large, as many steps as the configured training; however small, as many samples.
-    most = lambda size: float(total * max(1.0, own / size))  # noqa: E731
+    whole = plan.total_steps
+    most = lambda size: float(whole * max(1.0, own / size))  # noqa: E731
     seeds = [config.seed + i for i in range(config.seeds)]
     of = seconds or seconds_between(step_seconds)
     tuner = trained.tuner = Tuner(trained, of, sizes, seeds, most, config.trials)

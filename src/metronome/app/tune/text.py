@@ -37,7 +37,7 @@ def first_lines(
     """What is begun with."""
     lines = [f"begins     batch {size:,}, {trials.rate_key} {rate:g}; goes by {trials.monitor}"]
     if not trials.is_constant:
-        lines.append("           at constant rates: what the schedule of the experiment adds is not looked at")
+        lines.append("           at constant rates, without the schedule of the experiment")
     measured = "  ".join(f"{size:,}: {digits(seconds * 1e3)}" for size, seconds in sorted(step_seconds.items()))
     one = steps * step_seconds[size] + 30 * validation
     return "\n".join(
@@ -65,14 +65,14 @@ def table_lines(found: Tuned) -> list[str]:
     tuner = found.tuner
     seconds = {size: tuner.steps_of(size) * tuner.seconds(size) for size in tuner.sizes}
     least, most = min(tuner.best), max(tuner.best)
-    rows = [("batch", "rate", "steps", "samples", "ms a step", "seconds", "")]
+    rows = [("batch", "rate", "steps", "samples", "ms a step", "seconds", "trained")]
     for size in (size for size in tuner.sizes if least <= size <= most):
         steps, known = tuner.steps_of(size), size in tuner.best
         rate = digits(tuner.best[size], 2) if known else "~" + digits(_rate(found, size), 2)
         seeds = len(tuner.steps[size, tuner.best[size]]) if known else 0
         mark = "" if known else "predicted"
         if known:
-            mark = f"trained, {seeds} seed{'s' if seeds > 1 else ''}"
+            mark = f"{seeds} seed{'s' if seeds > 1 else ''}"
             mark += ", fastest" * (size == tuner.fastest) + ", cheapest" * (size == tuner.cheapest)
         rows.append(
             (f"{size:,}", rate, f"{steps:,.0f}", f"{steps * size:,.0f}", digits(tuner.seconds(size) * 1e3),
@@ -81,7 +81,8 @@ def table_lines(found: Tuned) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(6)]
     lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=False)) + f"  {row[6]}" for row in rows]
     scaling = tuner.scaling
-    facts = [f"to {found.trials.monitor} {found.target:g}; seconds are steps times the measured step"]
+    goal = f"{found.trials.monitor} {found.target:g}"
+    facts = [f"trained to {goal} with so many seeds; seconds are steps times the measured step"]
     if found.noise_scale is not None:
         facts.append(f"the noise scale of the gradient is {found.noise_scale:,.0f} samples at the beginning")
     if scaling is not None:
