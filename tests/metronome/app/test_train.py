@@ -34,7 +34,19 @@ def test_result(digits: Done) -> None:
     """Every field of the design, with numbers worked by hand: 1,257 samples / 64 = 20 steps, 15 epochs."""
     result = digits.result
     assert list(result) == [
-        *("status", "experiment", "name", "tags", "overrides", "seed", "plan", "rates", "progress", "metrics", "tested"),
+        *(
+            "status",
+            "experiment",
+            "name",
+            "tags",
+            "overrides",
+            "seed",
+            "plan",
+            "rates",
+            "progress",
+            "metrics",
+            "tested",
+        ),
         "best",
         *("stopped_early", "seconds", "samples_per_second", "peak_memory_bytes", "peak_memory_is_own"),
         *("weights_sha256", "resumed_from"),
