@@ -5,9 +5,9 @@ tr(S)/|G|^2 (McCandlish et al. 2018, arXiv 1812.06162). Single estimates of |G|^
 run the mean of |G|^2/tr(S) is taken, so that no phase counts for its large gradients alone: one over the noise scale,
 as a harmonic mean over the run. tr(S) is a mean of five points in it, since the errors of the two at one point are
 opposite, and their ratio would be too high on average. The error gives the bounds: the lower one by the spread of the
-points; the upper one by what the samples of each would make it where that is less, for the noise scale itself changes
-in a run. Beside gradients of all samples at ten points of a run (digits, two networks, 3 seeds each) it came out low, by a
-factor of 1.1 to 2.9: a batch is called far from it where it is so by a factor of 4 beyond the bound.
+points; the upper one by what the samples of each would make it where that is less, for the noise scale itself changes.
+Beside gradients of all samples at ten points of a run (digits, two networks, 3 seeds each) it came out low, by a factor
+of 1.1 to 2.9: a batch is called far from it where it is so by a factor of 4 beyond the bound.
 
 The best length of a step is gain/curvature of a point: so many times as long, it would have lowered the loss most
 (equation 2.6 there is the same for SGD).
