@@ -110,7 +110,7 @@ class Points:
                 return None
             chosen = _some(sampler.num_samples, wanted, trainer.seed, trainer.logged_step)
             readings = [chosen[: wanted // 4], chosen[wanted // 4 :]]
-            reader: Any = trainer.train_dataloader.dataset
+            reader: Any = trainer.train_dataloader.dataset  # pyright: ignore
             to_device = trainer.fit_loop.epoch_loop.step.ways.to_device
             parts = [to_device(reader.__getitems__(Share(0, part))) for part in readings]
             sizes = [len(part) for part in readings]
