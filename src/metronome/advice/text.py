@@ -4,7 +4,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from metronome.advice.advice import NOTE, Advice
+from metronome.advice.advice import SLOW, Advice
 
 WIDTH = 79
 HEALTHY = "nothing to advise: no sign of a fault"
@@ -33,7 +33,7 @@ def of_a_run(name: str, found: Sequence[Advice], why_little: str = "") -> list[s
         lines += _hanging(f"  {number}. ", advice.symptom)
         lines += _hanging(f"     {'seen':6}", advice.evidence)
         lines += _hanging(f"     {'do':6}", advice.advice)
-        lines += _flags(advice, "     ")
+        lines += _hanging(f"     {'add':6}", advice.flags) if advice.flags else []
     if found and why_little:
         lines += _hanging("  ", f"({why_little})")
     return lines
@@ -48,7 +48,7 @@ def of_many(found: Mapping[str, Sequence[Advice]]) -> list[str]:
         runs = [name for name, advices in found.items() if symptom in {advice.symptom for advice in advices}]
         lines += _hanging(f"{counts[symptom]:5} of {len(found)}  ", symptom)
         lines += _hanging(" " * 13, f"such as {runs[0]}")
-    healthy = sum(not any(advice.weight > NOTE for advice in advices) for advices in found.values())
+    healthy = sum(not any(advice.weight >= SLOW for advice in advices) for advices in found.values())
     return [*lines, f"{healthy:5} of {len(found)}  healthy" + (", but for notes" if lines else "")]
 
 

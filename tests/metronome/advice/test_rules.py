@@ -236,13 +236,14 @@ def test_script(tmp_path: Path, commands: Any) -> None:
     few = commands("advise", "runs")
     assert few.code == 0, few.err
     assert "nothing to advise" in few.out
-    assert "     data.batch_size=64 optimizer.lr=0.5 trainer.max_epochs=20" in " ".join(few.out.split("\n"))
+    assert "     add   data.batch_size=64 optimizer.lr=0.5 trainer.max_epochs=20\n" in few.out
     assert max(map(len, few.out.splitlines())) < 80
     for i in range(4, 8):
         (tmp_path / "runs" / str(i)).mkdir()
         for name in ("result.json", "config.yaml"):
             (tmp_path / "runs" / str(i) / name).write_text((tmp_path / "runs" / str(i - 3) / name).read_text())
     many = commands("advise", "runs")
+    assert "1 of 8  healthy" in many.out
     assert "5 of 8  the batch is far below the noise scale" in many.out
     assert max(map(len, many.out.splitlines())) < 80
     (tmp_path / "runs/0/result.json").write_text("{")

@@ -71,6 +71,11 @@ def test_result(digits: Done) -> None:
     assert 100e6 < result["peak_memory_bytes"] < 10e9
     assert len(result["weights_sha256"]) == 64
     assert set(result["versions"]) == {"python", "torch", "lightning", "metronome"}
+    assert result["watched"]["no_gradients"] is None
+    assert len(result["watched"]["gradients"]["step"]) == 7
+    assert len(result["watched"]["history"]["val"]) == 15
+    assert not [entry for entry in result["advice"] if not entry["symptom"].startswith(("the machine", "steps are"))]
+    assert "\nadvice     " in digits.out
     assert {"train/loss", "val/loss", "val/acc", "test/loss", "test/acc"} <= set(result["metrics"])
 
 

@@ -21,7 +21,7 @@ def batch_too_small(facts: Facts) -> Advice | None:
     if facts.optimizer in ("rprop", "lbfgs") or scale.low < FAR * size:
         return None
     noise = min(scale.value, facts.samples)
-    larger = power_of_two(noise / 2, facts.samples)
+    larger = power_of_two(noise / 2, facts.samples / 8)
     if larger < 2 * size:
         return None
     steps, samples = (1 + noise / larger) / (1 + noise / size), (1 + larger / noise) / (1 + size / noise)

@@ -71,7 +71,7 @@ def overhead(facts: Facts) -> Advice | None:
             f"trainer.accumulate_grad_batches={max(1, facts.accumulate // 2)}",
             SLOW + 20,
         )
-    if scale is None or scale.value < size:
+    if scale is None or scale.low < 2 * size:
         return None
     larger = power_of_two(min(4 * size, fixed / max(each, 1e-9)), min(scale.value, facts.samples))
     if larger < 2 * size:

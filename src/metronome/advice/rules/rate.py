@@ -33,7 +33,9 @@ def diverged(facts: Facts) -> Advice | None:
         if rate is not None
         else f"not finite in step {step:,} (loss {first.get('loss')}){more}",
         words + "; the step's samples are in result.json, nonfinite, to see whether one of them is the cause",
-        joined(lr_flag(facts, 0.1 if not skipped else 0.5), clip if fell_before else ""),
+        joined(
+            lr_flag(facts, 0.5 if skipped else min(0.1, 1 / facts.lr) if facts.lr else 0.1), clip if fell_before else ""
+        ),
         LOST if not skipped else POOR + 60,
     )
 

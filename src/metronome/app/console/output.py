@@ -127,8 +127,10 @@ def show_result(run: Run, content: dict[str, Any]) -> None:
 
 
 def show_advice(content: dict[str, Any]) -> None:
-    """What to do about it; a sweep's jobs have theirs in the results alone."""
-    for line in at_the_end([Advice(**entry) for entry in content["advice"]]):
+    """What to do about it; a sweep's jobs have theirs in the results alone. Of a run that was not watched nobody says
+    that it is healthy."""
+    found = [Advice(**entry) for entry in content.get("advice", ())]
+    for line in at_the_end(found) if found or content.get("watched") else ():
         log.info("%s", line)
 
 

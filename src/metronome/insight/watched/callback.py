@@ -28,7 +28,7 @@ class Watched(Callback):
     of a step goes, and at some 10 steps of a run two gradients of parts of a batch, made beside the training.
 
     From these gradients follow the noise scale of the gradient, and how far along the last step the loss would have
-    been lowest (`beside.py`). They take up to 3 % of what the steps do; other steps are left alone. Weights, metrics
+    been lowest (`beside.py`). They take some 3 % of what the steps do; other steps are left alone. Weights, metrics
     and random numbers stay as they are, to the bit. What was seen before is in each checkpoint.
 
     The gradients are asked of `loss_and_outputs`, which a Classifier or Regressor has; of other modules, under
