@@ -4,6 +4,7 @@ import doctest
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import PROJECT, Commands, run_apart
@@ -58,6 +59,19 @@ def test_make_it_yours(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     assert done.result["progress"]["steps"] == 320
     assert done.result["metrics"]["test/acc"] > 0.9
+
+
+def test_a_table() -> None:
+    """The data set of the guide, as it is written there: 569 samples of 30 features, scaled by the training's."""
+    guide = (PROJECT / "src/project/README.md").read_text()
+    (code,) = [block for block in blocks("python", guide) if "class Table" in block]
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    splits = namespace["Table"](batch_size=50).load()
+    assert [len(part[0]) for part in splits[:3]] == [398, 85, 86]
+    assert abs(splits.train[0].mean(axis=0)).max() < 1e-12
+    assert abs(splits.train[0].std(axis=0) - 1).max() < 1e-12
+    assert abs(splits.val[0].mean(axis=0)).max() > 0.01
 
 
 def commands_in(text: str) -> list[str]:
