@@ -97,7 +97,8 @@ class Facts:
 
     @property
     def batch_grows(self) -> bool:
-        return bool(dig(self.config, "data.batch_growth"))
+        growth = dig(self.config, "data.batch_growth")
+        return bool(growth) and not (isinstance(growth, dict) and growth.get("factor") is None)
 
     @property
     def is_over_mini_batches(self) -> bool:

@@ -42,7 +42,7 @@ def healthy() -> tuple[dict[str, Any], dict[str, Any]]:
     }  # fmt: skip
     config = {
         "experiment": "digits", "overrides": ["+experiment=digits"], "budget": None,
-        "data": {"batch_size": 64, "drop_last": False, "num_workers": 0, "batch_growth": None},
+        "data": {"batch_size": 64, "drop_last": False, "num_workers": 0, "batch_growth": {"factor": None}},
         "model": {"network": {"channels": [32, 32]}},
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05, "scale_lr": "none"},
         "trainer": {"max_epochs": count, "max_steps": -1, "check_val_every_n_epoch": 1, "val_check_interval": 1.0},
