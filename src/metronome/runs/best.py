@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from metronome.runs.monitored import mode_in
 from metronome.runs.names import CONFIG_FILE
 from metronome.runs.overrides import key_and_value
 from metronome.runs.sweeps import own_overrides
@@ -71,9 +72,10 @@ def direction_of(folder: Path, result: dict[str, Any]) -> str:
     if mode := result["best"].get("mode"):
         return mode
     try:
-        return yaml.safe_load((folder / CONFIG_FILE).read_text())["callbacks"]["checkpoint"]["mode"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return "min"
+        config = yaml.safe_load((folder / CONFIG_FILE).read_text())
+    except (OSError, yaml.YAMLError):
+        config = None
+    return mode_in(config if isinstance(config, dict) else {}, result["best"]["monitor"]) or "min"
 
 
 def _rank(value: float, mode: str) -> float:
