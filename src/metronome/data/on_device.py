@@ -30,7 +30,7 @@ class OnDevice:
 
     def __init__(self, wanted: bool | str) -> None:
         self.wanted = wanted
-        self._device: torch.device | None = None
+        self._place: torch.device | None = None
         self._keeps = False
         self._kept: dict[tuple[int, Any], Rows] = {}  # by the identity of the rows in main memory, and their floats
 
@@ -51,8 +51,8 @@ class OnDevice:
         device = trainer.strategy.root_device
         if self.wanted is False or not is_far(device):
             return None
-        if device != self._device:
-            self._device, self._kept = device, {}
+        if device != self._place:
+            self._place, self._kept = device, {}
             self._keeps = self._fit(splits, device, floats) and (self.wanted is True or _may_gather_there(trainer))
         if not self._keeps or not is_rows(dataset):
             return None

@@ -58,7 +58,9 @@ def test_where_none_is_named(runs, why, sweep):
 
 def test_which_way_is_better(tmp_path):
     """As the result says, else as the run's configuration does."""
-    (tmp_path / "config.yaml").write_text("callbacks: {checkpoint: {mode: max}}")
-    assert direction_of(tmp_path, {"best": {}}) == "max"
-    assert direction_of(tmp_path, {"best": {"mode": "min"}}) == "min"
-    assert direction_of(tmp_path / "none", {"best": {}}) == "min"
+    checkpoint = "{monitor: val/foo, mode: max}"
+    (tmp_path / "config.yaml").write_text(f"callbacks: {{checkpoint: {checkpoint}}}")
+    assert direction_of(tmp_path, {"best": {"monitor": "val/foo"}}) == "max"
+    assert direction_of(tmp_path, {"best": {"monitor": "val/acc", "mode": "min"}}) == "min"
+    assert direction_of(tmp_path, {"best": {"monitor": "val/acc"}}) == "max"
+    assert direction_of(tmp_path / "none", {"best": {"monitor": "val/foo"}}) == "min"
