@@ -1,10 +1,12 @@
 """All rules on one run, and what they have to say, what matters most first."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from metronome.advice.advice import Advice
 from metronome.advice.facts import Facts
+from metronome.advice.flags import can_be_typed
 from metronome.advice.rules import batch_and_noise as batch
 from metronome.advice.rules import length, machine, rate
 
@@ -46,7 +48,10 @@ def advise(result: dict[str, Any], config: dict[str, Any]) -> list[Advice]:
 
 def _safely(rule: Callable[[Facts], Advice | None], facts: Facts) -> Advice | None:
     try:
-        return rule(facts)
+        said = rule(facts)
+        if said is not None and said.flags and not can_be_typed(facts, said.flags):
+            return replace(said, flags="")
+        return said
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError):
         return None  # of a result that is damaged, or written by hand
 

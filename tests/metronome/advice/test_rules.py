@@ -42,11 +42,14 @@ def healthy() -> tuple[dict[str, Any], dict[str, Any]]:
     }  # fmt: skip
     config = {
         "experiment": "digits", "overrides": ["+experiment=digits"], "budget": None,
-        "data": {"batch_size": 64, "drop_last": False, "num_workers": 0, "batch_growth": None},
+        "data": {"batch_size": 64, "drop_last": False, "num_workers": 0,
+                 "batch_growth": {"factor": None, "every": "1 epoch", "max": None, "accumulate": True}},
         "model": {"network": {"channels": [32, 32]}},
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05, "scale_lr": "none"},
-        "trainer": {"max_epochs": count, "max_steps": -1, "check_val_every_n_epoch": 1, "val_check_interval": 1.0},
-        "callbacks": {"checkpoint": {"monitor": "val/loss", "mode": "min"}},
+        "trainer": {"max_epochs": count, "max_steps": -1, "check_val_every_n_epoch": 1, "val_check_interval": 1.0,
+                    "gradient_clip_val": None, "accumulate_grad_batches": 1},
+        "num_threads": 1, "monitor": "val/loss", "mode": None,
+        "callbacks": {"checkpoint": {"monitor": "val/loss", "mode": None}},
     }  # fmt: skip
     return result, config
 
@@ -92,6 +95,9 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("steps were not finite", {"result.nonfinite": NOT_FINITE}, "optimizer.lr=0.025 trainer.gradient_clip_val=1", {}),
     ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
      {"result.watched.highest_loss": 9.0}),
+    # Numbers of unlike size, one batch easier than others, and a rate that is too small: nothing has jumped.
+    ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
+     {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12), **history("train_std", [1.0] * 12)}),
     ("the loss oscillates", {**history("val", WILD), **history("train", WILD)}, "optimizer.lr=0.013",
      history("val", [*WILD[:2], *VAL[2:]])),
     ("the loss oscillates", batch(8, **history("val", WILD)), "data.batch_size=32 optimizer.lr=0.05", batch(8)),
@@ -99,10 +105,11 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      "optimizer.lr=1.1", {**STEEP, **history("train", TRAIN_ON)}),
     ("the batch is far below", batch(4), "data.batch_size=64 optimizer.lr=0.5 trainer.max_epochs=20", batch(48)),
     ("the batch is far above", batch(1_257), "data.batch_size=128 optimizer.lr=0.031", batch(256)),
-    ("Rprop on mini-batches", {"config.optimizer._target_": "torch.optim.Rprop"}, "data.batch_size=full",
+    ("Rprop on mini-batches", {"config.optimizer._target_": "torch.optim.Rprop"},
+     "data.batch_size=full trainer.max_epochs=236",
      batch(1_257, **{"config.optimizer._target_": "torch.optim.Rprop"})),
     ("L-BFGS on mini-batches", {"config.optimizer._target_": "metronome.models.optimizers.lbfgs"},
-     "data.batch_size=full", {}),
+     "data.batch_size=full trainer.max_epochs=236", {}),
     ("BatchNorm on micro-batches", {"result.watched.batch_norm": True, "result.plan.micro_batch_size": 4,
                                     "result.plan.accumulate_grad_batches": 16}, "trainer.accumulate_grad_batches=4",
      {"result.watched.batch_norm": True}),
@@ -132,6 +139,8 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("one device waits", {"result.plan.devices": 2, "result.watched.data_ms_of_devices": [0.5, 9.0]}, "",
      {"result.plan.devices": 2, "result.watched.data_ms_of_devices": [0.5, 0.6]}),
     ("the machine is busy", {"result.watched.wall_seconds": 90.0}, "", {"result.watched.wall_seconds": 25.0}),
+    ("the machine is busy", {"result.watched.wall_seconds": 90.0, "result.watched.preempted": 9_000}, "",
+     {"result.watched.wall_seconds": 90.0, "result.watched.preempted": 90}),
     ("more threads", {"result.watched.threads": 4, "result.watched.cpu_seconds": 70.0,
                       "result.watched.step_ms.forward_backward": 1.0, "result.watched.step_ms.data": 0.0},
      "num_threads=1", {"result.watched.threads": 4, "result.watched.cpu_seconds": 70.0}),
@@ -191,6 +200,46 @@ def test_what_matters_most_comes_first_and_explains_the_rest() -> None:
 )  # fmt: skip
 def test_what_another_batch_means_for_rate_and_length(changes: dict[str, Any], flags: str) -> None:
     assert advise(*made(**batch(4, **changes)))[0].flags == flags
+
+
+ACCURACY = [0.3, 0.9, 0.6, 0.95, 0.5, 0.9, 0.6, 0.9, 0.5, 0.9, 0.6, 0.95]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config.monitor": "val/acc", "config.callbacks": {"checkpoint": {"monitor": "val/acc", "mode": None}},
+         "result.best": None},
+        {"result.best": {"monitor": "val/score", "mode": "max", "value": 0.95}},
+        {"result.watched.monitor": "val/score", "result.watched.mode": "max"},
+    ],
+    ids=["by its name", "as the best was chosen", "as it was seen"],
+)  # fmt: skip
+def test_a_metric_of_which_more_is_better_is_no_loss(changes: dict[str, Any]) -> None:
+    """Its mode is open in the configuration: an accuracy that went up from the first epoch on is no over-fitting."""
+    for values in (ACCURACY, sorted(ACCURACY)):
+        assert advise(*made(**changes, **history("val", values), **history("train", TRAIN_ON))) == []
+
+
+def test_a_module_that_makes_its_own_optimizer() -> None:
+    """The group `optimizer` is in each configuration; what is typed of it would change nothing there."""
+    smaller = {**history("val", WILD), **history("train", WILD), "result.watched.lr": 0.002}
+    assert advise(*made(**smaller))[0].flags == ""
+    assert advise(*made(**smaller, **{"config.model.lr": 0.002}))[0].flags == "model.lr=0.0005"
+    given = {"config.model.optimizer": {"lr": 0.05}}  # a scaled rate
+    assert advise(*made(**smaller, **given))[0].flags == "optimizer.lr=0.013"
+
+
+def test_a_batch_that_grows_is_not_judged_by_its_first_size() -> None:
+    assert advise(*made(**batch(4)))
+    assert advise(*made(**batch(4, **{"config.data.batch_growth.factor": 2}))) == []
+
+
+def test_flags_that_cannot_be_typed_are_none() -> None:
+    """Of data written elsewhere: no such key, or the samples of one device's batch."""
+    assert advise(*made(**batch(4)))[0].flags
+    assert advise(*made(**batch(4, **{"config.data": {"path": "x"}})))[0].flags == ""
+    assert advise(*made(**batch(4, **{"config.data.batch_size": 2, "result.plan.devices": 2})))[0].flags == ""
 
 
 def test_damaged_and_old_results() -> None:

@@ -25,8 +25,7 @@ def batch_too_small(facts: Facts) -> Advice | None:
     if larger < 2 * size:
         return None
     steps, samples = (1 + noise / larger) / (1 + noise / size), (1 + larger / noise) / (1 + size / noise)
-    in_steps = dig(facts.config, "budget") is not None and "step" in str(dig(facts.config, "budget"))
-    in_steps = in_steps or (dig(facts.config, "trainer.max_steps") or -1) > 0
+    in_steps = _is_in_steps(facts)
     return Advice(
         "the batch is far below the noise scale",
         f"batches of {size:,} samples, noise scale {_range(scale)}",
@@ -71,7 +70,12 @@ def signs_of_noise(facts: Facts) -> Advice | None:
         f"{names[facts.optimizer]} on mini-batches",
         f"batches of {facts.batch_size:,} of {facts.samples:,} samples",
         "it compares gradients from step to step, so each step must see all samples; or take optimizer=adam",
-        joined("data.batch_size=full", _uncut(facts, facts.samples or 1)),
+        joined(
+            "data.batch_size=full",
+            _uncut(facts, facts.samples or 1),
+            # As many steps, which are all that counts: each is of an epoch now.
+            "" if _is_in_steps(facts) else length_flag(facts, facts.samples / facts.batch_size),  # pyright: ignore
+        ),
         POOR + 20,
     )
 
@@ -146,6 +150,12 @@ def _range(scale: object) -> str:
     low, value, high = (getattr(scale, name) for name in ("low", "value", "high"))
     above = f"to {high:,.0f}" if high < 1e6 else "or more"
     return f"{value:,.0f} ({low:,.0f} {above})" if value < 1e6 else f"{low:,.0f} or more"
+
+
+def _is_in_steps(facts: Facts) -> bool:
+    """Whether the length of the training is given in steps."""
+    budget = dig(facts.config, "budget")
+    return "step" in str(budget) if budget is not None else (dig(facts.config, "trainer.max_steps") or -1) > 0
 
 
 def _uncut(facts: Facts, size: int) -> str:

@@ -9,6 +9,9 @@ from metronome.advice.flags import batch_flags, joined, lr_flag, power_of_two
 
 ROUGH = 0.15  # of its level that the loss moves from one validation to the next
 LONG = 8.0  # times its length that the best step has, where the rate is too small
+JUMP = (
+    10.0  # standard deviations of a step's loss at the end, above it: squares of normal numbers, one a batch, come to 8
+)
 BELOW_NOISE = 2.0  # times the batch that the noise scale must have, for a bigger one to be the remedy
 
 
@@ -53,6 +56,10 @@ def never_came_back(facts: Facts) -> Advice | None:
     if facts.is_diverged or first is None or highest is None or not facts.train or first <= 0:
         return None
     if highest < 1.5 * first or facts.train[-1] < 0.9 * first:
+        return None
+    # That single batches differ is no jump, nor that the first one was easy.
+    spread = facts.train_std[-1] if facts.train_std else first
+    if highest < max(first, facts.train[-1]) + JUMP * spread:
         return None
     return Advice(
         "the loss jumped away and never came back",

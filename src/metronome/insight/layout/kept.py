@@ -27,13 +27,14 @@ class Kept:
     Args:
         module: whose they are.
         apart: modules of it whose buffers are no state of the module's own (those of norms).
+        weights: whether they are kept, which takes as much memory as they do.
     """
 
-    def __init__(self, module: L.LightningModule, apart: Collection[nn.Module] = ()) -> None:
+    def __init__(self, module: L.LightningModule, apart: Collection[nn.Module] = (), weights: bool = True) -> None:
         metrics = {id(part) for metric in module.modules() if isinstance(metric, Metric) for part in metric.modules()}
         owners = {name: owner for name, owner in module.named_modules() if id(owner) not in metrics}
         self._module, self._apart = module, {id(owner) for owner in apart}
-        self._weights = {name: (p, p.detach().clone()) for name, p in module.named_parameters()}
+        self._weights = {name: (p, p.detach().clone()) for name, p in module.named_parameters() if weights}
         self._buffers = {
             _joined(name, key): (owner, key, None if buffer is None else buffer.detach().clone())
             for name, owner in owners.items() for key, buffer in owner._buffers.items()
