@@ -5,6 +5,7 @@ It is here, and not in metronome.app, because Hydra takes plugins from this name
 
 import random
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,15 @@ class _Told:
     def __init__(self, sweeper: Sweeper, launcher: Any) -> None:
         self.sweeper, self.launcher = sweeper, launcher
         self.table: Table | None = None
+        self.leave_results = sweeper.config.hydra.job.config_name != "plan"  # pyright: ignore
         self.failed: list[JobReturn] = []
 
     def launch(self, batch: Any, initial_job_idx: int) -> list[JobReturn]:
-        if self.table is None:  # by now the sweeper knows its jobs, and has kept what it is in its folder
+        # By now the sweeper knows its jobs, and has kept what it is in its folder.
+        if self.table is None and self.leave_results:
             jobs = [job for of_batch in self.sweeper.overrides or [] for job in of_batch]
             self.table = Table(Path(self.sweeper.config.hydra.sweep.dir), jobs, self.launcher)  # pyright: ignore
-        with self.table.at_work():
+        with self.table.at_work() if self.table is not None else nullcontext():
             done = self.launcher.launch(batch, initial_job_idx=initial_job_idx)
         self.failed += [job for job in done if job.status is JobStatus.FAILED]
         return [job for job in done if job.status is not JobStatus.FAILED]

@@ -22,7 +22,8 @@ CONTRACT = Path(__file__).parents[1] / "metronome/training/lightning_contract.js
 # Private names of others than Lightning, which their own tests keep: torch, torchmetrics, numpy, Python, Hydra.
 OTHERS = {
     "_asdict", "_buffers", "_compiled_call_impl", "_computed", "_defaults", "_dynamo", "_enable_grad", "_fields",
-    "_foreach_div_", "_foreach_norm", "_forward_hooks", "_forward_pre_hooks", "_get_default_store", "_mkldnn",
+    "_foreach_div_", "_foreach_lerp_", "_foreach_norm",
+    "_forward_hooks", "_forward_pre_hooks", "_get_default_store", "_mkldnn",
     "_modules", "_parameters", "_version",
     "_amp_foreach_non_finite_check_and_unscale_", "_is_synced", "_last_lr", "_pytree", "_reductions",
     "_return_value", "_root_", "_should_unsync", "_sync_buffers", "_target_", "_to_sync", "_update_count",
@@ -148,7 +149,7 @@ def made_in(name: str) -> bool:
 @cache
 def lightning_source() -> str:
     folder = Path(lightning.__file__).parent / "pytorch"
-    parts = ("callbacks/model_checkpoint.py", "callbacks/progress/progress_bar.py",
+    parts = ("callbacks/model_checkpoint.py", "callbacks/weight_averaging.py", "callbacks/progress/progress_bar.py",
              "callbacks/stochastic_weight_avg.py", "core/module.py", "loops/**/*.py", "strategies/*.py",
              "trainer/**/*.py", "utilities/combined_loader.py")  # fmt: skip
     return "\n".join(path.read_text() for part in parts for path in sorted(folder.glob(part)))

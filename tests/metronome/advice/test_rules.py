@@ -134,7 +134,7 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("accumulation is higher", {**GPU, "result.plan.accumulate_grad_batches": 4}, "trainer.accumulate_grad_batches=1",
      {**GPU, "result.plan.accumulate_grad_batches": 4, "result.peak_memory_bytes": 50 * 2**30}),
     ("most of the memory is idle", batch(32, **GPU), "data.batch_size=64 optimizer.lr=0.08", {**GPU}),
-    ("devices have unequal shares", batch(10, **{"result.plan.devices": 8}), "data.batch_size=8",
+    ("devices have unequal shares", batch(26, **{"result.plan.devices": 8}), "data.batch_size=24",
      batch(64, **{"result.plan.devices": 8})),
     ("one device waits", {"result.plan.devices": 2, "result.watched.data_ms_of_devices": [0.5, 9.0]}, "",
      {"result.plan.devices": 2, "result.watched.data_ms_of_devices": [0.5, 0.6]}),
@@ -233,6 +233,24 @@ def test_a_module_that_makes_its_own_optimizer() -> None:
 def test_a_batch_that_grows_is_not_judged_by_its_first_size() -> None:
     assert advise(*made(**batch(4)))
     assert advise(*made(**batch(4, **{"config.data.batch_growth.factor": 2}))) == []
+
+
+def test_a_run_that_stopped_early_or_is_of_few_batches() -> None:
+    past = {**history("val", PAST), **history("train", TRAIN_ON)}
+    assert advise(*made(**past))
+    assert advise(*made(**past, **{"result.stopped_early": "no better val/loss for 5 validations"})) == []
+    few = {"config.trainer.overfit_batches": 1}
+    assert advise(*made(**past, **few)) == []
+    assert advise(*made(**batch(4, **few))) == []
+    assert advise(*made(**history("val", FALLS), **history("train", FALLS), **few))
+
+
+def test_flags_of_two_pieces_of_advice_go_together() -> None:
+    """BatchNorm and overhead both want another batch: the first has its way."""
+    found = advise(*made(**batch(4, **{"result.watched.batch_norm": True, "result.watched.pass_ms": 20.0})))
+    keys = [flag.partition("=")[0] for advice in found for flag in advice.flags.split()]
+    assert found[0].symptom.startswith("BatchNorm")
+    assert len(keys) == len(set(keys))
 
 
 def test_flags_that_cannot_be_typed_are_none() -> None:

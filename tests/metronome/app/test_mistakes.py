@@ -107,7 +107,6 @@ CONFIG = [
     ("train", [LINEAR, "data.noise=abc"], "data.noise='abc'"),
     ("train", [DIGITS, "model.label_smoothing=2"], "model.label_smoothing=2"),
     ("train", [DIGITS, "~model"], "model has no _target_ to make"),
-    ("plan", [DIGITS, "-m", "seed=0,1"], "a plan is of one run"),
     # machine
     ("train", [DIGITS, "trainer=ddp_cpu", "trainer.devices=9999"], "trainer.devices=9999 processes are more than"),
     ("train", [DIGITS, "trainer.devices=2", "trainer.strategy=ddp_spawn"], "use trainer.strategy=ddp"),
@@ -303,7 +302,7 @@ def test_a_job_of_a_sweep(arguments: list[str], words: str, commands: Commands) 
     """The others are done."""
     done = commands("train", *TINY, "trainer=cpu", "-m", *arguments)
     assert done.code == 1
-    (line,) = [line for line in done.out.splitlines() if "failed" in line]
+    (line,) = [line for line in done.jobs if "failed" in line]
     assert words in line
     assert "Traceback" not in done.out + done.err
     whole(done.folder)

@@ -26,7 +26,7 @@ ROWS = [
         "use scheduler=plateau, where it is a duration",
     ),
     (["optimizer=muon", "optimizer.lr=-1"], "optimizer Muon: Learning rate should be >= 0 but is: -1"),
-    (["optimizer=rprop", "optimizer.step_sizes=[a,b]"], "optimizer.step_sizes=['a', 'b'] is not a pair of numbers"),
+    (["optimizer=rprop", "optimizer.step_sizes=[a,b]"], "optimizer.step_sizes=['a', 'b'] is not a list of numbers"),
     (["optimizer=rprop", "optimizer.etas=[2,1]"], "optimizer Rprop: Invalid eta values: 2, 1"),
     (["optimizer=lbfgs", "optimizer.line_search_fn=wolfe"], "is not known; use strong_wolfe or null"),
 ]

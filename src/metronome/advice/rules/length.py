@@ -15,7 +15,7 @@ def over_fits(facts: Facts) -> Advice | None:
     """The best validation is long past, and the training loss went on falling: what is learnt since is the samples
     themselves (Prechelt 1998, Early Stopping - But When?)."""
     best = best_of(facts)
-    if best is None:
+    if best is None or facts.result.get("stopped_early"):  # it has ended for just that
         return None
     at, value = best
     last = fmean(facts.val[-3:]) if len(facts.val) >= 6 else facts.val[-1]
