@@ -286,6 +286,16 @@ def test_noise_of_a_noisy_estimate_gives_no_verdict() -> None:
         assert not [a for a in advise(*made(**batch(size, **noisy))) if a.symptom.startswith("the batch is far")]
 
 
+def test_a_training_at_rest_gives_no_verdict() -> None:
+    """Its gradient is gone, so that any batch is below the noise: its estimate is below nothing, its bound is not."""
+    gone = {"result.watched.gradients.squared": [0.02, -0.06, 0.03, -0.05] * 3}
+    scale = Gradients.of(made(**gone)[0]["watched"]["gradients"]).noise_scale
+    assert scale is not None
+    assert scale.low > 64 * 8
+    assert scale.value == float("inf")
+    assert advise(*made(**gone)) == []
+
+
 def test_predicted_steps_and_samples() -> None:
     """S = S_min (1 + B_noise/B), E = E_min (1 + B/B_noise), by hand: batches of 4 and 64, a noise scale of 94.8."""
     said = advise(*made(**batch(4)))[0]

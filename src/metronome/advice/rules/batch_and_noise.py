@@ -1,5 +1,7 @@
 """Rules on the batch: against the noise of the gradient, and what sees a batch that is too small or too noisy."""
 
+from math import inf
+
 from metronome.advice.advice import NOTE, POOR, SLOW, Advice
 from metronome.advice.facts import Facts, dig
 from metronome.advice.flags import batch_flags, joined, length_flag, power_of_two
@@ -18,8 +20,8 @@ def batch_too_small(facts: Facts) -> Advice | None:
     size, scale = facts.batch_size, facts.gradients.noise_scale
     if size is None or scale is None or facts.batch_grows or facts.samples is None:
         return None
-    if facts.optimizer in ("rprop", "lbfgs") or scale.low < FAR * size:
-        return None
+    if facts.optimizer in ("rprop", "lbfgs") or scale.low < FAR * size or scale.value == inf:
+        return None  # of a training that has come to rest no gradient is left, and any batch is below its noise
     noise = min(scale.value, facts.samples)
     larger = power_of_two(noise / 2, facts.samples / 8)
     if larger < 2 * size:

@@ -116,7 +116,7 @@ def idle_memory(facts: Facts) -> Advice | None:
     larger = power_of_two(4 * size, min(scale.value, facts.samples))
     return Advice(
         "most of the memory is idle",
-        f"{_gib(peak)} of {_gib(total)} GiB at the most; noise scale {scale.value:,.0f}, batches of {size:,}",
+        f"{_gib(peak)} of {_gib(total)} GiB at the most; noise scale {scale}, batches of {size:,}",
         "larger batches: fewer steps to the same loss",
         batch_flags(facts, larger, scale.value),
         NOTE + 10,

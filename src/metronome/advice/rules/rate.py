@@ -85,7 +85,7 @@ def oscillates(facts: Facts) -> Advice | None:
         if larger >= 2 * size:
             return Advice(
                 "the loss oscillates",
-                f"{evidence}; the batch of {size:,} is below the noise scale of {scale.value:,.0f}",
+                f"{evidence}; the batch of {size:,} is below the noise scale of {scale}",
                 f"it is noise: a bigger batch at the same rate, for {larger // size} times the samples a step; or a "
                 "rate that falls to zero (scheduler=cosine)",
                 batch_flags(facts, larger, 0.0),

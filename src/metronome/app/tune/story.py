@@ -210,4 +210,19 @@ def _reachable(
             rate, best = rate * factor, value
     if not math.isfinite(best):
         raise InputError(f"{trials.monitor} is not finite with rates around {rate:g}; give another {trials.rate_key}")
-    return float(f"{found[rate]:.3g}"), rate, noise_scale
+    return reached(found[rate], trials.sign), rate, noise_scale
+
+
+def reached(value: float, sign: int) -> float:
+    """To three digits, and no better than the value: a training that has it has this.
+
+    Args:
+        sign: 1 where low values are good, or -1.
+
+    >>> reached(0.95294, -1), reached(0.95294, 1), reached(0.30219, 1), reached(0.0, 1)
+    (0.952, 0.953, 0.303, 0.0)
+    """
+    near = float(f"{value:.3g}")
+    if sign * near >= sign * value:
+        return near
+    return float(f"{near + sign * 10.0 ** (math.floor(math.log10(abs(value))) - 2):.3g}")

@@ -17,6 +17,8 @@ from metronome.training.guards.attributes import BOOKS
 _PLAIN = (bool, int, float, str, type(None), Tensor, np.ndarray, list, tuple, dict, set, deque, random.Random,
           np.random.Generator, torch.Generator)  # fmt: skip
 
+_FIXED = (bool, int, float, str)  # never changed in place
+
 
 class Kept:
     """Weights, buffers and plain attributes of a module as they are now.
@@ -51,6 +53,8 @@ class Kept:
         """A copy, in a tuple of one, that shares modules, weights and the Trainer; None of what cannot be copied."""
         if not isinstance(value, _PLAIN):
             return None
+        if value is None or type(value) in _FIXED:
+            return (value,)
         if isinstance(value, torch.Generator):
             return (value.get_state(),)
         trainer: Any = self._module.trainer
