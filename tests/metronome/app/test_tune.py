@@ -247,9 +247,12 @@ class NoRate(L.LightningModule):
         super().__init__()
 
 
-def test_a_module_that_takes_no_optimizer_is_told_what_tune_sets() -> None:
+def test_a_module_that_takes_no_optimizer_is_told_what_tune_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     """And not that an experiment has set what tune has."""
     config = configured("+experiment=linear")
+    own = config.optimizer.lr
+    changed = lambda group, written: "optimizer.lr" if written["optimizer"]["lr"] != own else None  # noqa: E731
+    monkeypatch.setattr("metronome.app.config.foreign.chosen_by_files", changed)
     config.model = {"_target_": f"{__name__}.NoRate", "lr": 0.1}
     with pytest.raises(InputError, match=r"tune sets optimizer.lr, and .*NoRate takes it not"):
         story._trials(config, ["+experiment=linear"])
