@@ -1,10 +1,12 @@
 """All rules on one run, and what they have to say, what matters most first."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from metronome.advice.advice import Advice
-from metronome.advice.facts import Facts
+from metronome.advice.facts import Facts, dig
+from metronome.advice.flags import can_be_typed
 from metronome.advice.rules import batch_and_noise as batch
 from metronome.advice.rules import length, machine, rate
 
@@ -14,6 +16,10 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     length.over_fits, length.learns_little, length.still_falls,
     machine.waits_for_data, machine.validates_long, machine.overhead, machine.finer_than_needed, batch.uneven_devices,
     machine.machine_is_busy, machine.threads_that_do_not_pay, batch.tiny_last_batch, machine.idle_memory,
+)  # fmt: skip
+# Of a run that is to learn a few batches by heart (trainer.overfit_batches), to see whether it can.
+OF_FEW_BATCHES = (
+    rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small, length.learns_little, length.still_falls,
 )  # fmt: skip
 
 # What explains another: where the first is there, the others say the same, or what follows from it.
@@ -35,20 +41,30 @@ def advise(result: dict[str, Any], config: dict[str, Any]) -> list[Advice]:
     A rule that cannot read what it needs says nothing.
     """
     facts = Facts.of(result, config)
-    found = [advice for rule in RULES if (advice := _safely(rule, facts)) is not None]
+    rules = [rule for rule in RULES if rule in OF_FEW_BATCHES or not dig(config, "trainer.overfit_batches")]
+    found = [advice for rule in rules if (advice := _safely(rule, facts)) is not None]
     found.sort(key=lambda advice: -advice.weight)
     kept: list[Advice] = []
     for advice in found:
-        if not any(_explains(earlier, advice) for earlier in kept):
+        if not any(_explains(earlier, advice) or _contradicts(earlier, advice) for earlier in kept):
             kept.append(advice)
     return kept
 
 
 def _safely(rule: Callable[[Facts], Advice | None], facts: Facts) -> Advice | None:
     try:
-        return rule(facts)
+        said = rule(facts)
+        if said is not None and said.flags and not can_be_typed(facts, said.flags):
+            return replace(said, flags="")
+        return said
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError):
         return None  # of a result that is damaged, or written by hand
+
+
+def _contradicts(first: Advice, second: Advice) -> bool:
+    """Whether both set a key: both cannot be typed, and the first matters more."""
+    one, other = ({flag.partition("=")[0] for flag in advice.flags.split()} for advice in (first, second))
+    return bool(one & other)
 
 
 def _explains(first: Advice, second: Advice) -> bool:

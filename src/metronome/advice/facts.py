@@ -6,6 +6,7 @@ from math import isfinite
 from typing import Any
 
 from metronome.advice.gradients import Gradients
+from metronome.runs.monitored import mode_in
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,9 @@ class Facts:
         samples, batch_size, micro_batch_size, devices, accumulate: of the plan.
         steps, epochs: done.
         optimizer: the name of its class, in small letters.
-        lr: as it was asked for, before schedules.
-        val: the metric that is monitored at each validation; `val_steps`: when.
-        val_is_low: whether low values of it are good.
+        lr: as it was asked for, before schedules; `lr_key`: where. None if no key of the configuration sets it.
+        val: the metric that is monitored at each validation; `monitor` its name, `val_steps`: when.
+        val_is_low: whether low values of it are good, as far as anything says so.
         train: the mean training loss between validations; `train_std` the standard deviation of a step's.
         rates: the learning rates there.
         gradients: the evidence of gradients made beside the training.
@@ -37,9 +38,11 @@ class Facts:
     epochs: int = 0
     optimizer: str = ""
     lr: float | None = None
+    lr_key: str = "optimizer.lr"
     val: Sequence[float] = ()
     val_steps: Sequence[int] = ()
     val_epochs: Sequence[int] = ()
+    monitor: str = "val/loss"
     val_is_low: bool = True
     train: Sequence[float] = ()
     train_std: Sequence[float] = ()
@@ -55,7 +58,7 @@ class Facts:
         val, steps, epochs = (history.get(name, []) for name in ("val", "step", "epoch"))
         rows = [row for row in zip(val, steps, epochs, strict=False) if None not in row]
         target = str(dig(config, "optimizer._target_") or "")
-        checkpoint = _table(dig(config, "callbacks.checkpoint"))
+        key, rate = _rate(config, watched)
         return cls(
             config=config,
             result=result,
@@ -66,12 +69,16 @@ class Facts:
             accumulate=_whole(plan.get("accumulate_grad_batches")) or 1,
             steps=_whole(dig(result, "progress.steps")) or 0,
             epochs=_whole(dig(result, "progress.epochs")) or 0,
-            optimizer=target.rpartition(".")[2].lower(),
-            lr=number(dig(config, "optimizer.lr")),
+            optimizer=(target if key == "optimizer.lr" else str(watched.get("optimizer") or target))
+            .rpartition(".")[2]
+            .lower(),
+            lr=rate,
+            lr_key=key,
             val=[row[0] for row in rows],  # pyright: ignore
             val_steps=[int(row[1]) for row in rows],  # pyright: ignore
             val_epochs=[int(row[2]) for row in rows],  # pyright: ignore
-            val_is_low=checkpoint.get("mode") != "max",
+            monitor=_monitor(result, config, watched),
+            val_is_low=_mode(result, config, watched) == "min",
             train=[value for value in history.get("train", []) if value is not None],
             train_std=[value for value in history.get("train_std", []) if value is not None],
             rates=[value for value in history.get("lr", []) if value is not None],
@@ -97,8 +104,8 @@ class Facts:
 
     @property
     def batch_grows(self) -> bool:
-        growth = dig(self.config, "data.batch_growth")
-        return bool(growth) and not (isinstance(growth, dict) and growth.get("factor") is None)
+        growth = dig(self.config, "data.batch_growth")  # always there; without a factor it says that nothing grows
+        return growth.get("factor") not in (None, 1) if isinstance(growth, dict) else bool(growth)
 
     @property
     def is_over_mini_batches(self) -> bool:
@@ -128,6 +135,32 @@ def number(value: Any) -> float | None:
     except ValueError:
         return None
     return found if isfinite(found) else None
+
+
+def _monitor(result: dict[str, Any], config: dict[str, Any], watched: dict[str, Any]) -> str:
+    return str(watched.get("monitor") or dig(result, "best.monitor") or config.get("monitor") or "val/loss")
+
+
+def _mode(result: dict[str, Any], config: dict[str, Any], watched: dict[str, Any]) -> str | None:
+    """`min` or `max` of what was monitored: as the run has seen it, else as its configuration or the name tells. In a
+    configuration it is mostly left open."""
+    seen = watched.get("mode") if watched.get("monitor") else dig(result, "best.mode")
+    return seen or mode_in(config, _monitor(result, config, watched))
+
+
+_RATES = ("optimizer.lr", "model.optimizer.lr", "model.lr", "model.learning_rate")
+
+
+def _rate(config: dict[str, Any], watched: dict[str, Any]) -> tuple[str, float | None]:
+    """The key that sets the rate of the optimizer, and its value. A module may take no notice of the group
+    `optimizer`, which is in each configuration: a flag for it would change nothing."""
+    given, seen = number(dig(config, "optimizer.lr")), number(watched.get("lr"))
+    if isinstance(dig(config, "model.optimizer"), dict) or seen is None:
+        return "optimizer.lr", given
+    for key in _RATES:
+        if number(dig(config, key)) == seen:
+            return key, seen
+    return "", None
 
 
 def _whole(value: Any) -> int | None:

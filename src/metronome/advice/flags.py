@@ -23,8 +23,8 @@ def power_of_two(value: float, at_most: float) -> int:
 
 
 def lr_flag(facts: Facts, factor: float) -> str:
-    """Another learning rate; nothing where the run has no `optimizer.lr` to change."""
-    return "" if facts.lr is None else f"optimizer.lr={rounded(facts.lr * factor)}"
+    """Another learning rate; nothing where the run has no key to change it by."""
+    return "" if facts.lr is None else f"{facts.lr_key}={rounded(facts.lr * factor)}"
 
 
 def batch_flags(facts: Facts, size: int, noise_scale: float) -> str:
@@ -69,6 +69,23 @@ def length_flag(facts: Facts, factor: float = 1.0, epochs: int | None = None) ->
     if isinstance(most := trainer.get("max_epochs"), int) and most > 0:
         return f"trainer.max_epochs={max(1, ceil(most * factor)) if epochs is None else epochs}"
     return ""
+
+
+def can_be_typed(facts: Facts, flags: str) -> bool:
+    """Whether the configuration of the run has the keys, and a batch size there is what a step sees: of a data module
+    written elsewhere it may have none, or it may be of one device."""
+    for flag in flags.split():
+        key = flag.strip("'").partition("=")[0]
+        *way, last = key.split(".")
+        place = dig(facts.config, ".".join(way)) if way else facts.config
+        if not isinstance(place, dict) or last not in place:
+            return False
+        if key == "data.batch_size":
+            given = place[last]
+            whole = facts.samples if given == "full" else given
+            if whole != facts.batch_size and not facts.batch_grows:
+                return False
+    return True
 
 
 def joined(*flags: str) -> str:

@@ -35,6 +35,14 @@ class Range:
     value: float
     high: float
 
+    def __str__(self) -> str:
+        """The estimate; where it is not known from above, the lower bound.
+
+        >>> str(Range(72.0, 1_076.2, 2e4)), str(Range(72.0, inf, inf))
+        ('1,076', '72 or more')
+        """
+        return f"{self.value:,.0f}" if self.value < 1e6 else f"{self.low:,.0f} or more"
+
 
 @dataclass(frozen=True)
 class Gradients:
@@ -60,7 +68,7 @@ class Gradients:
         """In samples; None where there are too few points, or no noise in them.
 
         >>> Gradients([1, 1, 1, 1.2], [80, 80, 80, 80], [1e4] * 4).noise_scale
-        Range(low=72.0, value=76.2, high=80.9)
+        Range(low=71.1, value=76.2, high=82.1)
         """
         traces = [fmean(self.trace[max(0, i - NEAR) : i + NEAR + 1]) for i in range(len(self.trace))]
         points = [(s / t, n) for s, t, n in zip(self.squared, traces, self.samples, strict=True) if t > 0]

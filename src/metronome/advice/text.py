@@ -8,13 +8,18 @@ from metronome.advice.advice import SLOW, Advice
 
 WIDTH = 79
 HEALTHY = "nothing to advise: no sign of a fault"
+HEALTHY_SO_FAR = "nothing to advise, as far as losses and times can tell"
 SHOWN = 3  # at the end of a run; all are in result.json
 
 
-def at_the_end(found: Sequence[Advice]) -> list[str]:
-    """What a run says at its end: of the first three what is seen, and what to add to the command."""
+def at_the_end(found: Sequence[Advice], has_gradients: bool = True) -> list[str]:
+    """What a run says at its end: of the first three what is seen, and what to add to the command.
+
+    Args:
+        has_gradients: whether there were enough to tell a rate or a batch that is far off.
+    """
     if not found:
-        return [f"advice     {HEALTHY}"]
+        return [f"advice     {HEALTHY if has_gradients else HEALTHY_SO_FAR}"]
     lines: list[str] = []
     for i, advice in enumerate(found[:SHOWN]):
         lines += _hanging("advice     " if i == 0 else " " * 11, advice.symptom)

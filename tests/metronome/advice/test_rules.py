@@ -42,11 +42,14 @@ def healthy() -> tuple[dict[str, Any], dict[str, Any]]:
     }  # fmt: skip
     config = {
         "experiment": "digits", "overrides": ["+experiment=digits"], "budget": None,
-        "data": {"batch_size": 64, "drop_last": False, "num_workers": 0, "batch_growth": {"factor": None}},
+        "data": {"batch_size": 64, "drop_last": False, "num_workers": 0,
+                 "batch_growth": {"factor": None, "every": "1 epoch", "max": None, "accumulate": True}},
         "model": {"network": {"channels": [32, 32]}},
         "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.05, "scale_lr": "none"},
-        "trainer": {"max_epochs": count, "max_steps": -1, "check_val_every_n_epoch": 1, "val_check_interval": 1.0},
-        "callbacks": {"checkpoint": {"monitor": "val/loss", "mode": "min"}},
+        "trainer": {"max_epochs": count, "max_steps": -1, "check_val_every_n_epoch": 1, "val_check_interval": 1.0,
+                    "gradient_clip_val": None, "accumulate_grad_batches": 1},
+        "num_threads": 1, "monitor": "val/loss", "mode": None,
+        "callbacks": {"checkpoint": {"monitor": "val/loss", "mode": None}},
     }  # fmt: skip
     return result, config
 
@@ -92,6 +95,9 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("steps were not finite", {"result.nonfinite": NOT_FINITE}, "optimizer.lr=0.025 trainer.gradient_clip_val=1", {}),
     ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
      {"result.watched.highest_loss": 9.0}),
+    # Numbers of unlike size, one batch easier than others, and a rate that is too small: nothing has jumped.
+    ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
+     {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12), **history("train_std", [1.0] * 12)}),
     ("the loss oscillates", {**history("val", WILD), **history("train", WILD)}, "optimizer.lr=0.013",
      history("val", [*WILD[:2], *VAL[2:]])),
     ("the loss oscillates", batch(8, **history("val", WILD)), "data.batch_size=32 optimizer.lr=0.05", batch(8)),
@@ -99,10 +105,11 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      "optimizer.lr=1.1", {**STEEP, **history("train", TRAIN_ON)}),
     ("the batch is far below", batch(4), "data.batch_size=64 optimizer.lr=0.5 trainer.max_epochs=20", batch(48)),
     ("the batch is far above", batch(1_257), "data.batch_size=128 optimizer.lr=0.031", batch(256)),
-    ("Rprop on mini-batches", {"config.optimizer._target_": "torch.optim.Rprop"}, "data.batch_size=full",
+    ("Rprop on mini-batches", {"config.optimizer._target_": "torch.optim.Rprop"},
+     "data.batch_size=full trainer.max_epochs=236",
      batch(1_257, **{"config.optimizer._target_": "torch.optim.Rprop"})),
     ("L-BFGS on mini-batches", {"config.optimizer._target_": "metronome.models.optimizers.lbfgs"},
-     "data.batch_size=full", {}),
+     "data.batch_size=full trainer.max_epochs=236", {}),
     ("BatchNorm on micro-batches", {"result.watched.batch_norm": True, "result.plan.micro_batch_size": 4,
                                     "result.plan.accumulate_grad_batches": 16}, "trainer.accumulate_grad_batches=4",
      {"result.watched.batch_norm": True}),
@@ -127,11 +134,13 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("accumulation is higher", {**GPU, "result.plan.accumulate_grad_batches": 4}, "trainer.accumulate_grad_batches=1",
      {**GPU, "result.plan.accumulate_grad_batches": 4, "result.peak_memory_bytes": 50 * 2**30}),
     ("most of the memory is idle", batch(32, **GPU), "data.batch_size=64 optimizer.lr=0.08", {**GPU}),
-    ("devices have unequal shares", batch(10, **{"result.plan.devices": 8}), "data.batch_size=8",
+    ("devices have unequal shares", batch(26, **{"result.plan.devices": 8}), "data.batch_size=24",
      batch(64, **{"result.plan.devices": 8})),
     ("one device waits", {"result.plan.devices": 2, "result.watched.data_ms_of_devices": [0.5, 9.0]}, "",
      {"result.plan.devices": 2, "result.watched.data_ms_of_devices": [0.5, 0.6]}),
     ("the machine is busy", {"result.watched.wall_seconds": 90.0}, "", {"result.watched.wall_seconds": 25.0}),
+    ("the machine is busy", {"result.watched.wall_seconds": 90.0, "result.watched.preempted": 9_000}, "",
+     {"result.watched.wall_seconds": 90.0, "result.watched.preempted": 90}),
     ("more threads", {"result.watched.threads": 4, "result.watched.cpu_seconds": 70.0,
                       "result.watched.step_ms.forward_backward": 1.0, "result.watched.step_ms.data": 0.0},
      "num_threads=1", {"result.watched.threads": 4, "result.watched.cpu_seconds": 70.0}),
@@ -193,6 +202,64 @@ def test_what_another_batch_means_for_rate_and_length(changes: dict[str, Any], f
     assert advise(*made(**batch(4, **changes)))[0].flags == flags
 
 
+ACCURACY = [0.3, 0.9, 0.6, 0.95, 0.5, 0.9, 0.6, 0.9, 0.5, 0.9, 0.6, 0.95]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"config.monitor": "val/acc", "config.callbacks": {"checkpoint": {"monitor": "val/acc", "mode": None}},
+         "result.best": None},
+        {"result.best": {"monitor": "val/score", "mode": "max", "value": 0.95}},
+        {"result.watched.monitor": "val/score", "result.watched.mode": "max"},
+    ],
+    ids=["by its name", "as the best was chosen", "as it was seen"],
+)  # fmt: skip
+def test_a_metric_of_which_more_is_better_is_no_loss(changes: dict[str, Any]) -> None:
+    """Its mode is open in the configuration: an accuracy that went up from the first epoch on is no over-fitting."""
+    for values in (ACCURACY, sorted(ACCURACY)):
+        assert advise(*made(**changes, **history("val", values), **history("train", TRAIN_ON))) == []
+
+
+def test_a_module_that_makes_its_own_optimizer() -> None:
+    """The group `optimizer` is in each configuration; what is typed of it would change nothing there."""
+    smaller = {**history("val", WILD), **history("train", WILD), "result.watched.lr": 0.002}
+    assert advise(*made(**smaller))[0].flags == ""
+    assert advise(*made(**smaller, **{"config.model.lr": 0.002}))[0].flags == "model.lr=0.0005"
+    given = {"config.model.optimizer": {"lr": 0.05}}  # a scaled rate
+    assert advise(*made(**smaller, **given))[0].flags == "optimizer.lr=0.013"
+
+
+def test_a_batch_that_grows_is_not_judged_by_its_first_size() -> None:
+    assert advise(*made(**batch(4)))
+    assert advise(*made(**batch(4, **{"config.data.batch_growth.factor": 2}))) == []
+
+
+def test_a_run_that_stopped_early_or_is_of_few_batches() -> None:
+    past = {**history("val", PAST), **history("train", TRAIN_ON)}
+    assert advise(*made(**past))
+    assert advise(*made(**past, **{"result.stopped_early": "no better val/loss for 5 validations"})) == []
+    few = {"config.trainer.overfit_batches": 1}
+    assert advise(*made(**past, **few)) == []
+    assert advise(*made(**batch(4, **few))) == []
+    assert advise(*made(**history("val", FALLS), **history("train", FALLS), **few))
+
+
+def test_flags_of_two_pieces_of_advice_go_together() -> None:
+    """BatchNorm and overhead both want another batch: the first has its way."""
+    found = advise(*made(**batch(4, **{"result.watched.batch_norm": True, "result.watched.pass_ms": 20.0})))
+    keys = [flag.partition("=")[0] for advice in found for flag in advice.flags.split()]
+    assert found[0].symptom.startswith("BatchNorm")
+    assert len(keys) == len(set(keys))
+
+
+def test_flags_that_cannot_be_typed_are_none() -> None:
+    """Of data written elsewhere: no such key, or the samples of one device's batch."""
+    assert advise(*made(**batch(4)))[0].flags
+    assert advise(*made(**batch(4, **{"config.data": {"path": "x"}})))[0].flags == ""
+    assert advise(*made(**batch(4, **{"config.data.batch_size": 2, "result.plan.devices": 2})))[0].flags == ""
+
+
 def test_damaged_and_old_results() -> None:
     """Nothing is said of what is not known; and nothing breaks."""
     result, config = healthy()
@@ -217,6 +284,16 @@ def test_noise_of_a_noisy_estimate_gives_no_verdict() -> None:
     assert scale.high == float("inf")
     for size in (8, 1_257):
         assert not [a for a in advise(*made(**batch(size, **noisy))) if a.symptom.startswith("the batch is far")]
+
+
+def test_a_training_at_rest_gives_no_verdict() -> None:
+    """Its gradient is gone, so that any batch is below the noise: its estimate is below nothing, its bound is not."""
+    gone = {"result.watched.gradients.squared": [0.02, -0.06, 0.03, -0.05] * 3}
+    scale = Gradients.of(made(**gone)[0]["watched"]["gradients"]).noise_scale
+    assert scale is not None
+    assert scale.low > 64 * 8
+    assert scale.value == float("inf")
+    assert advise(*made(**gone)) == []
 
 
 def test_predicted_steps_and_samples() -> None:

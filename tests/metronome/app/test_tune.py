@@ -223,3 +223,36 @@ def test_a_folder_of_tune_is_no_run(commands: Commands, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "tune.json").write_text("{}")
     assert runs_in(tmp_path / "runs/linear") == []
+
+
+@pytest.mark.parametrize(("monitor", "sign"), [("val/acc", -1), ("val/loss", 1)])
+def test_the_direction_is_that_of_the_metric(monitor: str, sign: int) -> None:
+    """`mode` is open in the configuration: the metric tells."""
+    given = ["+experiment=digits", f"monitor={monitor}"]
+    assert story._trials(configured(*given), given).sign == sign
+    unknown = ["+experiment=digits", "monitor=val/score"]
+    with pytest.raises(InputError, match="mode=min or mode=max"):
+        story._trials(configured(*unknown), unknown)
+
+
+def test_a_target_is_no_better_than_what_was_reached() -> None:
+    for value in (0.95294, 0.30219, 123.45, 1.0, 3.1e-5):
+        for sign in (1, -1):
+            assert sign * story.reached(value, sign) >= sign * value
+            assert story.reached(value, sign) == pytest.approx(value, rel=0.011)
+
+
+class NoRate(L.LightningModule):
+    def __init__(self, lr: float = 0.1) -> None:
+        super().__init__()
+
+
+def test_a_module_that_takes_no_optimizer_is_told_what_tune_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that an experiment has set what tune has."""
+    config = configured("+experiment=linear")
+    own = config.optimizer.lr
+    changed = lambda group, written: "optimizer.lr" if written["optimizer"]["lr"] != own else None  # noqa: E731
+    monkeypatch.setattr("metronome.app.config.foreign.chosen_by_files", changed)
+    config.model = {"_target_": f"{__name__}.NoRate", "lr": 0.1}
+    with pytest.raises(InputError, match=r"tune sets optimizer.lr, and .*NoRate takes it not"):
+        story._trials(config, ["+experiment=linear"])

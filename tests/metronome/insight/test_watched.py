@@ -10,6 +10,7 @@ import torch
 from jobs import Data, Net, fit, weights
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from metronome.insight import Watched
 from metronome.insight.watched.history import MOST_ROWS, History, Row
@@ -197,4 +198,61 @@ def test_on_two_devices(tmp_path: Path) -> None:
     assert first["gradients"]["step"]
     assert not second["gradients"]["step"]
     assert len(first["data_ms_of_devices"]) == 2
+
+
+class Joined(Asked):
+    """A loss over the outputs of all devices, as contrastive ones are."""
+
+    def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        loss, outputs = super().loss_and_outputs(batch)
+        torch.distributed.all_reduce(outputs.detach().sum())
+        return loss, outputs
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = self.loss_and_outputs(batch)[0]
+        self.log("loss", loss, on_step=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None: ...
+
+
+@pytest.mark.usefixtures("often")
+def test_a_loss_that_talks_to_other_devices_is_not_waited_for(tmp_path: Path) -> None:
+    class Kept(Watched):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_end(trainer, pl_module)
+            torch.save(self.watched["no_gradients"], tmp_path / f"off{trainer.global_rank}")
+
+    fit(model=Joined(), callbacks=[Kept()], devices=2, strategy="ddp_fork", max_epochs=2)
+    assert "talks to the other devices" in torch.load(tmp_path / "off0")
     assert jobs.N  # the data of both
+
+
+class Counts(Asked):
+    """Its loss goes by how often it was asked, and by a metric: neither is a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.losses, self.seen = 0, [], MeanMetric()
+
+    def loss_and_outputs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        self.asked += 1
+        loss, outputs = super().loss_and_outputs(batch)
+        self.losses.append(loss.item())
+        self.seen(len(self.losses))
+        return loss * (1 + 0.01 * self.asked + 0.01 * float(self.seen.compute())), outputs
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.loss_and_outputs(batch)[0]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None: ...
+
+
+@pytest.mark.usefixtures("often")
+def test_what_a_module_counts_stays_as_it_was() -> None:
+    watched = Watched()
+    module, _ = fit(model=Counts(), callbacks=[watched], max_epochs=3)
+    plain, _ = fit(model=Counts(), max_epochs=3)
+    assert len(watched.watched["gradients"]["step"]) >= 2
+    assert (module.asked, module.losses) == (plain.asked, plain.losses)  # pyright: ignore
+    assert torch.equal(weights(module), weights(plain))

@@ -1,5 +1,7 @@
 """Rules on the batch: against the noise of the gradient, and what sees a batch that is too small or too noisy."""
 
+from math import inf
+
 from metronome.advice.advice import NOTE, POOR, SLOW, Advice
 from metronome.advice.facts import Facts, dig
 from metronome.advice.flags import batch_flags, joined, length_flag, power_of_two
@@ -18,15 +20,14 @@ def batch_too_small(facts: Facts) -> Advice | None:
     size, scale = facts.batch_size, facts.gradients.noise_scale
     if size is None or scale is None or facts.batch_grows or facts.samples is None:
         return None
-    if facts.optimizer in ("rprop", "lbfgs") or scale.low < FAR * size:
-        return None
+    if facts.optimizer in ("rprop", "lbfgs") or scale.low < FAR * size or scale.value == inf:
+        return None  # of a training that has come to rest no gradient is left, and any batch is below its noise
     noise = min(scale.value, facts.samples)
     larger = power_of_two(noise / 2, facts.samples / 8)
     if larger < 2 * size:
         return None
     steps, samples = (1 + noise / larger) / (1 + noise / size), (1 + larger / noise) / (1 + size / noise)
-    in_steps = dig(facts.config, "budget") is not None and "step" in str(dig(facts.config, "budget"))
-    in_steps = in_steps or (dig(facts.config, "trainer.max_steps") or -1) > 0
+    in_steps = _is_in_steps(facts)
     return Advice(
         "the batch is far below the noise scale",
         f"batches of {size:,} samples, noise scale {_range(scale)}",
@@ -71,7 +72,12 @@ def signs_of_noise(facts: Facts) -> Advice | None:
         f"{names[facts.optimizer]} on mini-batches",
         f"batches of {facts.batch_size:,} of {facts.samples:,} samples",
         "it compares gradients from step to step, so each step must see all samples; or take optimizer=adam",
-        joined("data.batch_size=full", _uncut(facts, facts.samples or 1)),
+        joined(
+            "data.batch_size=full",
+            _uncut(facts, facts.samples or 1),
+            # As many steps, which are all that counts: each is of an epoch now.
+            "" if _is_in_steps(facts) else length_flag(facts, facts.samples / facts.batch_size),  # pyright: ignore
+        ),
         POOR + 20,
     )
 
@@ -146,6 +152,12 @@ def _range(scale: object) -> str:
     low, value, high = (getattr(scale, name) for name in ("low", "value", "high"))
     above = f"to {high:,.0f}" if high < 1e6 else "or more"
     return f"{value:,.0f} ({low:,.0f} {above})" if value < 1e6 else f"{low:,.0f} or more"
+
+
+def _is_in_steps(facts: Facts) -> bool:
+    """Whether the length of the training is given in steps."""
+    budget = dig(facts.config, "budget")
+    return "step" in str(budget) if budget is not None else (dig(facts.config, "trainer.max_steps") or -1) > 0
 
 
 def _uncut(facts: Facts, size: int) -> str:

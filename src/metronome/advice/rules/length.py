@@ -15,7 +15,7 @@ def over_fits(facts: Facts) -> Advice | None:
     """The best validation is long past, and the training loss went on falling: what is learnt since is the samples
     themselves (Prechelt 1998, Early Stopping - But When?)."""
     best = best_of(facts)
-    if best is None:
+    if best is None or facts.result.get("stopped_early"):  # it has ended for just that
         return None
     at, value = best
     last = fmean(facts.val[-3:]) if len(facts.val) >= 6 else facts.val[-1]
@@ -26,7 +26,7 @@ def over_fits(facts: Facts) -> Advice | None:
     part = facts.val_steps[at] / facts.val_steps[-1]
     return Advice(
         "over-fitting: the best epoch is long past",
-        f"{_monitor(facts)} {value:.4g} in epoch {facts.val_epochs[at]}; {last:.4g} in {facts.val_epochs[-1]}",
+        f"{facts.monitor} {value:.4g} in epoch {facts.val_epochs[at]}; {last:.4g} in {facts.val_epochs[-1]}",
         "end there, with the schedule for it; more data, weight decay, dropout or a smaller network for a better best",
         length_flag(facts, part, epochs=facts.val_epochs[at]),
         POOR,
@@ -48,7 +48,7 @@ def still_falls(facts: Facts) -> Advice | None:
         return None
     return Advice(
         "the loss is still falling at the end",
-        f"{_monitor(facts)} fell by {fall:.0%} in the last quarter, to {facts.val[-1]:.4g}",
+        f"{facts.monitor} fell by {fall:.0%} in the last quarter, to {facts.val[-1]:.4g}",
         "train twice as long",
         length_flag(facts, 2.0),
         POOR - 40,
@@ -75,8 +75,8 @@ def learns_little(facts: Facts) -> Advice | None:
         return None
     flags, words = _larger(facts)
     return Advice(
-        "under-fitting: the training loss rests high",
-        f"training loss {first:.3g} at first, {end:.3g} at the end; {_monitor(facts)} {facts.val[-1]:.3g}",
+        "under-fitting, or noise: the training loss rests high",
+        f"training loss {first:.3g} at first, {end:.3g} at the end; {facts.monitor} {facts.val[-1]:.3g}",
         f"{words}; if nothing changes, the data say no more",
         flags,
         POOR - 30,
@@ -111,7 +111,3 @@ def _larger(facts: Facts) -> tuple[str, str]:
         if isinstance(value, int) and not isinstance(value, bool):
             return f"model.network.{name}={4 * value}", "a larger network"
     return "", "a larger network"
-
-
-def _monitor(facts: Facts) -> str:
-    return str(dig(facts.result, "best.monitor") or "val/loss")

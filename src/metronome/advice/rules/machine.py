@@ -7,6 +7,7 @@ from metronome.advice.flags import batch_flags, power_of_two
 WAITS = 0.3  # of a step, for data
 VALIDATES = 0.3  # of the time
 OVERHEAD = 0.6  # of a pass through the network
+PREEMPTED = 5.0  # times a second that a process has lost its core, where the machine is busy
 LEAST_SECONDS = 2.0  # of a training of which time is worth a word
 
 
@@ -115,7 +116,7 @@ def idle_memory(facts: Facts) -> Advice | None:
     larger = power_of_two(4 * size, min(scale.value, facts.samples))
     return Advice(
         "most of the memory is idle",
-        f"{_gib(peak)} of {_gib(total)} GiB at the most; noise scale {scale.value:,.0f}, batches of {size:,}",
+        f"{_gib(peak)} of {_gib(total)} GiB at the most; noise scale {scale}, batches of {size:,}",
         "larger batches: fewer steps to the same loss",
         batch_flags(facts, larger, scale.value),
         NOTE + 10,
@@ -129,8 +130,11 @@ def machine_is_busy(facts: Facts) -> Advice | None:
     data, step = facts.step_ms.get("data", 0.0), sum(facts.step_ms.values())
     if not facts.on_cpu or cpu is None or not wall or wall < LEAST_SECONDS or data > 0.2 * step:
         return None
-    if cpu / wall > 0.6:
+    if cpu / wall > 0.6 or facts.devices > 1:  # processes wait for one another
         return None
+    preempted = number(facts.watched.get("preempted"))
+    if preempted is not None and preempted < PREEMPTED * wall:
+        return None  # it waits for something else: a disk, a callback of its own
     flags = "num_threads=1" if threads > 1 else ""
     return Advice(
         "the machine is busy with other work",

@@ -9,6 +9,9 @@ from metronome.advice.flags import batch_flags, joined, lr_flag, power_of_two
 
 ROUGH = 0.15  # of its level that the loss moves from one validation to the next
 LONG = 8.0  # times its length that the best step has, where the rate is too small
+JUMP = (
+    10.0  # standard deviations of a step's loss at the end, above it: squares of normal numbers, one a batch, come to 8
+)
 BELOW_NOISE = 2.0  # times the batch that the noise scale must have, for a bigger one to be the remedy
 
 
@@ -54,6 +57,10 @@ def never_came_back(facts: Facts) -> Advice | None:
         return None
     if highest < 1.5 * first or facts.train[-1] < 0.9 * first:
         return None
+    # That single batches differ is no jump, nor that the first one was easy.
+    spread = facts.train_std[-1] if facts.train_std else first
+    if highest < max(first, facts.train[-1]) + JUMP * spread:
+        return None
     return Advice(
         "the loss jumped away and never came back",
         f"{first:.3g} at first, up to {highest:.3g}, {facts.train[-1]:.3g} at the end",
@@ -78,7 +85,7 @@ def oscillates(facts: Facts) -> Advice | None:
         if larger >= 2 * size:
             return Advice(
                 "the loss oscillates",
-                f"{evidence}; the batch of {size:,} is below the noise scale of {scale.value:,.0f}",
+                f"{evidence}; the batch of {size:,} is below the noise scale of {scale}",
                 f"it is noise: a bigger batch at the same rate, for {larger // size} times the samples a step; or a "
                 "rate that falls to zero (scheduler=cosine)",
                 batch_flags(facts, larger, 0.0),

@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from metronome.advice import Advice
+from metronome.advice.gradients import FEWEST
 from metronome.advice.text import at_the_end
 from metronome.app.errors.exits import JobFailed
 from metronome.app.errors.messages import mistake, one_line
@@ -129,8 +130,9 @@ def show_result(run: Run, content: dict[str, Any]) -> None:
 def show_advice(content: dict[str, Any]) -> None:
     """What to do about it; a sweep's jobs have theirs in the results alone. Of a run that was not watched nobody says
     that it is healthy."""
-    found = [Advice(**entry) for entry in content.get("advice", ())]
-    for line in at_the_end(found) if found or content.get("watched") else ():
+    found, watched = [Advice(**entry) for entry in content.get("advice", ())], content.get("watched")
+    has_gradients = bool(watched) and len(watched["gradients"]["squared"]) >= FEWEST
+    for line in at_the_end(found, has_gradients) if found or watched else ():
         log.info("%s", line)
 
 

@@ -13,6 +13,8 @@ from metronome.app.tune.kept import write
 from metronome.app.tune.search import Tuner, candidates, crossing, seconds_between
 from metronome.app.tune.text import Tuned, choice_lines, first_lines, table_lines, trial_line
 from metronome.app.tune.trial import CONFIRM, Trials
+from metronome.runs.monitored import mode_in
+from metronome.training.checkpoints.monitored import check_mode, no_direction
 from metronome.units import InputError, Plan, check_number
 
 _SECONDS, _ROUNDS = 0.2, 3  # of steps measured at each size, and how often
@@ -141,10 +143,20 @@ def _trials(config: DictConfig, overrides: list[str]) -> Trials:
         raise InputError(f"{config.rate_key}={rate} is no rate to begin with; give a number above 0")
     if config.trainer.get("devices") != 1:
         raise InputError("tune trains on one device; use trainer.devices=1, which changes no result")
-    sign = -1 if checkpoint.get("mode") == "max" else 1
+    sign = -1 if _mode(config, monitor) == "max" else 1
     trials = Trials(config, overrides, monitor, sign, config.batch_key, config.rate_key)
     trials.check_keys()
     return trials
+
+
+def _mode(config: DictConfig, monitor: str) -> str:
+    """Raises InputError where neither the configuration nor the metric's name tells."""
+    given = {key: config.get(key) for key in ("monitor", "mode")}
+    entry = OmegaConf.select(config, "callbacks.checkpoint") or {}
+    keys = ("_target_", "monitor", "mode")  # others refer to a run's folder, and there is none
+    mode = mode_in({**given, "callbacks": {"checkpoint": {key: entry.get(key) for key in keys}}}, monitor)
+    check_mode(mode)
+    return mode or no_direction(monitor)
 
 
 def _given(sizes: Any, plan: Plan) -> list[int]:
@@ -198,4 +210,19 @@ def _reachable(
             rate, best = rate * factor, value
     if not math.isfinite(best):
         raise InputError(f"{trials.monitor} is not finite with rates around {rate:g}; give another {trials.rate_key}")
-    return float(f"{found[rate]:.3g}"), rate, noise_scale
+    return reached(found[rate], trials.sign), rate, noise_scale
+
+
+def reached(value: float, sign: int) -> float:
+    """To three digits, and no better than the value: a training that has it has this.
+
+    Args:
+        sign: 1 where low values are good, or -1.
+
+    >>> reached(0.95294, -1), reached(0.95294, 1), reached(0.30219, 1), reached(0.0, 1)
+    (0.952, 0.953, 0.303, 0.0)
+    """
+    near = float(f"{value:.3g}")
+    if sign * near >= sign * value:
+        return near
+    return float(f"{near + sign * 10.0 ** (math.floor(math.log10(abs(value))) - 2):.3g}")

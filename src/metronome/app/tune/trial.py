@@ -103,7 +103,8 @@ class Trials:
         if not self.is_constant:
             config.scheduler = _CONSTANT
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        give_groups(settings, OmegaConf.to_container(config, resolve=False), self.overrides)  # pyright: ignore
+        # What is set here nobody has typed.
+        give_groups(settings, OmegaConf.to_container(self.config, resolve=False), self.overrides)  # pyright: ignore
         settings |= {"callbacks": {}, "logger": {}}
         for name in ("max_epochs", "max_steps", "max_time", "min_epochs", "min_steps"):
             settings["trainer"].pop(name, None)

@@ -17,6 +17,8 @@ from metronome.training.guards.attributes import BOOKS
 _PLAIN = (bool, int, float, str, type(None), Tensor, np.ndarray, list, tuple, dict, set, deque, random.Random,
           np.random.Generator, torch.Generator)  # fmt: skip
 
+_FIXED = (bool, int, float, str)  # never changed in place
+
 
 class Kept:
     """Weights, buffers and plain attributes of a module as they are now.
@@ -27,13 +29,14 @@ class Kept:
     Args:
         module: whose they are.
         apart: modules of it whose buffers are no state of the module's own (those of norms).
+        weights: whether they are kept, which takes as much memory as they do.
     """
 
-    def __init__(self, module: L.LightningModule, apart: Collection[nn.Module] = ()) -> None:
+    def __init__(self, module: L.LightningModule, apart: Collection[nn.Module] = (), weights: bool = True) -> None:
         metrics = {id(part) for metric in module.modules() if isinstance(metric, Metric) for part in metric.modules()}
         owners = {name: owner for name, owner in module.named_modules() if id(owner) not in metrics}
         self._module, self._apart = module, {id(owner) for owner in apart}
-        self._weights = {name: (p, p.detach().clone()) for name, p in module.named_parameters()}
+        self._weights = {name: (p, p.detach().clone()) for name, p in module.named_parameters() if weights}
         self._buffers = {
             _joined(name, key): (owner, key, None if buffer is None else buffer.detach().clone())
             for name, owner in owners.items() for key, buffer in owner._buffers.items()
@@ -50,6 +53,8 @@ class Kept:
         """A copy, in a tuple of one, that shares modules, weights and the Trainer; None of what cannot be copied."""
         if not isinstance(value, _PLAIN):
             return None
+        if value is None or type(value) in _FIXED:
+            return (value,)
         if isinstance(value, torch.Generator):
             return (value.get_state(),)
         trainer: Any = self._module.trainer

@@ -8,15 +8,23 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
+from metronome.insight.layout.kept import Kept
 from metronome.insight.noise_scale.estimate import estimates
 from metronome.training.batches.seeds import remember_generators
+from metronome.training.logged.metrics import remember_metrics
 from metronome.training.precise import most_precise
 
 # One of its points, as a list: |G|^2 and tr(S) of the gradient; then, where a step before is known, what the step was
 # to gain at its start, and its curvature; the loss of these samples after the step.
 NAMES = ("squared", "trace", "gain", "curvature", "loss")
+
+_TALK = (
+    "all_gather", "all_gather_into_tensor", "all_gather_object", "all_reduce", "all_to_all", "all_to_all_single",
+    "barrier", "broadcast", "broadcast_object_list", "gather", "reduce", "reduce_scatter", "reduce_scatter_tensor",
+    "scatter",
+)  # fmt: skip
 
 
 @dataclass
@@ -30,7 +38,8 @@ class Piece:
 
 class Beside:
     """Gradients in evaluation mode, so that they differ by their samples and weights alone: no dropout, and BatchNorm
-    by its running means. Weights, `.grad`, buffers, logged values and random numbers stay as they are.
+    by its running means. Weights, `.grad`, buffers, plain attributes (a counter, a list), torchmetrics, logged
+    values and random numbers stay as they are.
 
     Args:
         module: with `loss_and_outputs(batch)`.
@@ -109,12 +118,14 @@ class Beside:
         module = self.module
         modes = {part: part.training for part in module.modules()}
         buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        # Buffers are put back below, without a look at them, for which a GPU would be waited for.
+        kept, put_metrics_back = Kept(module, apart=list(module.modules()), weights=False), remember_metrics(module)
         put_back, books = remember_generators(self.trainer.strategy.root_device), vars(module)
         logs = {name: books.get(name) for name in ("log", "log_dict")}
         books.update(dict.fromkeys(logs, _say_nothing))
         module.eval()
         try:
-            with torch.enable_grad():
+            with torch.enable_grad(), _hearing_of_nobody():
                 yield
         finally:
             for part, mode in modes.items():
@@ -127,7 +138,29 @@ class Beside:
                     del books[name]
                 else:
                     books[name] = value
+            kept.put_back(weights=False, apart=False)
+            put_metrics_back()
             put_back()
+
+
+@contextmanager
+def _hearing_of_nobody() -> Iterator[None]:
+    """One device measures alone: a loss that asks the others would wait for ever, and raises RuntimeError instead."""
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        yield
+        return
+    talk = {name: getattr(distributed, name) for name in _TALK if hasattr(distributed, name)}
+    try:
+        for name in talk:
+            setattr(distributed, name, _refuse_to_talk)
+        yield
+    finally:
+        for name, function in talk.items():
+            setattr(distributed, name, function)
+
+
+def _refuse_to_talk(*_: Any, **__: Any) -> None:
+    raise RuntimeError("the loss talks to the other devices, and the first one measures alone")
 
 
 def weight_of(module: nn.Module, batch: Any, samples: int) -> float:
