@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--input", metavar="FILE", help="in their place: .csv, .npy, .npz, a picture, a folder of them")
     parser.add_argument("--out", metavar="FILE", help="the table, .csv or .parquet; else in `predictions` of the run")
     parser.add_argument("--top", type=int, metavar="K", help="only the K most probable classes of each sample")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help=CHANGES)
+    parser.add_argument("changes", nargs="*", default=[], metavar="key=value", help=CHANGES)
     arguments = parser.parse_intermixed_args()
 
     from metronome.app.predict import default_table, predict  # only now, so that --help need not wait for torch

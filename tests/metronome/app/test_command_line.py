@@ -140,6 +140,44 @@ def test_no_false_alarm(overrides: tuple[str, ...]) -> None:
     check_types(composed("+experiment=digits", *overrides))
 
 
+OWN_TYPES = """
+import enum, torch
+from typing import Literal
+class Kind(enum.Enum):
+    A = "a"
+def made(
+    tensor: torch.Tensor | None = None, tensors: list[torch.Tensor] = [], word: Literal["1", "2"] = "1",
+    kind: Literal[Kind.A] = Kind.A, rate: float = "auto", count: int = 1,
+): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"tensor": [1.0, 2.0]}, "model.tensor=[1.0, 2.0] is not a tensor or null"),
+        ({"tensors": [1.0]}, "model.tensors=[1.0] is not a list of tensors"),
+        ({"word": 1}, "model.word=1 is not 1 or 2, but a number or a truth value; write model.word=\"'1'\""),
+        ({"count": "${oc.env:COUNT}"}, "model.count='8' is not a whole number, but text; write ${oc.decode:${oc.env:"),
+        ({"kind": "A"}, None),  # a member of an Enum cannot be typed: who takes a word for it knows
+        ({"rate": "auto"}, None),  # what it is anyway
+    ],
+)
+def test_types_of_ones_own(
+    given: dict[str, object], words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_types.py").write_text(OWN_TYPES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COUNT", "8")
+    config = OmegaConf.create({"model": {"_target_": "own_types.made", **given}})
+    if words is None:
+        check_types(config)
+        return
+    with pytest.raises(InputError) as error:
+        check_types(config)
+    assert str(error.value).startswith(words)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("group", sorted(files_by_group([PROJECT / "conf"])))
 def test_every_file_passes(group: str) -> None:
@@ -183,6 +221,15 @@ def test_help(commands: Commands, tmp_path: Path) -> None:
     assert not [line for line in lines if line.startswith("  base ")]
     for heading in ("experiment=...", "study=...", "debug=...", "scheduler=... (constant unless you choose)"):
         assert heading in lines
+
+
+def test_help_has_a_commands_own_keys_first(commands: Commands) -> None:
+    """And no studies, which it does not take."""
+    lines = commands("tune", "--help").out.splitlines()
+    first = lines[lines.index("Main keys, with their values") + 1]
+    assert first.startswith("  target=null ")
+    assert "study=..." not in lines
+    assert max(map(len, lines)) <= 79
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ class Dies(Callback):
             raise RunFailed("it died")
 '''
 # A rate that is much too large: the accuracy goes up and down.
-WILD = (*SMALL, "optimizer.lr=3", "optimizer.momentum=0", "trainer.max_epochs=8", "trainer.on_nonfinite=ignore")
+WILD = (*SMALL, "optimizer.lr=1.5", "optimizer.momentum=0", "trainer.max_epochs=8", "trainer.on_nonfinite=ignore")
 
 
 def accuracies(run: Path) -> dict[int, float]:
