@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("changes", nargs="*", default=[], metavar="key=value", help=CHANGES)
     arguments = parser.parse_intermixed_args()
 
+    from metronome.app.console.output import joined
     from metronome.app.predict import default_table, predict  # only now, so that --help need not wait for torch
     from metronome.app.predicting.table import head
 
@@ -32,7 +33,7 @@ def main() -> None:
     print(f"\nsamples    {len(done):,}")
     if done.metrics:
         print(f"metrics    {'  '.join(f'{name} {value:.4g}' for name, value in sorted(done.metrics.items()))}")
-    print(f"table      {relative(out)}")
+    print(joined("table     ", relative(out)))
 
 
 if __name__ == "__main__":

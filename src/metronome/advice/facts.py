@@ -71,7 +71,8 @@ class Facts:
             val=[row[0] for row in rows],  # pyright: ignore
             val_steps=[int(row[1]) for row in rows],  # pyright: ignore
             val_epochs=[int(row[2]) for row in rows],  # pyright: ignore
-            val_is_low=checkpoint.get("mode") != "max",
+            # Of the result: in the configuration it is null where it was worked out from the metric.
+            val_is_low=(dig(result, "best.mode") or checkpoint.get("mode")) != "max",
             train=[value for value in history.get("train", []) if value is not None],
             train_std=[value for value in history.get("train_std", []) if value is not None],
             rates=[value for value in history.get("lr", []) if value is not None],

@@ -12,7 +12,7 @@ from metronome.app.config.build import choose_budget
 from metronome.app.config.types import check_types
 from metronome.app.console.arguments import made_ready
 from metronome.app.console.groups import files_by_group, what_it_is
-from metronome.app.console.resolvers import register_resolvers, sweep_name, words_of_run
+from metronome.app.console.resolvers import MAX_NAME, register_resolvers, sweep_name, words_of_run
 from metronome.app.errors.extras import how_to_install, missing_package
 from metronome.units import InputError
 
@@ -240,6 +240,10 @@ def test_help_has_a_commands_own_keys_first(commands: Commands) -> None:
         (None, ["data.batch_size=8", "model.network.channels=[8,8]"], "batch_size=8"),  # as much as has room
         ("wide try", ["data.batch_size=128"], "wide_try"),
         ("../up", [], ".._up"),
+        ("--", [], "--"),
+        (" ", [], None),
+        ("a" * 300, [], "a" * MAX_NAME),
+        ("日" * 100, [], "日" * (MAX_NAME // 3)),  # 3 bytes each
     ],
 )
 def test_names_say_what_differs(name: str | None, overrides: list[str], own: str | None) -> None:
@@ -255,3 +259,4 @@ def test_a_name_and_tags(commands: Commands) -> None:
     again = commands("train", *job, "name=wide_try", "tags=[a,b]", "resume=auto")
     assert "finished before" in again.out
     assert sweep_name("wide").split("-")[-1].startswith("wide_")
+    assert "-_" not in sweep_name(" ")

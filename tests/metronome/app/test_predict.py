@@ -130,7 +130,8 @@ def test_where_it_is_written(trained: Done, commands: Commands) -> None:
         (["--input", "broken.npy"], "cannot read broken.npy"),
         (["--out", "table.xls"], "use .csv or .parquet"),
         (["--top", "0"], "--top=0"),
-        (["data.nope=3"], "'data.nope=3' changes nothing"),
+        (["data.nope=3"], "'data.nope=3' changes nothing in the checkpoint's configuration; it has no key data.nope"),
+        (["data.batch_size=0"], "data.batch_size=0 is not a number of samples"),
     ],
 )
 def test_mistakes_in_one_line(arguments: list[str], words: str, checkpoint: str, commands: Commands) -> None:

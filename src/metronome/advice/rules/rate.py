@@ -9,6 +9,7 @@ from metronome.advice.flags import batch_flags, joined, lr_flag, power_of_two
 
 ROUGH = 0.15  # of its level that the loss moves from one validation to the next
 LONG = 8.0  # times its length that the best step has, where the rate is too small
+FEW = 10  # steps
 BELOW_NOISE = 2.0  # times the batch that the noise scale must have, for a bigger one to be the remedy
 
 
@@ -52,6 +53,8 @@ def never_came_back(facts: Facts) -> Advice | None:
     first, highest = facts.first_loss, number(facts.watched.get("highest_loss"))
     if facts.is_diverged or first is None or highest is None or not facts.train or first <= 0:
         return None
+    if facts.steps < FEW:
+        return None  # of so few batches one may be that much harder than another
     if highest < 1.5 * first or facts.train[-1] < 0.9 * first:
         return None
     return Advice(
