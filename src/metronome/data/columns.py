@@ -98,7 +98,11 @@ def _of_frame(source: Any) -> np.ndarray:
             column = "a column" if name is None else f"column {name!r}"
             raise InputError(f"{column} of a data set must hold numbers, and holds {what}")
     if any(missing := [_missing(array) for array in arrays]):
-        found = [f"{count:,} in {'a column' if name is None else f'column {name!r}'}" for name, count in zip(names, missing, strict=True) if count]
+        found = [
+            f"{count:,} in {'a column' if name is None else f'column {name!r}'}"
+            for name, count in zip(names, missing, strict=True)
+            if count
+        ]
         more = f", and in {len(found) - 5:,} more" if len(found) > 5 else ""
         raise InputError(
             f"values are missing: {', '.join(found[:5])}{more}, of {len(source):,} rows; fill them, as with "

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.console import output
 from metronome.app.plan import counted
+from metronome.app.sweeps.direction import mode_of
 from metronome.app.tune.kept import write
 from metronome.app.tune.search import Tuner, candidates, crossing, seconds_between
 from metronome.app.tune.text import Tuned, choice_lines, first_lines, table_lines, trial_line
@@ -141,7 +142,7 @@ def _trials(config: DictConfig, overrides: list[str]) -> Trials:
         raise InputError(f"{config.rate_key}={rate} is no rate to begin with; give a number above 0")
     if config.trainer.get("devices") != 1:
         raise InputError("tune trains on one device; use trainer.devices=1, which changes no result")
-    sign = -1 if checkpoint.get("mode") == "max" else 1
+    sign = -1 if mode_of(config, monitor) == "max" else 1
     trials = Trials(config, overrides, monitor, sign, config.batch_key, config.rate_key)
     trials.check_keys()
     return trials
