@@ -11,7 +11,7 @@ CHANGES = "values of that configuration to change; allow=mypackage,other lets it
 def main() -> None:
     parser = argparse.ArgumentParser(description="Test a checkpoint on the test set of its run.")
     parser.add_argument("checkpoint", help="the file; its run's configuration is inside it")
-    parser.add_argument("changes", default=[], nargs="*", metavar="key=value", help=CHANGES)
+    parser.add_argument("changes", nargs="*", default=[], metavar="key=value", help=CHANGES)
     arguments = parser.parse_args()
 
     from metronome.app.evaluate import evaluate  # only now, so that --help need not wait for torch

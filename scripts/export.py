@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a checkpoint's network as a program that runs by itself.")
     parser.add_argument("checkpoint", help="the file; its run's configuration is inside it")
     parser.add_argument("--to", required=True, metavar="FILE", help=".pt2 (torch.export) or .onnx")
-    parser.add_argument("changes", default=[], nargs="*", metavar="key=value", help=CHANGES)
+    parser.add_argument("changes", nargs="*", default=[], metavar="key=value", help=CHANGES)
     arguments = parser.parse_intermixed_args()
 
     from metronome.app.export import export  # only now, so that --help need not wait for torch

@@ -16,9 +16,10 @@ def main() -> None:
     parser.add_argument("--input", metavar="FILE", help="in their place: .csv, .npy, .npz, a picture, a folder of them")
     parser.add_argument("--out", metavar="FILE", help="the table, .csv or .parquet; else in `predictions` of the run")
     parser.add_argument("--top", type=int, metavar="K", help="only the K most probable classes of each sample")
-    parser.add_argument("changes", default=[], nargs="*", metavar="key=value", help=CHANGES)
+    parser.add_argument("changes", nargs="*", default=[], metavar="key=value", help=CHANGES)
     arguments = parser.parse_intermixed_args()
 
+    from metronome.app.console.output import joined
     from metronome.app.predict import default_table, predict  # only now, so that --help need not wait for torch
     from metronome.app.predicting.table import head
 
@@ -32,7 +33,7 @@ def main() -> None:
     print(f"\nsamples    {len(done):,}")
     if done.metrics:
         print(f"metrics    {'  '.join(f'{name} {value:.4g}' for name, value in sorted(done.metrics.items()))}")
-    print(f"table      {relative(out)}")
+    print(joined("table     ", relative(out)))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,8 @@ def _changed(config: dict[str, Any], changes: list[str]) -> dict[str, Any]:
         for parent in parents:
             owner = owner.get(parent) if isinstance(owner, dict) else None
         if not equals or not isinstance(owner, dict) or name not in owner:
-            raise InputError(f"'{change}' changes nothing in the checkpoint's configuration; write key=value")
+            how = f"it has no key {key.lstrip('+~')}" if equals else "write key=value"
+            raise InputError(f"'{change}' changes nothing in the checkpoint's configuration; {how}")
         owner[name] = _merged(owner[name], _value(change, text))
     return config
 

@@ -43,6 +43,11 @@ def as_tensor(column: Any) -> Tensor:
         return _usable(column)
     if _is_frame(column) or _is_series(column):
         column = _of_frame(column)
+    if isinstance(column, np.ma.MaskedArray) and (masked := int(np.ma.count_masked(column))):
+        raise InputError(
+            f"values are missing: {masked:,} of an array are masked; fill them, as with x.filled(0), or leave their "
+            "samples out"
+        )
     if column.dtype.kind not in "biufc":
         raise InputError(f"a column of a data set must hold numbers, and this one holds {_what(column)}")
     if not column.dtype.isnative or column.dtype in _LONG:
@@ -90,9 +95,14 @@ def _of_frame(source: Any) -> np.ndarray:
     for name, array in zip(names, arrays, strict=True):
         if array.dtype.kind not in "biufc" and not _lacks_only_values(array):
             what = _what(array, is_alone=len(arrays) == 1)
-            raise InputError(f"column {name!r} of a data set must hold numbers, and holds {what}")
+            column = "a column" if name is None else f"column {name!r}"
+            raise InputError(f"{column} of a data set must hold numbers, and holds {what}")
     if any(missing := [_missing(array) for array in arrays]):
-        found = [f"{count:,} in column {name!r}" for name, count in zip(names, missing, strict=True) if count]
+        found = [
+            f"{count:,} in {'a column' if name is None else f'column {name!r}'}"
+            for name, count in zip(names, missing, strict=True)
+            if count
+        ]
         more = f", and in {len(found) - 5:,} more" if len(found) > 5 else ""
         raise InputError(
             f"values are missing: {', '.join(found[:5])}{more}, of {len(source):,} rows; fill them, as with "

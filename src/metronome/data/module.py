@@ -186,7 +186,7 @@ class DataModule(L.LightningDataModule):
         if self._predicts_a_split:
             size = size or self._batch_size_to_evaluate()
         else:
-            size = size or (int(self.batch_size) if str(self.batch_size).isdigit() else 256)
+            size = size or (int(self.batch_size) if str(self.batch_size).isdigit() else 0) or 256
         if isinstance(trainer, Trainer):
             size = micro_batch_size(size, trainer.world_size, trainer.accumulate) * trainer.world_size
         sampler = EvaluationSampler(len(dataset), size, devices=trainer.world_size, rank=trainer.global_rank)
@@ -219,7 +219,7 @@ class DataModule(L.LightningDataModule):
         return self.trainer
 
     def _batch_size_to_evaluate(self) -> int:
-        if str(self.batch_size).isdigit():
+        if str(self.batch_size).isdigit() and int(self.batch_size) > 0:
             return int(self.batch_size)
         return 256 if self.splits.train is None else self.schedule.at(0)
 

@@ -1,6 +1,7 @@
 """Overrides: the words in which a run was asked for."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 # Keys of those that say how to go on or where to, not what the run is.
 GOING_ON = ("ckpt_path", "resume", "trials", "run_dir")
@@ -15,6 +16,23 @@ def key_and_value(override: str) -> tuple[str, str]:
     """
     key, _, value = override.replace("\\", "").partition("=")  # in the jobs of a sweep Hydra escapes some letters
     return key.lstrip("+~"), value.strip("'\"")
+
+
+def in_a_sweep(override: str) -> str:
+    """An override as Hydra writes it into the jobs of a sweep.
+
+    >>> in_a_sweep("test=false"), in_a_sweep("optimizer.lr=1e-3"), in_a_sweep("model.network.hidden=[8, 8]")
+    ('test=False', 'optimizer.lr=0.001', 'model.network.hidden=[8,8]')
+    """
+    key, equals, value = override.partition("=")
+    if value.lower() in ("true", "false"):
+        value = value.capitalize()
+    elif value.startswith("["):
+        value = value.replace(" ", "")
+    else:
+        with suppress(ValueError):
+            value = str(int(value) if value.lstrip("+-").isdecimal() else float(value))
+    return f"{key}{equals}{value}"
 
 
 def what_it_is(overrides: Iterable[str]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from metronome.runs.names import SWEEP_FILE
-from metronome.runs.overrides import what_it_is
+from metronome.runs.overrides import in_a_sweep, what_it_is
 
 
 def sweep_record(sweeper: Any, overrides: Iterable[str]) -> dict[str, Any]:
@@ -39,8 +39,14 @@ def newest_sweep(base: Path, sweep: dict[str, Any]) -> Path | None:
     return max(same, key=lambda folder: (folder / SWEEP_FILE).stat().st_mtime_ns, default=None)
 
 
+def of_all_jobs(sweep: Path) -> list[str]:
+    """The overrides of all jobs of a sweep, as they were typed and as its jobs have them."""
+    typed = (sweep_of(sweep) or {"overrides": []})["overrides"]
+    return list(dict.fromkeys([*typed, *map(in_a_sweep, typed)]))
+
+
 def own_overrides(job: Iterable[str], sweep: Path) -> list[str]:
     """The overrides of a sweep's job that are not those of all its jobs."""
-    of_all = (sweep_of(sweep) or {"overrides": []})["overrides"]
+    of_all = of_all_jobs(sweep)
     own = (o.replace("\\", "") for o in what_it_is(job))  # Hydra puts some in
     return [o for o in own if o not in of_all and not o.startswith("+study=")]

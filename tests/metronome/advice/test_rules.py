@@ -98,6 +98,8 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     # Numbers of unlike size, one batch easier than others, and a rate that is too small: nothing has jumped.
     ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
      {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12), **history("train_std", [1.0] * 12)}),
+    ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
+     {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12), "result.progress.steps": 3}),
     ("the loss oscillates", {**history("val", WILD), **history("train", WILD)}, "optimizer.lr=0.013",
      history("val", [*WILD[:2], *VAL[2:]])),
     ("the loss oscillates", batch(8, **history("val", WILD)), "data.batch_size=32 optimizer.lr=0.05", batch(8)),
@@ -274,6 +276,14 @@ def test_damaged_and_old_results() -> None:
     old = {**result, "nonfinite": NOT_FINITE, "status": "failed"}
     del old["watched"]
     assert [advice.symptom for advice in advise(old, config)] == ["the loss diverged"]
+
+
+def test_the_direction_is_that_of_the_result() -> None:
+    """In the configuration it is null where it was worked out: an accuracy that rises is no over-fitting."""
+    rises = {**history("val", [1 - v / 3 for v in VAL]), "config.callbacks.checkpoint.mode": None}
+    best = {"monitor": "val/acc", "mode": "max", "value": 0.83}
+    assert advise(*made(**rises, **{"result.best": best})) == []
+    assert advise(*made(**rises, **{"result.best": best | {"mode": "min"}}))[0].symptom.startswith("over-fitting")
 
 
 def test_noise_of_a_noisy_estimate_gives_no_verdict() -> None:

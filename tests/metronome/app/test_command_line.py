@@ -12,7 +12,7 @@ from metronome.app.config.build import choose_budget
 from metronome.app.config.types import check_types
 from metronome.app.console.arguments import made_ready
 from metronome.app.console.groups import files_by_group, what_it_is
-from metronome.app.console.resolvers import register_resolvers, sweep_name, words_of_run
+from metronome.app.console.resolvers import MAX_NAME, register_resolvers, sweep_name, words_of_run
 from metronome.app.errors.extras import how_to_install, missing_package
 from metronome.units import InputError
 
@@ -140,6 +140,44 @@ def test_no_false_alarm(overrides: tuple[str, ...]) -> None:
     check_types(composed("+experiment=digits", *overrides))
 
 
+OWN_TYPES = """
+import enum, torch
+from typing import Literal
+class Kind(enum.Enum):
+    A = "a"
+def made(
+    tensor: torch.Tensor | None = None, tensors: list[torch.Tensor] = [], word: Literal["1", "2"] = "1",
+    kind: Literal[Kind.A] = Kind.A, rate: float = "auto", count: int = 1,
+): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"tensor": [1.0, 2.0]}, "model.tensor=[1.0, 2.0] is not a tensor or null"),
+        ({"tensors": [1.0]}, "model.tensors=[1.0] is not a list of tensors"),
+        ({"word": 1}, "model.word=1 is not 1 or 2, but a number or a truth value; write model.word=\"'1'\""),
+        ({"count": "${oc.env:COUNT}"}, "model.count='8' is not a whole number, but text; write ${oc.decode:${oc.env:"),
+        ({"kind": "A"}, None),  # a member of an Enum cannot be typed: who takes a word for it knows
+        ({"rate": "auto"}, None),  # what it is anyway
+    ],
+)
+def test_types_of_ones_own(
+    given: dict[str, object], words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_types.py").write_text(OWN_TYPES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COUNT", "8")
+    config = OmegaConf.create({"model": {"_target_": "own_types.made", **given}})
+    if words is None:
+        check_types(config)
+        return
+    with pytest.raises(InputError) as error:
+        check_types(config)
+    assert str(error.value).startswith(words)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("group", sorted(files_by_group([PROJECT / "conf"])))
 def test_every_file_passes(group: str) -> None:
@@ -185,6 +223,15 @@ def test_help(commands: Commands, tmp_path: Path) -> None:
         assert heading in lines
 
 
+def test_help_has_a_commands_own_keys_first(commands: Commands) -> None:
+    """And no studies, which it does not take."""
+    lines = commands("tune", "--help").out.splitlines()
+    first = lines[lines.index("Main keys, with their values") + 1]
+    assert first.startswith("  target=null ")
+    assert "study=..." not in lines
+    assert max(map(len, lines)) <= 79
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "own"),
     [
@@ -193,6 +240,10 @@ def test_help(commands: Commands, tmp_path: Path) -> None:
         (None, ["data.batch_size=8", "model.network.channels=[8,8]"], "batch_size=8"),  # as much as has room
         ("wide try", ["data.batch_size=128"], "wide_try"),
         ("../up", [], ".._up"),
+        ("--", [], "--"),
+        (" ", [], None),
+        ("a" * 300, [], "a" * MAX_NAME),
+        ("日" * 100, [], "日" * (MAX_NAME // 3)),  # 3 bytes each
     ],
 )
 def test_names_say_what_differs(name: str | None, overrides: list[str], own: str | None) -> None:
@@ -208,3 +259,4 @@ def test_a_name_and_tags(commands: Commands) -> None:
     again = commands("train", *job, "name=wide_try", "tags=[a,b]", "resume=auto")
     assert "finished before" in again.out
     assert sweep_name("wide").split("-")[-1].startswith("wide_")
+    assert "-_" not in sweep_name(" ")

@@ -245,7 +245,8 @@ def test_flag(arguments: list[str], words: str, commands: Commands) -> None:
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
-        ("evaluate", [], "the following arguments are required: checkpoint"),
+        ("evaluate", [], "the following arguments are required: checkpoint; --help"),
+        ("export", [], "the following arguments are required: checkpoint, --to; --help"),
         ("evaluate", ["x.ckpt", "--nope"], "unrecognized arguments: --nope"),
         ("benchmark", ["--steps=x"], "argument --steps: invalid int value: 'x'"),
         ("benchmark", ["--steps=0"], "--steps=0 is not a number of steps from 1 up"),

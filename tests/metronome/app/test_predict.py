@@ -129,12 +129,19 @@ def test_where_it_is_written(trained: Done, commands: Commands) -> None:
         (["--input", "several.npz"], "several.npz has the arrays a, b; give one of inputs"),
         (["--input", "broken.npy"], "cannot read broken.npy"),
         (["--out", "table.xls"], "use .csv or .parquet"),
+        (["--out", "folder.csv"], "folder.csv is a folder; name a file in it"),
+        (["--input", "semicolons.csv"], "semicolons.csv has ';' between its values; write commas"),
+        (["--input", "nothing.csv"], "error: nothing.csv is empty"),
         (["--top", "0"], "--top=0"),
-        (["data.nope=3"], "'data.nope=3' changes nothing"),
+        (["data.nope=3"], "'data.nope=3' changes nothing in the checkpoint's configuration; it has no key data.nope"),
+        (["data.batch_size=0"], "data.batch_size=0 is not a number of samples"),
     ],
 )
 def test_mistakes_in_one_line(arguments: list[str], words: str, checkpoint: str, commands: Commands) -> None:
     (commands.folder / "empty").mkdir()
+    (commands.folder / "folder.csv").mkdir()
+    (commands.folder / "semicolons.csv").write_text("1;2\n3;4\n")
+    (commands.folder / "nothing.csv").touch()
     (commands.folder / "words.csv").write_text("a,b\n1,2\n1,two\n")
     (commands.folder / "ragged.csv").write_text("1,2\n1\n")
     (commands.folder / "narrow.csv").write_text("1,2\n3,4\n")
@@ -143,6 +150,12 @@ def test_mistakes_in_one_line(arguments: list[str], words: str, checkpoint: str,
     done = commands("predict", checkpoint, *arguments)
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert words in done.err
+
+
+def test_a_table_as_a_spreadsheet_saves_it(tmp_path: Path) -> None:
+    """With a mark of its encoding at the beginning, which makes no heading of the first row."""
+    (tmp_path / "marked.csv").write_text("\ufeff1,2\n3,4\n", encoding="utf-8")
+    assert read_samples(tmp_path / "marked.csv", None).inputs.tolist() == [[1, 2], [3, 4]]
 
 
 # ---- modules and data of one's own -----------------------------------------------------------------------

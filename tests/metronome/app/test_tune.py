@@ -204,6 +204,14 @@ def test_a_module_written_elsewhere_by_the_keys_that_it_has() -> None:
     assert any("model.lr=" in line for line in choice_lines(found))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "sign"), [((), 1), (("monitor=val/acc",), -1), (("monitor=own", "mode=max"), -1)]
+)
+def test_which_way_is_better(overrides: tuple[str, ...], sign: int) -> None:
+    """An accuracy is to rise, though nobody has typed so."""
+    assert story._trials(configured(*QUICK, *overrides), []).sign == sign
+
+
 def test_many_runs_are_refused(commands: Commands) -> None:
     done = commands("tune", *QUICK, "-m", "seed=0,1")
     assert (done.code, done.out) == (2, "")

@@ -153,6 +153,23 @@ def test_text_names_its_column(library: str) -> None:
     assert "column 'kind' of a data set must hold numbers, and holds text ('cat'); encode it" in str(error.value)
 
 
+def test_masked_values_are_missing() -> None:
+    """What lies below a mask is no value."""
+    array = np.ma.masked_array(np.ones((3, 2)), mask=[[0, 1]] * 3)
+    with pytest.raises(InputError, match=r"^values are missing: 3 of an array are masked; fill them"):
+        as_tensor(array)
+    assert as_tensor(array.filled(0)).sum() == 3
+    assert as_tensor(np.ma.masked_array(np.ones(3))).sum() == 3
+
+
+def test_a_series_without_a_name() -> None:
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(InputError, match=r"^a column of a data set must hold numbers, and holds text \('cat'\)"):
+        as_tensor(pandas.Series(["cat"]))
+    with pytest.raises(InputError, match=r"^values are missing: 1 in a column, of 2 rows"):
+        as_tensor(pandas.Series([1.0, None]))
+
+
 def test_what_pandas_alone_has() -> None:
     pandas = pytest.importorskip("pandas")
     whole = pandas.array([1, 2, 3], dtype="Int64")

@@ -1,8 +1,11 @@
 """Overrides: what they say of a run, and what they do not."""
 
+from pathlib import Path
+
 import pytest
 
-from metronome.runs.overrides import key_and_value, what_it_is
+from metronome.runs.overrides import in_a_sweep, key_and_value, what_it_is
+from metronome.runs.sweeps import own_overrides, write_sweep
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,12 @@ def test_key_and_value(override: str, key: str, value: str) -> None:
 )
 def test_what_a_run_is(override: str, says: bool) -> None:
     assert what_it_is(["b=0", override]) == sorted(["b=0"] + [override] * says)
+
+
+def test_the_jobs_of_a_sweep_do_not_repeat_what_all_have(tmp_path: Path) -> None:
+    """Hydra writes values in its own way."""
+    typed = ["test=false", "optimizer.lr=1e-3", "tags=[a, b]", "budget='2 steps'", "name=x", "seed=0,1"]
+    assert list(map(in_a_sweep, typed[:3])) == ["test=False", "optimizer.lr=0.001", "tags=[a,b]"]
+    write_sweep(tmp_path, {"overrides": typed, "sweeper": "x", "params": {}, "jobs": []})
+    job = ["test=False", "optimizer.lr=0.001", "tags=[a,b]", "budget='2 steps'", "name=x", "seed=0"]
+    assert own_overrides(job, tmp_path) == ["seed=0"]

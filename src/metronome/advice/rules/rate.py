@@ -9,9 +9,9 @@ from metronome.advice.flags import batch_flags, joined, lr_flag, power_of_two
 
 ROUGH = 0.15  # of its level that the loss moves from one validation to the next
 LONG = 8.0  # times its length that the best step has, where the rate is too small
-JUMP = (
-    10.0  # standard deviations of a step's loss at the end, above it: squares of normal numbers, one a batch, come to 8
-)
+# Standard deviations of a step's loss at the end, above it: squares of normal numbers, one a batch, come to 8.
+JUMP = 10.0
+FEW = 10  # steps, of which one batch may be that much harder than another
 BELOW_NOISE = 2.0  # times the batch that the noise scale must have, for a bigger one to be the remedy
 
 
@@ -54,6 +54,8 @@ def never_came_back(facts: Facts) -> Advice | None:
     al. 2020, arXiv 2003.02218)."""
     first, highest = facts.first_loss, number(facts.watched.get("highest_loss"))
     if facts.is_diverged or first is None or highest is None or not facts.train or first <= 0:
+        return None
+    if facts.steps < FEW:
         return None
     if highest < 1.5 * first or facts.train[-1] < 0.9 * first:
         return None

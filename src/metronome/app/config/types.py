@@ -63,13 +63,19 @@ def _check_within(parent: DictConfig | ListConfig, key: Any, where: str) -> None
     for name in keys:
         parameter = parameters.get(str(name))
         value = _UNKNOWN if parameter is None else _value(node, name)
-        if parameter is not None and value is not _UNKNOWN and (value is not None or parameter.default is not None):
-            _check(_typed_at(node, name) or f"{where}.{name}", value, parameter.annotation)
+        if parameter is not None and value is not _UNKNOWN and not _is_default(value, parameter.default):
+            key = _typed_at(node, name) or f"{where}.{name}"
+            _check(key, value, parameter.annotation, _is_from_outside(node, name))
     for name in keys:
         _check_within(node, name, f"{where}.{name}")
 
 
 _UNKNOWN = object()
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether it is what would be taken anyway, whatever the annotation says: `lr: float = "auto"`."""
+    return type(value) is type(default) and (value is None or (isinstance(value, _PLAIN) and value == default))
 
 
 def _value(parent: Any, key: Any) -> Any:
@@ -86,6 +92,11 @@ def _typed_at(parent: Any, key: Any) -> str | None:
     raw = OmegaConf.to_container(parent, resolve=False)[key]  # pyright: ignore
     found = re.fullmatch(r"\$\{([a-z_]\w*(?:\.\w+)*)\}", raw) if isinstance(raw, str) else None
     return found[1] if found else None
+
+
+def _is_from_outside(parent: Any, key: Any) -> bool:
+    """Whether it is read from the environment, where all is text."""
+    return "${oc.env:" in str(OmegaConf.to_container(parent, resolve=False)[key])  # pyright: ignore
 
 
 def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
@@ -117,7 +128,7 @@ def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
 # ---- one value ------------------------------------------------------------------------------------------
 
 
-def _check(key: str, value: Any, hint: Any) -> None:
+def _check(key: str, value: Any, hint: Any, from_outside: bool = False) -> None:
     alternatives = list(_alternatives(hint))
     if Duration in alternatives and isinstance(value, str | int | float) and not isinstance(value, bool):
         try:
@@ -128,7 +139,8 @@ def _check(key: str, value: Any, hint: Any) -> None:
     if sum(len(get_args(part)) for part in alternatives if get_origin(part) is Literal) > _MOST_LISTED:
         return  # of so many words only their owner knows which to show
     if not _fits_one(value, alternatives):
-        raise InputError(f"{key}={_shown(value)} {_is_not(alternatives)}{_write(value, alternatives)}")
+        how = ", but text; write ${oc.decode:${oc.env:...}}" if from_outside else _write(key, value, alternatives)
+        raise InputError(f"{key}={_shown(value)} {_is_not(alternatives)}{how}")
 
 
 def _alternatives(hint: Any) -> Iterator[Any]:
@@ -162,13 +174,13 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int if hint is int else _NUMBERS) and not isinstance(value, bool)
     if hint in _PLAIN:
         return isinstance(value, str if hint is Path else hint)
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
+    if get_origin(hint) is Literal:  # what is no plain value there, one of an Enum, cannot be typed
+        return any(word == value if isinstance(word, _PLAIN) else True for word in get_args(hint))
     if _is_list(hint):
         inner = list(_alternatives(_inner(hint)))
         return isinstance(value, ListConfig) and all(_fits_one(item, inner) for item in value)
     # No plain value is one of these; of other classes who knows.
-    return not (_is_mapping(hint) or hint is Duration or getattr(hint, "__name__", "") == "Tensor")
+    return not (_is_mapping(hint) or hint is Duration or _is_tensor(hint))
 
 
 def _is_list(hint: Any) -> bool:
@@ -177,6 +189,10 @@ def _is_list(hint: Any) -> bool:
 
 def _is_mapping(hint: Any) -> bool:
     return (get_origin(hint) or hint) in (dict, Mapping)
+
+
+def _is_tensor(hint: Any) -> bool:
+    return getattr(hint, "__name__", "") == "Tensor"  # torch is not loaded for it
 
 
 def _inner(hint: Any) -> Any:
@@ -211,19 +227,21 @@ def _words(hint: Any) -> list[str]:
     words: dict[Any, list[str]] = {
         bool: ["true", "false"], int: ["a whole number"], float: ["a number"], str: ["text"], Path: ["a path"],
     }  # fmt: skip
-    return words.get(hint, [] if getattr(hint, "__name__", "") == "Tensor" else [getattr(hint, "__name__", str(hint))])
+    return words.get(hint, ["a tensor"] if _is_tensor(hint) else [getattr(hint, "__name__", str(hint))])
 
 
 def _plural(hint: Any) -> str:
-    return {int: "whole numbers", float: "numbers", bool: "true or false", str: "words", Duration: "durations"}.get(
-        hint, ""
-    )
+    words = {int: "whole numbers", float: "numbers", bool: "true or false", str: "words", Duration: "durations"}
+    return "tensors" if _is_tensor(hint) else words.get(hint, "")
 
 
-def _write(value: Any, alternatives: list[Any]) -> str:
+def _write(key: str, value: Any, alternatives: list[Any]) -> str:
     """What to type instead, where that is plain."""
     if int in alternatives and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
+    literals = [word for hint in alternatives if get_origin(hint) is Literal for word in get_args(hint)]
+    if isinstance(value, _NUMBERS) and (word := _in_yaml(value)) in literals:
+        return f", but a number or a truth value; write {key}=\"'{word}'\""
     if any(number in alternatives for number in _NUMBERS) and isinstance(value, str):
         try:
             return f", but text: write it without quotes: {float(value):g}"
@@ -232,6 +250,10 @@ def _write(value: Any, alternatives: list[Any]) -> str:
     if any(map(_is_list, alternatives)) and not isinstance(value, ListConfig | DictConfig):
         return f"; write [{value}]"
     return ""
+
+
+def _in_yaml(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _shown(value: Any) -> str:

@@ -71,4 +71,11 @@ def check_environment() -> None:
 
 
 def _not_understood(self: argparse.ArgumentParser, message: str) -> NoReturn:
+    if len(sys.argv) == 1 and "required" in message:
+        # Where words and options may be mixed, argparse asks for one kind after the other.
+        missing = [action for action in self._actions if action.required]
+        names = [
+            action.option_strings[0] if action.option_strings else action.metavar or action.dest for action in missing
+        ]
+        message = f"the following arguments are required: {', '.join(map(str, names))}"
     raise InputError(f"{message}; --help shows what there is to give")

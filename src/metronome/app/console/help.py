@@ -21,10 +21,16 @@ Metronome: one batch is one step, on any number of devices.
   python scripts/train.py experiment=digits -m seed=0,1,2            three runs
   python scripts/train.py study=regime       a sweep with a question, a report
   python scripts/plan.py experiment=digits            epochs and steps: counted
+  python scripts/tune.py experiment=minibatch target=0.3     a rate and a batch
   python scripts/report.py runs/digits           tables and figures of any runs
 """
 # A line for each, where the configuration has it.
 _KEYS = {
+    "measure": "make some steps, and tell time and memory",
+    "format": "text or json",
+    "target": "the metric to be reached; null: found out",
+    "sizes": "batch sizes to choose from: [16,64,256]",
+    "trials": "short trainings, at most",
     "budget": "how long to train: 500steps, 1e6samples, 90min",
     "seed": "all random numbers follow from it",
     "name": "a name for the run, in its folder's name",
@@ -44,8 +50,8 @@ _KEYS = {
     "resume": "auto: go on with what this command left",
     "ckpt_path": "go on from this checkpoint; or last",
     "test": "test the best checkpoint at the end",
-    "format": "text or json",
 }
+_OF_ONE_RUN = ("plan", "tune")  # and a study has many
 _FLAGS = """\
 Flags: -m runs every combination of values with commas (seed=0,1), --cfg job
 shows the whole configuration, --hydra-help Hydra's own flags.
@@ -79,6 +85,8 @@ def _groups(folders: Iterable[Path]) -> Iterable[str]:
     folders = list(folders)
     defaults = chosen_by_default(folders)
     groups = files_by_group(folders)
+    if Path(sys.argv[0]).stem in _OF_ONE_RUN:
+        groups.pop("study", None)
     for group in _in_order(groups, defaults):
         chosen = f" ({defaults[group]} unless you choose)" if group in defaults else ""
         yield f"{group}=...{chosen}\n"

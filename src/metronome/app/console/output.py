@@ -71,7 +71,7 @@ def quiet_for(run: Run) -> None:
 def show_plan(run: Run, plan: Plan | None, rates: list[str]) -> None:
     text = "the data have no length, so only the budget is known" if plan is None else plan.text()
     text = "\n".join([text, *(line for rate in rates for line in _row("rate", [rate]))])
-    log.info("%s\n\n%s\n", _joined(f"{run.experiment}  ->", run.relative_folder), text)
+    log.info("%s\n\n%s\n", joined(f"{run.experiment}  ->", run.relative_folder), text)
 
 
 def show_start(run: Run, step: int) -> None:
@@ -79,7 +79,7 @@ def show_start(run: Run, step: int) -> None:
     assert run.checkpoint is not None
     path = Path(run.checkpoint).absolute()
     name = path.relative_to(run.folder) if path.is_relative_to(run.folder) else os.path.relpath(path)
-    log.info("%s\n", _joined(f"{'goes on':11}after step {step:,}, from", str(name)))
+    log.info("%s\n", joined(f"{'goes on':11}after step {step:,}, from", str(name)))
 
 
 def show_job_in_progress(run: Run, trainer: Any) -> None:
@@ -98,7 +98,7 @@ def done_before(run: Run) -> float | None:
     if run.in_sweep:
         print(ended_lines(here(), _own(), run.folder, content, before=True), flush=True)
     else:
-        log.info("%s", _joined("finished before:", f"{run.relative_folder}/{RESULT_FILE}"))
+        log.info("%s", joined("finished before:", f"{run.relative_folder}/{RESULT_FILE}"))
     if content["status"] == "failed":
         failed = JobFailed(str(content.get("error")))
         failed.is_from_before = True
@@ -120,7 +120,7 @@ def show_result(run: Run, content: dict[str, Any]) -> None:
     speed = f", {rate:,.0f} samples/s" if rate else ""
     rows += _row("fit", [f"{seconds(content)}{speed}"])
     rows.append(f"{'weights':11}sha256 {content['weights_sha256'][:16]}...")  # whole in result.json
-    rows += _joined(f"{'result':10}", f"{run.relative_folder}/{RESULT_FILE}").splitlines()
+    rows += joined(f"{'result':10}", f"{run.relative_folder}/{RESULT_FILE}").splitlines()
     log.info("")
     for row in rows:
         log.info("%s", row)
@@ -175,7 +175,7 @@ def _row(word: str, facts: list[str]) -> list[str]:
     return lines
 
 
-def _joined(words: str, folder: str) -> str:
+def joined(words: str, folder: str) -> str:
     """A folder behind some words, or below them, where it can be copied, if the line would be too long."""
     line = f"{words}  {folder}" if words.endswith("->") else f"{words} {folder}"
     return line if len(line) <= COLUMNS else f"{words.rstrip()}\n{folder}"

@@ -18,7 +18,7 @@ from metronome.app.console.help import help_text
 from metronome.app.sweeps.direction import direction_of_search
 from metronome.app.sweeps.search import trials_done, trials_left
 from metronome.runs.overrides import goes_on, key_and_value
-from metronome.runs.sweeps import sweep_of
+from metronome.runs.sweeps import of_all_jobs
 
 MAX_NAME = 120  # file systems allow 255 bytes
 MAX_DIFFERING = 24  # of a single run's, so that a line with its folder fits a terminal; all is in its config.yaml
@@ -50,7 +50,7 @@ def run_name() -> str:
 def sweep_name(name: object = None) -> str:
     """`<date>_<time>-<short id>`, or what other programs' processes find; the sweep's name before the id."""
     start, _, end = run_name().rpartition("_")
-    own = "" if name is None else f"{_plain(str(name))}_"
+    own = f"{named}_" if (named := _named(name)) else ""
     return f"{start}-{own}{end}"
 
 
@@ -58,7 +58,7 @@ def job_name(overrides: str, number: int | str, sweep: str = "") -> str:
     """A sweep's job by what is not the same in all of its jobs, as one folder name: `batch_size=16,seed=0`. The
     experiment is left out where the folder of the sweep lies in one of its name."""
     text = _without(overrides, [f"+experiment={Path(sweep).parent.name}"])
-    text = _without(text, (sweep_of(Path(sweep)) or {"overrides": []})["overrides"]) or text  # of one job all are
+    text = _without(text, of_all_jobs(Path(sweep))) or text  # of one job all are
     short = ",".join(map(_short, text.split(",")))
     name = _plain(short) or f"job_{number}"
     if len(name) > MAX_NAME:
@@ -71,7 +71,7 @@ def words_of_run(name: object, overrides: Iterable[str]) -> str:
     """What follows the id in the name of a run's folder: a hyphen, and its name or, without one, what was typed, as
     far as it has room; not what the folder above says already, how it goes on, or who looks on."""
     if name is not None:
-        return f"-{_plain(str(name))}"
+        return f"-{named}" if (named := _named(name)) else ""
     words: list[str] = []
     for override in map(str, overrides):
         key, value = key_and_value(override)
@@ -82,6 +82,12 @@ def words_of_run(name: object, overrides: Iterable[str]) -> str:
         itertools.takewhile(lambda word: len(word) <= MAX_DIFFERING, itertools.accumulate(words, "{},{}".format))
     )
     return f"-{kept[-1]}" if kept else ""
+
+
+def _named(name: object) -> str:
+    """A name as a part of a folder's, as far as it has room: file systems count bytes. The whole is in config.yaml."""
+    whole = "" if name is None else _plain(str(name))
+    return whole.encode(errors="ignore")[:MAX_NAME].decode(errors="ignore")
 
 
 def _plain(text: str) -> str:

@@ -50,16 +50,20 @@ def read_samples(path: Path, like: Any) -> Samples:
             return _table(path)
         if path.suffix.lower() in (".npy", ".npz"):
             return _arrays(path)
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     raise InputError(f"cannot predict from {path}; what can be read is {KINDS}")
 
 
 def _table(path: Path) -> Samples:
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark at the beginning
         rows = [row for row in csv.reader(file) if row]
     if not rows:
         raise InputError(f"{path} is empty")
+    if len(rows[0]) == 1 and (other := next((mark for mark in ";\t" if mark in rows[0][0]), None)):
+        raise InputError(f"{path} has {other!r} between its values; write commas")
     names = rows[0] if any(_number(cell) is None for cell in rows[0]) else None
     rows = rows[1:] if names is not None else rows
     names = names or [str(i) for i in range(len(rows[0]))]

@@ -114,6 +114,8 @@ def check_table(path: Path) -> None:
     """Before anything is computed. Raises InputError for a kind of table that is not, or cannot be, written."""
     if path.suffix.lower() not in _KINDS:
         raise InputError(f"--out {path} is no kind of table that is written here; use {' or '.join(_KINDS)}")
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder; name a file in it")
     if path.suffix.lower() == ".parquet":
         _arrow()
 
@@ -123,8 +125,9 @@ def write_table(columns: Columns, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() == ".parquet":
         arrow, parquet = _arrow()
-        parquet.write_table(arrow.table({name: list(v) if v.dtype == object else v for name, v in columns.items()}),
-                            path)  # fmt: skip
+        table = arrow.table({name: list(v) if v.dtype == object else v for name, v in columns.items()})
+        with written_aside(path, "wb") as file:
+            parquet.write_table(table, file)
         return
     with written_aside(path) as file:
         rows = csv.writer(file, lineterminator="\n")

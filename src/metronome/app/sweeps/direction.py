@@ -16,21 +16,32 @@ def direction_of_search(config: Any) -> str:
     Raises:
         InputError: where neither the configuration nor the metric's name tells; no trial has been made by then.
     """
+    metric, _ = monitored_in(_said(config))
+    return "minimize" if metric is None else f"{mode_of(config, metric)}imize"  # without one no trial has a value
+
+
+def mode_of(config: Any, metric: str) -> str:
+    """`min` or `max`, as a composed configuration gives it for a metric, or the metric's name tells.
+
+    Raises:
+        InputError: where neither does.
+    """
+    mode = mode_in(_said(config), metric)
+    if mode is None:
+        raise InputError(
+            f"monitor={metric}: whether lower or higher is better cannot be told from its name; add mode=min or "
+            "mode=max"
+        )
+    return mode
+
+
+def _said(config: Any) -> dict[str, Any]:
     entries = config.get("callbacks") or {}
     keys = ("_target_", "monitor", "mode")  # others refer to a run's folder, and there is no run yet
     callbacks = {
         name: {key: entries[name].get(key) for key in keys} for name in entries if isinstance(entries[name], Mapping)
     }
-    said = {"callbacks": callbacks, "monitor": config.get("monitor"), "mode": config.get("mode")}
-    metric, _ = monitored_in(said)
-    if metric is None:
-        return "minimize"  # no trial will have a value
-    if (mode := mode_in(said, metric)) is None:
-        raise InputError(
-            f"monitor={metric}: whether lower or higher is better cannot be told from its name; add mode=min or "
-            "mode=max"
-        )
-    return f"{mode}imize"
+    return {"callbacks": callbacks, "monitor": config.get("monitor"), "mode": config.get("mode")}
 
 
 def check_direction(config: Any, checkpoint: Any) -> None:

@@ -9,12 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.console import output
 from metronome.app.plan import counted
+from metronome.app.sweeps.direction import mode_of
 from metronome.app.tune.kept import write
 from metronome.app.tune.search import Tuner, candidates, crossing, seconds_between
 from metronome.app.tune.text import Tuned, choice_lines, first_lines, table_lines, trial_line
 from metronome.app.tune.trial import CONFIRM, Trials
-from metronome.runs.monitored import mode_in
-from metronome.training.checkpoints.monitored import check_mode, no_direction
 from metronome.units import InputError, Plan, check_number
 
 _SECONDS, _ROUNDS = 0.2, 3  # of steps measured at each size, and how often
@@ -143,20 +142,10 @@ def _trials(config: DictConfig, overrides: list[str]) -> Trials:
         raise InputError(f"{config.rate_key}={rate} is no rate to begin with; give a number above 0")
     if config.trainer.get("devices") != 1:
         raise InputError("tune trains on one device; use trainer.devices=1, which changes no result")
-    sign = -1 if _mode(config, monitor) == "max" else 1
+    sign = -1 if mode_of(config, monitor) == "max" else 1
     trials = Trials(config, overrides, monitor, sign, config.batch_key, config.rate_key)
     trials.check_keys()
     return trials
-
-
-def _mode(config: DictConfig, monitor: str) -> str:
-    """Raises InputError where neither the configuration nor the metric's name tells."""
-    given = {key: config.get(key) for key in ("monitor", "mode")}
-    entry = OmegaConf.select(config, "callbacks.checkpoint") or {}
-    keys = ("_target_", "monitor", "mode")  # others refer to a run's folder, and there is none
-    mode = mode_in({**given, "callbacks": {"checkpoint": {key: entry.get(key) for key in keys}}}, monitor)
-    check_mode(mode)
-    return mode or no_direction(monitor)
 
 
 def _given(sizes: Any, plan: Plan) -> list[int]:

@@ -118,7 +118,7 @@ class LRFinder(Callback):
         does = "taken for this run; to keep it" if self.take else f"this run keeps {base:.3g}; to have it"
         return [
             f"rate       {self.rate:g}: {how}range test lowest at {at:.2g}",
-            f"           {does}: optimizer.lr={given:.3g}  ({made:,} steps tried)",
+            f"           {does}: optimizer.lr={given:.3g}  ({made:,} steps)",
         ]
 
     def _show(self, trainer: Trainer, base: float) -> None:
