@@ -30,7 +30,7 @@ class Watched(Callback):
 
     From these gradients follow the noise scale of the gradient, and how far along the last step the loss would have
     been lowest (`beside.py`). They are made so seldom
-    that they go through 3 % of the samples that the steps do; all in all it took 3.6 % of the processor time of the
+    that they go through 3 % of the samples that the steps do; its hooks took 3.6 % of the processor time of the
     main job, and 3.7 % of that of `minibatch`. Other steps are left alone. Weights, metrics and random numbers stay as
     they are, to the bit. What was seen before is in each checkpoint.
 
