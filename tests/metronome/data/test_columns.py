@@ -155,7 +155,7 @@ def test_text_names_its_column(library: str) -> None:
 
 def test_masked_values_are_missing() -> None:
     """What lies below a mask is no value."""
-    array = np.ma.masked_array(np.ones((3, 2)), mask=[[0, 1]] * 3)
+    array = np.ma.masked_array(np.ones((3, 2)), mask=[[0, 1]] * 3)  # pyright: ignore
     with pytest.raises(InputError, match=r"^values are missing: 3 of an array are masked; fill them"):
         as_tensor(array)
     assert as_tensor(array.filled(0)).sum() == 3
