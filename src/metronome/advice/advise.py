@@ -25,7 +25,7 @@ OF_FEW_BATCHES = (
 # What explains another: where the first is there, the others say the same, or what follows from it.
 _EXPLAINS = {
     "the loss diverged": None,  # all
-    "the loss jumped away and never came back": None,
+    "the loss jumped away and hardly came back": None,
     "the loss oscillates": ("over-fitting", "under-fitting", "the loss is still falling", "the batch is far"),
     "the learning rate is far too small": ("the loss is still falling", "under-fitting", "the batch is far above"),
     "the batch is far below": ("steps are dominated by overhead", "most of the memory is idle", "the loss is still"),

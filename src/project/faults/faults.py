@@ -12,13 +12,14 @@ class Fault:
     """Attributes:
     name: of the fault.
     command: what is added to `+experiment=minibatch`: digits, one hidden layer of 128, SGD.
-    symptom: what the advice that comes first begins with; nothing of a healthy run, which is to get none.
+    symptom: what the advice that comes first begins with, or one of these where a fault shows itself in several ways;
+        nothing of a healthy run, which is to get none.
     outcome: what is to get smaller, in words; and measured, of a run, given the faulty one.
     """
 
     name: str
     command: tuple[str, ...]
-    symptom: str
+    symptom: str | tuple[str, ...]
     outcome: str
     measured: Callable[[Result, Result], float]
 
@@ -51,7 +52,7 @@ FAULTS = (
           "the batch is far above the noise scale", "samples to the same loss", until("samples")),
     Fault("rate too small", ("optimizer.lr=0.002",),
           "the learning rate is far too small", "validation loss", last_loss),
-    Fault("rate too large", ("optimizer.lr=1.5",), "the loss oscillates", "validation loss", last_loss),
+    Fault("rate too large", ("optimizer.lr=1.5",), ("the loss oscillates", "the loss jumped away"), "validation loss", last_loss),
     Fault("too few epochs", ("optimizer.lr=0.3", "trainer.max_epochs=3"),
           "the loss is still falling at the end", "validation loss", last_loss),
     Fault("too many epochs", ("data.num_train=150", "optimizer=adam", "optimizer.lr=0.003", "trainer.max_epochs=150"),

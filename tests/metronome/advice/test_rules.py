@@ -95,6 +95,8 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("steps were not finite", {"result.nonfinite": NOT_FINITE}, "optimizer.lr=0.025 trainer.gradient_clip_val=1", {}),
     ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
      {"result.watched.highest_loss": 9.0}),
+    ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [1.9] * 12)}, "optimizer.lr=0.005",
+     {"result.watched.highest_loss": 9.0, **history("train", [1.6] * 12)}),
     # Numbers of unlike size, one batch easier than others, and a rate that is too small: nothing has jumped.
     ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
      {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12), **history("train_std", [1.0] * 12)}),

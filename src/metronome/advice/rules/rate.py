@@ -9,8 +9,10 @@ from metronome.advice.flags import batch_flags, joined, lr_flag, power_of_two
 
 ROUGH = 0.15  # of its level that the loss moves from one validation to the next
 LONG = 8.0  # times its length that the best step has, where the rate is too small
-# Standard deviations of a step's loss at the end, above it: squares of normal numbers, one a batch, come to 8.
-JUMP = 10.0
+# Standard deviations of a step's loss at the end, above it. Of 10,000 steps squares of normal numbers, one a batch, come
+# to 10; means of 32 of them to 5.
+JUMP, JUMP_OF_MANY, MANY = 10.0, 5.0, 32
+BACK = 0.75  # of the first loss: a training that ends below it has learnt something after all
 FEW = 10  # steps, of which one batch may be that much harder than another
 BELOW_NOISE = 2.0  # times the batch that the noise scale must have, for a bigger one to be the remedy
 
@@ -49,7 +51,7 @@ def _fell_before(facts: Facts) -> bool:
 
 
 def never_came_back(facts: Facts) -> Advice | None:
-    """The loss jumped away from where it began, and ends no better than there. A first step beyond what the curvature
+    """The loss jumped away from where it began, and ends hardly better than there. A first step beyond what the curvature
     bears throws a network to where its units are dead or saturated, without a number that is not finite (Lewkowycz et
     al. 2020, arXiv 2003.02218)."""
     first, highest = facts.first_loss, number(facts.watched.get("highest_loss"))
@@ -57,14 +59,15 @@ def never_came_back(facts: Facts) -> Advice | None:
         return None
     if facts.steps < FEW:
         return None
-    if highest < 1.5 * first or facts.train[-1] < 0.9 * first:
+    if highest < 1.5 * first or facts.train[-1] < BACK * first:
         return None
     # That single batches differ is no jump, nor that the first one was easy.
     spread = facts.train_std[-1] if facts.train_std else first
-    if highest < max(first, facts.train[-1]) + JUMP * spread:
+    jump = JUMP_OF_MANY if (facts.batch_size or 0) >= MANY else JUMP
+    if highest < max(first, facts.train[-1]) + jump * spread:
         return None
     return Advice(
-        "the loss jumped away and never came back",
+        "the loss jumped away and hardly came back",
         f"{first:.3g} at first, up to {highest:.3g}, {facts.train[-1]:.3g} at the end",
         "a much lower rate",
         lr_flag(facts, 0.1),
