@@ -29,14 +29,15 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from lightning.pytorch.utilities.argparse import _defaults_from_env_vars as defaults_from_environment
 from lightning.pytorch.utilities.exceptions import _TunerExitException as EndOfFit
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.utils.data import DataLoader
+from lightning_utilities.core.inheritance import get_all_subclasses
+from torch.utils.data import BatchSampler, DataLoader
 
 __all__ = [
     "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EndOfFit",
     "EvaluationLoopBase", "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase",
     "ResultCollectionBase", "ResultMetricBase", "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer",
     "call_callback_hooks", "call_module_hook", "call_strategy_hook", "checkpoint_connector",
-    "defaults_from_environment", "goes_on_from_a_checkpoint", "init_trainer", "is_averaging_models", "iterator_of",
+    "defaults_from_environment", "give_loaders_back", "goes_on_from_a_checkpoint", "init_trainer", "is_averaging_models", "iterator_of",
     "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors", "transfers_batches",
     "without_gradient_sync",
 ]  # fmt: skip
@@ -71,6 +72,17 @@ def put_connectors(
 ) -> None:
     """Let a Trainer use these in place of its own."""
     trainer._checkpoint_connector, trainer._data_connector, trainer._signal_connector = checkpoint, data, signal
+
+
+def give_loaders_back() -> None:
+    """While Lightning asks a hook for a loader it has methods of DataLoader replaced, and leaves them so where the hook
+    fails: in a notebook no loader made after such a mistake could be taken."""
+    for base in (DataLoader, BatchSampler):
+        for kind in get_all_subclasses(base) | {base}:
+            for name in ("__setattr__", "__delattr__", "__init__"):
+                if (own := f"__old{name}") in vars(kind):
+                    setattr(kind, name, getattr(kind, own))
+                    delattr(kind, own)
 
 
 def lightning_optimizer(trainer: L.Trainer) -> Any:

@@ -22,6 +22,7 @@ from metronome.training.guards.passes import PassesThatCanBeUndone, explained
 from metronome.training.guards.signals import SignalConnector
 from metronome.training.lightning_private import (
     checkpoint_connector,
+    give_loaders_back,
     goes_on_from_a_checkpoint,
     init_trainer,
     logger_connector,
@@ -231,7 +232,10 @@ class Trainer(L.Trainer):
 
     def _run(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> Any:
         self.speed.lay_out(model)
-        return super()._run(model, *args, **kwargs)
+        try:
+            return super()._run(model, *args, **kwargs)
+        finally:
+            give_loaders_back()
 
     def _run_stage(self) -> Any:
         self._watch.forget()
