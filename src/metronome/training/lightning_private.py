@@ -35,11 +35,11 @@ from torch.utils.data import BatchSampler, DataLoader
 __all__ = [
     "CheckpointConnectorBase", "DataConnectorBase", "DataFetcher", "DataLoaderIterDataFetcher", "EndOfFit",
     "EvaluationLoopBase", "FitLoopBase", "LoggedMetadata", "LoggedSync", "ManualOptimizationBase",
-    "ResultCollectionBase", "ResultMetricBase", "SignalConnectorBase", "TrainingEpochLoopBase", "before_batch_transfer",
-    "call_callback_hooks", "call_module_hook", "call_strategy_hook", "checkpoint_connector",
-    "defaults_from_environment", "give_loaders_back", "goes_on_from_a_checkpoint", "init_trainer", "is_averaging_models", "iterator_of",
-    "lightning_optimizer", "logger_connector", "one_loader", "processes_of", "put_connectors", "transfers_batches",
-    "without_gradient_sync",
+    "ResultCollectionBase", "ResultMetricBase", "SignalConnectorBase", "TrainingEpochLoopBase",
+    "before_batch_transfer", "call_callback_hooks", "call_module_hook", "call_strategy_hook",
+    "checkpoint_connector", "defaults_from_environment", "give_loaders_back", "goes_on_from_a_checkpoint",
+    "init_trainer", "is_averaging_models", "iterator_of", "lightning_optimizer", "logger_connector", "one_loader",
+    "processes_of", "put_connectors", "transfers_batches", "without_gradient_sync",
 ]  # fmt: skip
 
 # ---- hooks ------------------------------------------------------------------------------------------------
