@@ -13,24 +13,36 @@ from metronome.advice.rules import length, machine, rate
 RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small,
     batch.signs_of_noise, batch.norms_of_few, batch.batch_too_small, batch.batch_too_large,
-    length.over_fits, length.learns_little, length.still_falls,
+    length.over_fits, length.learns_little, length.still_falls, length.stays_high,
     machine.waits_for_data, machine.validates_long, machine.overhead, machine.finer_than_needed, batch.uneven_devices,
     machine.machine_is_busy, machine.threads_that_do_not_pay, batch.tiny_last_batch, machine.idle_memory,
 )  # fmt: skip
 # Of a run that is to learn a few batches by heart (trainer.overfit_batches), to see whether it can.
 OF_FEW_BATCHES = (
     rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small, length.learns_little, length.still_falls,
+    length.stays_high,
 )  # fmt: skip
 
+STAYS = "the training loss stays high"
 # What explains another: where the first is there, the others say the same, or what follows from it.
 _EXPLAINS = {
     "the loss diverged": None,  # all
     "the loss jumped away and hardly came back": None,
-    "the loss oscillates": ("over-fitting", "under-fitting", "the loss is still falling", "the batch is far"),
-    "the learning rate is far too small": ("the loss is still falling", "under-fitting", "the batch is far above"),
-    "the batch is far below": ("steps are dominated by overhead", "most of the memory is idle", "the loss is still"),
-    "Rprop on mini-batches": ("the loss is still falling", "under-fitting"),
-    "over-fitting": ("the batch is far above", "the batch is far below"),
+    "the loss oscillates": ("over-fitting", "under-fitting", "the loss is still falling", STAYS, "the batch is far"),
+    "the learning rate is far too small": (
+        "the loss is still falling",
+        "under-fitting",
+        STAYS,
+        "the batch is far above",
+    ),
+    "the batch is far below": ("steps are dominated", "most of the memory is idle", "the loss is still", STAYS),
+    "the batch is far above": (STAYS,),
+    "Rprop on mini-batches": ("the loss is still falling", "under-fitting", STAYS),
+    "L-BFGS on mini-batches": (STAYS,),
+    "BatchNorm on micro-batches": (STAYS,),
+    "over-fitting": ("the batch is far above", "the batch is far below", STAYS),
+    "under-fitting": (STAYS,),
+    "the loss is still falling": (STAYS,),
 }
 _OF_TIME = ("steps wait", "validation takes", "the machine", "more threads", "accumulation is", "most of the memory")
 

@@ -8,6 +8,8 @@ from typing import Any
 from metronome.advice.gradients import Gradients
 from metronome.runs.monitored import mode_in
 
+HIGH = 0.25  # of the first loss, where a training has not come far
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -101,6 +103,11 @@ class Facts:
     def first_loss(self) -> float | None:
         """The training loss before anything was learnt."""
         return number(self.watched.get("first_loss"))
+
+    @property
+    def is_high(self) -> bool:
+        """Whether the training loss ends at a good part of the first."""
+        return bool(self.train) and self.train[-1] > HIGH * (self.first_loss or self.train[0])
 
     @property
     def batch_grows(self) -> bool:

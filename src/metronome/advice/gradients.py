@@ -15,7 +15,7 @@ The best length of a step is gain/curvature of a point: so many times as long, i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, inf, sqrt
+from math import copysign, fsum, inf, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -24,6 +24,7 @@ ERRORS = 1.5  # standard errors to a bound
 # That the noise is in, at the least: measured on the digits 4 to 6, in larger networks it is more.
 DIRECTIONS = 4
 MOST_LENGTH = 1e3
+MUCH = 8.0
 NEAR = 2  # points before and after one
 
 
@@ -92,14 +93,25 @@ class Gradients:
         if len(points) < FEWEST:
             return None
 
-        def holds(length: float) -> bool:
-            left = [gain - length * curvature for gain, curvature in points]
-            return fmean(left) > ERRORS * stdev(left) / sqrt(len(left))
-
         length = 0.0
-        while length < MOST_LENGTH and holds(next_length := max(1.0, length * 1.25)):
+        while length < MOST_LENGTH and _errors(points, next_length := max(1.0, length * 1.25)) > ERRORS:
             length = next_length
         return length
+
+    @property
+    def longer_would_not_pay(self) -> bool:
+        """Whether steps of the second half `MUCH` times as long are seen to have been too long: by a standard error at
+        the least. Where noise hides it they are not."""
+        start = len(self.gain) // 2
+        points = list(zip(self.gain[start:], self.curvature[start:], strict=True))
+        return len(points) >= FEWEST and _errors(points, MUCH) < -1
+
+
+def _errors(points: Sequence[tuple[float, float]], length: float) -> float:
+    """How far above zero the mean of gain - length * curvature is, in its standard errors."""
+    left = [gain - length * curvature for gain, curvature in points]
+    mean, error = fmean(left), stdev(left) / sqrt(len(left))
+    return mean / error if error else copysign(inf, mean) if mean else 0.0
 
 
 def _variance(part: float, samples: float) -> float:

@@ -79,6 +79,7 @@ def history(name: str, values: list[float]) -> dict[str, Any]:
     return {f"result.watched.history.{name}": values}
 
 
+NOISY_POINTS = {"result.watched.gradients.curvature": [0.5, -0.5] * (POINTS // 2)}
 WILD = [2.0, 0.9, 0.5, 0.9, 0.4, 1.0, 0.5, 0.8, 0.4, 0.9, 0.5, 0.7]
 PAST = [2.0, 1.0, 0.6, 0.5, 0.52, 0.55, 0.6, 0.62, 0.65, 0.7, 0.72, 0.75]
 TRAIN_ON = [2.0, 1.0, 0.5, 0.3, 0.2, 0.15, 0.1, 0.08, 0.06, 0.05, 0.04, 0.03]
@@ -89,6 +90,7 @@ NOT_FINITE = [{"step": 7, "epoch": 1, "learning_rate": 50.0, "loss": "nan", "gra
 STEEP = {"result.watched.gradients.curvature": [0.01] * POINTS}
 
 # symptom (its beginning), changes with which it is there, flags (all of them), changes with which it is not
+BESIDE_OTHERS = {"result.watched.preempted": 9_000}
 CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("the loss diverged", {"result.nonfinite": NOT_FINITE, "result.status": "failed"},
      "optimizer.lr=0.005 trainer.gradient_clip_val=1", {}),
@@ -99,12 +101,13 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      {"result.watched.highest_loss": 9.0, **history("train", [1.6] * 12)}),
     # Numbers of unlike size, one batch easier than others, and a rate that is too small: nothing has jumped.
     ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
-     {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12), **history("train_std", [1.0] * 12)}),
+     {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12), **history("train_std", [1.5] * 12)}),
     ("the loss jumped away", {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12)}, "optimizer.lr=0.005",
      {"result.watched.highest_loss": 9.0, **history("train", [2.3] * 12), "result.progress.steps": 3}),
     ("the loss oscillates", {**history("val", WILD), **history("train", WILD)}, "optimizer.lr=0.013",
      history("val", [*WILD[:2], *VAL[2:]])),
-    ("the loss oscillates", batch(8, **history("val", WILD)), "data.batch_size=32 optimizer.lr=0.05", batch(8)),
+    ("the loss oscillates", batch(8, **history("val", WILD), **history("train", WILD)),
+     "data.batch_size=32 optimizer.lr=0.05", batch(8)),
     ("the learning rate is far too small", {**STEEP, **history("val", FALLS), **history("train", FALLS)},
      "optimizer.lr=1.1", {**STEEP, **history("train", TRAIN_ON)}),
     ("the batch is far below", batch(4), "data.batch_size=64 optimizer.lr=0.5 trainer.max_epochs=20", batch(48)),
@@ -123,16 +126,32 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      "budget=80steps", {}),
     ("under-fitting", {**history("val", RESTS), **history("train", RESTS)}, "'model.network.channels=[128,128]'",
      {**history("val", RESTS), **history("train", [*RESTS[:-2], 0.3, 0.2])}),
+    # Where it is not known that longer steps would not have paid.
+    ("under-fitting", {**history("val", RESTS), **history("train", RESTS)}, "'model.network.channels=[128,128]'",
+     {**history("val", RESTS), **history("train", RESTS), **NOISY_POINTS}),
+    ("the training loss stays high", {**history("val", RESTS), **history("train", RESTS), **NOISY_POINTS},
+     "callbacks=lr_finder", {**history("val", RESTS), **history("train", [*RESTS[:-2], 0.5, 0.5]), **NOISY_POINTS}),
+    # A loss that has come far down: its moves are parts of little.
+    ("the loss oscillates", {**history("val", WILD), **history("train", WILD)}, "optimizer.lr=0.013",
+     {**history("val", WILD), **history("train", TRAIN_ON)}),
+    # A schedule that has brought the rate down in the second half.
+    ("the learning rate is far too small", {**STEEP, **history("val", FALLS), **history("train", FALLS),
+                                            **history("lr", [0.1] * 6 + [0.05] * 6)}, "optimizer.lr=0.54",
+     {**STEEP, **history("val", FALLS), **history("train", FALLS), **history("lr", [0.1] * 6 + [0.002] * 6)}),
     ("the loss is still falling", {**history("val", FALLS), **history("train", FALLS)}, "trainer.max_epochs=24",
      {**history("val", FALLS), **history("train", FALLS), "result.status": "stopped"}),
     ("the loss is still falling", {**history("val", FALLS), **history("train", FALLS), "config.budget": "1e4 samples"},
      "budget=20000samples", {}),
     ("steps wait for data", {"result.watched.step_ms.data": 20.0}, "data.num_workers=8",
      {"result.watched.step_ms.data": 2.0}),
+    ("steps wait for data", {"result.watched.step_ms.data": 40.0, **BESIDE_OTHERS}, "data.num_workers=8",
+     {"result.watched.step_ms.data": 9.0, **BESIDE_OTHERS}),
     ("validation takes much", {"result.seconds.validation": 20.0, "result.progress.epochs": 100},
      "trainer.check_val_every_n_epoch=10", {"result.seconds.validation": 4.0}),
     ("steps are dominated by overhead", batch(32, **{"result.watched.pass_ms": 20.0}),
      "data.batch_size=64 optimizer.lr=0.08", batch(32)),
+    ("steps are dominated by overhead", batch(32, **{"result.watched.pass_ms": 20.0}),
+     "data.batch_size=64 optimizer.lr=0.08", batch(32, **{"result.watched.pass_ms": 20.0, **BESIDE_OTHERS})),
     ("passes are dominated by overhead", {"result.watched.pass_ms": 20.0, "result.plan.accumulate_grad_batches": 8,
                                           "result.plan.micro_batch_size": 8}, "trainer.accumulate_grad_batches=4", {}),
     ("accumulation is higher", {**GPU, "result.plan.accumulate_grad_batches": 4}, "trainer.accumulate_grad_batches=1",

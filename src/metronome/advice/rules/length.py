@@ -3,12 +3,13 @@
 from statistics import fmean
 
 from metronome.advice.advice import POOR, Advice
-from metronome.advice.facts import Facts, dig, number
+from metronome.advice.facts import HIGH, Facts, dig, number
 from metronome.advice.flags import joined, length_flag
 
 WORSE = 1.1  # times the best value, at the end of a training that over-fits
 FALLS = 0.1  # of its level that the loss still falls in the last quarter
-HIGH = 0.25  # of the first loss, at the end of a training that learns little
+HALF = 0.5  # of the first loss, at the end of a training that learns little
+TWICE = 2.0  # times the length that steps could have had
 
 
 def over_fits(facts: Facts) -> Advice | None:
@@ -57,7 +58,10 @@ def still_falls(facts: Facts) -> Advice | None:
 
 def learns_little(facts: Facts) -> Advice | None:
     """The training loss has come to rest high, and the validation's with it: the model cannot fit the samples that it
-    is shown, or there is no more in them (Goodfellow, Bengio & Courville 2016, section 5.2)."""
+    is shown, or there is no more in them (Goodfellow, Bengio & Courville 2016, section 5.2). Said only where longer
+    steps are seen not to pay: with a rate that is too small, or that a schedule has brought down, a loss rests, too."""
+    if (facts.gradients.longest_step or 0.0) >= TWICE or not facts.gradients.longer_would_not_pay:
+        return None
     first = facts.first_loss
     if (
         facts.is_diverged
@@ -80,6 +84,25 @@ def learns_little(facts: Facts) -> Advice | None:
         f"{words}; if nothing changes, the data say no more",
         flags,
         POOR - 30,
+    )
+
+
+def stays_high(facts: Facts) -> Advice | None:
+    """The training loss has hardly come down, and nothing tells why: rate, length and model are tried in that order
+    (Goodfellow, Bengio & Courville 2016, section 11.4.1: if there is time for one hyperparameter, tune the rate)."""
+    first, length = facts.first_loss, facts.gradients.longest_step
+    if facts.is_diverged or first is None or first <= 0 or len(facts.train) < 2:
+        return None
+    end = facts.train[-1]
+    if end <= (HIGH if length is not None and length >= TWICE else HALF) * first:
+        return None
+    seen = f"; steps {length:.2g} times as long would have paid" if length is not None and length >= TWICE else ""
+    return Advice(
+        "the training loss stays high",
+        f"{first:.3g} at first, {end:.3g} at the end{seen}",
+        "the rate first: short trials find one; then a longer training, a larger network, or the data say no more",
+        "callbacks=lr_finder" if facts.lr is not None and facts.optimizer not in ("rprop", "lbfgs") else "",
+        POOR - 45,
     )
 
 

@@ -4,7 +4,8 @@ from metronome.advice.advice import NOTE, SLOW, Advice
 from metronome.advice.facts import Facts, dig, number
 from metronome.advice.flags import batch_flags, power_of_two
 
-WAITS = 0.3  # of a step, for data
+# Of a step, for data; beside other work, where any part of a step may have waited for a core.
+WAITS, WAITS_BESIDE_OTHERS = 0.3, 0.6
 VALIDATES = 0.3  # of the time
 OVERHEAD = 0.6  # of a pass through the network
 PREEMPTED = 5.0  # times a second that a process has lost its core, where the machine is busy
@@ -15,7 +16,8 @@ def waits_for_data(facts: Facts) -> Advice | None:
     """A good part of each step is spent waiting for its batch (PyTorch, Performance Tuning Guide: asynchronous data
     loading)."""
     data, step = facts.step_ms.get("data", 0.0), sum(facts.step_ms.values())
-    if not step or data < WAITS * step or facts.seconds("train") < LEAST_SECONDS:
+    waits = WAITS_BESIDE_OTHERS if _is_preempted(facts) else WAITS
+    if not step or data < waits * step or facts.seconds("train") < LEAST_SECONDS:
         return None
     workers, cores = int(number(dig(facts.config, "data.num_workers")) or 0), int(facts.watched.get("cores") or 1)
     more = max(2, min(8, cores)) if workers == 0 else 2 * workers
@@ -61,6 +63,8 @@ def overhead(facts: Facts) -> Advice | None:
     micro, size, scale = facts.micro_batch_size, facts.batch_size, facts.gradients.noise_scale
     if fixed is None or each is None or not micro or not size or facts.seconds("train") < LEAST_SECONDS:
         return None
+    if _is_preempted(facts):
+        return None  # the times of single passes say little
     share = fixed / (fixed + each * micro) if fixed + each * micro > 0 else 0.0
     if share < OVERHEAD or facts.batch_grows or facts.samples is None:
         return None
@@ -123,6 +127,12 @@ def idle_memory(facts: Facts) -> Advice | None:
     )
 
 
+def _is_preempted(facts: Facts) -> bool:
+    """Whether others have often taken the core, as far as that was counted."""
+    preempted, wall = (number(facts.watched.get(name)) for name in ("preempted", "wall_seconds"))
+    return facts.on_cpu and preempted is not None and bool(wall) and preempted >= PREEMPTED * (wall or 0.0)
+
+
 def machine_is_busy(facts: Facts) -> Advice | None:
     """Processor time against the clock: a thread that computes has as much of both, unless others have the core."""
     cpu, wall = (number(facts.watched.get(name)) for name in ("cpu_seconds", "wall_seconds"))
@@ -132,8 +142,7 @@ def machine_is_busy(facts: Facts) -> Advice | None:
         return None
     if cpu / wall > 0.6 or facts.devices > 1:  # processes wait for one another
         return None
-    preempted = number(facts.watched.get("preempted"))
-    if preempted is not None and preempted < PREEMPTED * wall:
+    if facts.watched.get("preempted") is not None and not _is_preempted(facts):
         return None  # it waits for something else: a disk, a callback of its own
     flags = "num_threads=1" if threads > 1 else ""
     return Advice(

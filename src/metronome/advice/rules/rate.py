@@ -80,8 +80,8 @@ def oscillates(facts: Facts) -> Advice | None:
     so does noise: where the batch is well below the noise scale a larger one takes it away at the same rate, else the
     rate is too high (McCandlish et al. 2018, equation 2.6: noise bounds the rate there, curvature here)."""
     moves = roughness(facts)
-    if facts.is_diverged or moves is None or moves[0] < ROUGH:
-        return None
+    if facts.is_diverged or moves is None or moves[0] < ROUGH or not facts.is_high:
+        return None  # a loss that has come far down moves by parts of little
     rough, ups, count = moves
     scale, size = facts.gradients.noise_scale, facts.batch_size
     evidence = f"from one validation to the next it moves by {rough:.0%}, up in {ups} of {count}"
@@ -129,8 +129,10 @@ def rate_too_small(facts: Facts) -> Advice | None:
         return None
     if facts.optimizer in ("rprop", "lbfgs") or (first and facts.train[-1] < 0.1 * first):
         return None
-    if facts.rates and facts.rates[-1] < 0.1 * max(facts.rates):
-        return None  # a schedule has brought it down by then
+    if facts.rates and max(facts.rates) > 0:  # by a schedule the steps of the second half are shorter than the others
+        length *= fmean(facts.rates[len(facts.rates) // 2 :]) / max(facts.rates)
+    if length < LONG:
+        return None
     factor = min(30.0, max(2.0, length / 4))
     return Advice(
         "the learning rate is far too small",
