@@ -63,7 +63,8 @@ class Regressor(Supervised):
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     if outputs.shape != targets.shape:
         # Broadcasting (n, 1) against (n,) would give a number, and a wrong one.
+        column = "; for a column of targets write y[:, None]" if outputs.shape == (*targets.shape, 1) else ""
         raise InputError(
             f"the network's outputs have shape {tuple(outputs.shape)} and the targets {tuple(targets.shape)}; "
-            "they must be equal"
+            f"they must be equal{column}"
         )

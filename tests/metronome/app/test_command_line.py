@@ -260,3 +260,23 @@ def test_a_name_and_tags(commands: Commands) -> None:
     assert "finished before" in again.out
     assert sweep_name("wide").split("-")[-1].startswith("wide_")
     assert "-_" not in sweep_name(" ")
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["optimiser.lr=0.1"], "no key 'optimiser' in the configuration; did you mean optimizer; to add a new one "),
+        (["callbacks=[ema,early_stoping]"], "no callbacks 'early_stoping'; did you mean early_stopping"),
+        (["optimizer.lr=0,1"], "optimizer.lr=0,1 is several values: add -m for a run with each, or write "),
+        (["data._target_=project.data.digits.Digit"],
+         "data=project.data.digits.Digit: no Digit in project.data.digits; did you mean Digits"),
+        (["data._target_=project.data.digit.Digits"],
+         "data=project.data.digit.Digits: no digit in project.data; did you mean digits"),
+    ],
+)  # fmt: skip
+def test_what_people_mistype(words: list[str], line: str, commands: Commands) -> None:
+    done = commands("train", "+experiment=digits", "trainer=cpu", *words)
+    assert done.code == 2
+    assert done.err.startswith(f"error: {line}"), done.err
+    assert done.err.count("\n") == 1
+    assert all((run / "result.json").is_file() for run in done.runs)

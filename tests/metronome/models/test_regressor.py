@@ -99,4 +99,5 @@ def test_shapes_that_differ(num_outputs: int, shape: tuple[int, ...]) -> None:
         jobs.fit(model=regressor(num_outputs), data=Data(torch.zeros(157, *shape, dtype=torch.float64)))
     assert str(error.value) == (
         f"the network's outputs have shape (16, {num_outputs}) and the targets {(16, *shape)}; they must be equal"
+        + ("; for a column of targets write y[:, None]" if (num_outputs, shape) == (1, ()) else "")
     )

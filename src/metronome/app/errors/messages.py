@@ -4,6 +4,7 @@ import errno
 import re
 import sys
 import traceback
+from pathlib import Path
 
 import yaml
 from hydra.errors import (
@@ -17,6 +18,7 @@ from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBas
 from metronome.app.errors.extras import how_to_install, missing_package
 from metronome.app.errors.layers import layer_error
 from metronome.app.errors.nearest import did_you_mean
+from metronome.app.errors.targets import not_there
 from metronome.units import InputError, RunFailed
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -86,7 +88,7 @@ def _missing_option(error: MissingConfigException) -> str:
     options = f"there are: {', '.join(names)}" if names else ""
     packages = "others come with: pip install -e '.[sweeps]'" if group in ("hydra/sweeper", "hydra/launcher") else ""
     if not group or not (options or packages):
-        return one_line(error)
+        return _composition(error)
     return "; ".join(filter(None, (f"no {group} '{option}'", did_you_mean(option, names), options, packages)))
 
 
@@ -96,6 +98,13 @@ def _composition(error: Exception) -> str:
     if text.startswith(ours):  # by one of our resolvers; OmegaConf keeps only the words
         return re.sub(r" (full_key|object_type|reference_type)[:=].*", "", text.removeprefix(ours))
     cause = error.__cause__
+    if (several := re.match(r"Ambiguous value for argument '([^=]+)=(.*?)'", text)) is not None:
+        key, values = several.groups()
+        return f"{key}={values} is several values: add -m for a run with each, or write '{key}=[{values}]' for a list"
+    if (option := re.search(r"Could not load '([\w/]+)/(\w+)'", text)) is not None:  # one of several in a list
+        folders = re.findall(r"path=file://(\S+)", text)
+        names = sorted({file.stem for folder in folders for file in Path(folder).glob(f"{option[1]}/*.yaml")})
+        return "; ".join(filter(None, (f"no {option[1]} '{option[2]}'", did_you_mean(option[2], names))))
     if "No match in the defaults list" in text and (name := re.search(r"override '([^']+)'", text)):
         return f"{name.group(1)} is chosen with a plus sign: write +{name.group(1)}=..."
     if isinstance(cause, ConfigKeyError | AttributeError) and (name := re.search(r"override '([^']+)'", text)):
@@ -114,8 +123,11 @@ def _unknown_key(key: str, cause: Exception) -> str:
     parent, _, name = key.rpartition(".")
     node = getattr(cause, "parent_node", None)
     siblings = sorted(str(k) for k in node) if node is not None and hasattr(node, "keys") else []
+    first = key.partition(".")[0]
+    if parent and first not in siblings and {"data", "model", "trainer"} <= set(siblings):
+        parent, name = "", first  # it is the group that is not there
     near = did_you_mean(name, siblings, sign=f"{parent}." if parent else "")
-    allowed = f"{parent or 'the configuration'} has: {', '.join(siblings)}" if siblings else ""
+    allowed = f"{parent or 'the configuration'} has: {', '.join(siblings)}" if siblings and not near else ""
     no_key = f"no key '{name}' in {parent or 'the configuration'}"
     return "; ".join(filter(None, (no_key, near, allowed, f"to add a new one write +{key}=...")))
 
@@ -129,6 +141,11 @@ def _instantiation(error: InstantiationException) -> str:
     while root.__cause__ is not None:
         root = root.__cause__
     reason = re.sub(r" ?(set env var HYDRA_FULL_ERROR=1.*|full_key:.*)", "", one_line(root), flags=re.I)
-    if (package := missing_package(root)) is not None:
+    package = missing_package(root)
+    if isinstance(root, ImportError | AttributeError) and (package is None or f"{target}.".startswith(f"{package}.")):
+        missing = not_there(target)
+        if missing is not None:
+            return f"{where or '_target_'}={target}: {missing}"
+    if package is not None:
         return f"{target} needs the package {package}; install it with: {how_to_install(package)}"
     return f"cannot make {target}{f' for {where}' if where else ''}: {reason}"
