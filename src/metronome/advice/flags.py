@@ -1,5 +1,6 @@
 """Flags as they are typed, and what a change of one means for the others."""
 
+import re
 from math import ceil, log2, sqrt
 
 from metronome.advice.facts import Facts, dig
@@ -53,15 +54,10 @@ def length_flag(facts: Facts, factor: float = 1.0, epochs: int | None = None) ->
     budget, trainer = dig(facts.config, "budget"), dig(facts.config, "trainer") or {}
     if budget is not None:
         text = str(budget).strip().replace("_", "").replace(",", "")
-        cut = next((i for i, letter in enumerate(text) if letter.isalpha() and letter not in "eE"), len(text))
-        cut = len(text) - len(text.lstrip("0123456789.eE+- ")) if "epoch" in text else cut
-        amount, unit = text[:cut].strip(), text[cut:].strip()
-        if unit[:3] not in ("epo", "ste", "sam"):
+        parts = re.fullmatch(r"(\d+\.?\d*(?:[eE][+-]?\d+)?)\s*(epochs?|steps?|samples?)", text)
+        if parts is None:
             return ""
-        try:
-            number = float(amount)
-        except ValueError:
-            return ""
+        number, unit = float(parts[1]), parts[2]
         whole = epochs if epochs is not None and unit[:3] == "epo" else max(1, ceil(number * factor))
         return f"budget={whole}{unit[:3].replace('epo', 'epochs').replace('ste', 'steps').replace('sam', 'samples')}"
     if isinstance(steps := trainer.get("max_steps"), int) and steps > 0:

@@ -140,6 +140,8 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
      {**STEEP, **history("val", FALLS), **history("train", FALLS), **history("lr", [0.1] * 6 + [0.002] * 6)}),
     ("the loss is still falling", {**history("val", FALLS), **history("train", FALLS)}, "trainer.max_epochs=24",
      {**history("val", FALLS), **history("train", FALLS), "result.status": "stopped"}),
+    ("the loss is still falling", {**history("val", FALLS), **history("train", FALLS), "config.budget": "30epochs"},
+     "budget=60epochs", {**history("val", FALLS), **history("train", FALLS), "result.status": "stopped"}),
     ("the loss is still falling", {**history("val", FALLS), **history("train", FALLS), "config.budget": "1e4 samples"},
      "budget=20000samples", {}),
     ("steps wait for data", {"result.watched.step_ms.data": 20.0}, "data.num_workers=8",
