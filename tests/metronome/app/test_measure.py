@@ -82,6 +82,7 @@ def test_layouts_and_no_trace(commands: Commands, forks: Path, tmp_path_factory:
     assert list(forks.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_told_of_the_layouts_that_need_too_much(
     commands: Commands, forks: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -45,7 +45,7 @@ GROWTH = ("data.batch_growth={factor: 2, every: 1 epochs, max: 1000}", "data.bat
         pytest.param((), 3, id="plain", marks=pytest.mark.slow),
         pytest.param(INSIDE, 7, id="some inside epochs"),
         pytest.param(INSIDE, 3, id="inside epochs", marks=pytest.mark.slow),
-        pytest.param(GROWTH, 9, id="some of growth"),
+        pytest.param(GROWTH, 9, id="some of growth", marks=pytest.mark.slow),
         pytest.param(GROWTH, 3, id="growth", marks=pytest.mark.slow),
         pytest.param(
             (

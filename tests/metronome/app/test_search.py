@@ -163,6 +163,7 @@ def test_no_trial_has_a_value(option: str, commands: Commands) -> None:
     assert "Traceback" not in done.out
 
 
+@pytest.mark.slow
 def test_a_trial_that_was_cut_off(commands: Commands) -> None:
     command = (*PLAIN, "data.batch_size=250", RATES, "trials=3", "resume=auto")
     first = commands("train", *command)

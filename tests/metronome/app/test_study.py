@@ -94,6 +94,7 @@ def test_the_order_is_drawn(commands: Commands, undrawn: None) -> None:
     assert [job.split()[1].removeprefix("data.") for job in done.jobs] == [size.removeprefix("data.") for size in sizes]
 
 
+@pytest.mark.slow
 def test_a_study_whose_target_has_changed(commands: Commands, undrawn: None) -> None:
     """Its runs ended where they had the one before."""
     mine = ("+study=batch_size", "data.batch_size=64", "optimizer.lr=0.4", "seed=0", "budget=4steps", "trainer=cpu",
@@ -131,6 +132,7 @@ def test_a_study_whose_configuration_has_changed(commands: Commands, undrawn: No
     )
 
 
+@pytest.mark.slow
 def test_a_study_that_another_process_works_at(commands: Commands, undrawn: None) -> None:
     one = (*SMALL, "seed=0", "hydra.sweep.dir=mine")
     (commands.folder / "mine").mkdir()

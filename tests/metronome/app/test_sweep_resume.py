@@ -117,6 +117,7 @@ def test_which_sweep_goes_on(commands: Commands) -> None:
     assert (other.code, made_before(other), len(sweeps(commands.folder))) == (0, 0, 3)
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_values_are_in_a_file(commands: Commands) -> None:
     study = commands.folder / "conf/study/mine.yaml"
     study.parent.mkdir(parents=True)
@@ -181,6 +182,7 @@ def test_a_finished_job_of_another_configuration(commands: Commands) -> None:
     assert made_before(done) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_another_process_works_at(commands: Commands) -> None:
     first = commands("train", *TWO)
     run = first.runs[0]
