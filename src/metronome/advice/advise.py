@@ -11,7 +11,7 @@ from metronome.advice.rules import batch_and_noise as batch
 from metronome.advice.rules import length, machine, rate
 
 RULES: tuple[Callable[[Facts], Advice | None], ...] = (
-    rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small,
+    length.failed, rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small,
     batch.signs_of_noise, batch.norms_of_few, batch.batch_too_small, batch.batch_too_large,
     length.over_fits, length.learns_little, length.still_falls, length.stays_high,
     machine.waits_for_data, machine.validates_long, machine.overhead, machine.finer_than_needed, batch.uneven_devices,
@@ -19,14 +19,15 @@ RULES: tuple[Callable[[Facts], Advice | None], ...] = (
 )  # fmt: skip
 # Of a run that is to learn a few batches by heart (trainer.overfit_batches), to see whether it can.
 OF_FEW_BATCHES = (
-    rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small, length.learns_little, length.still_falls,
-    length.stays_high,
+    length.failed, rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small, length.learns_little,
+    length.still_falls, length.stays_high,
 )  # fmt: skip
 
 STAYS = "the training loss stays high"
 # What explains another: where the first is there, the others say the same, or what follows from it.
 _EXPLAINS = {
-    "the loss diverged": None,  # all
+    "the run failed": None,  # all
+    "the loss diverged": None,
     "the loss jumped away and hardly came back": None,
     "the loss oscillates": ("over-fitting", "under-fitting", "the loss is still falling", STAYS, "the batch is far"),
     "the learning rate is far too small": (

@@ -129,6 +129,11 @@ CASES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     # Where it is not known that longer steps would not have paid.
     ("under-fitting", {**history("val", RESTS), **history("train", RESTS)}, "'model.network.channels=[128,128]'",
      {**history("val", RESTS), **history("train", RESTS), **NOISY_POINTS}),
+    ("the run failed", {"result.status": "failed", "result.error": "the disk is full"}, "",
+     {"result.status": "stopped"}),
+    ("the training loss stays high", {**history("val", RESTS), **history("train", RESTS), **NOISY_POINTS,
+                                      "config.callbacks.lr_finder": {"take": False}},
+     "callbacks.lr_finder.take=true", {**NOISY_POINTS, "config.callbacks.lr_finder": {"take": False}}),
     ("the training loss stays high", {**history("val", RESTS), **history("train", RESTS), **NOISY_POINTS},
      "callbacks=lr_finder", {**history("val", RESTS), **history("train", [*RESTS[:-2], 0.5, 0.5]), **NOISY_POINTS}),
     # A loss that has come far down: its moves are parts of little.
@@ -200,7 +205,8 @@ def test_every_rule_is_tested() -> None:
 def test_flags_compose(symptom: str, there: dict[str, Any], flags: str, absent: dict[str, Any]) -> None:
     typed = [flag.strip("'") for flag in flags.split()]
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
-        config = compose("train", ["+experiment=digits", *typed])
+        of_run = ["callbacks=lr_finder"] if "config.callbacks.lr_finder" in there else []
+        config = compose("train", ["+experiment=digits", *of_run, *typed])
     for flag in typed:
         assert flag.split("=")[0].split(".")[0] in config
 

@@ -266,6 +266,8 @@ def test_a_name_and_tags(commands: Commands) -> None:
     ("words", "line"),
     [
         (["optimiser.lr=0.1"], "no key 'optimiser' in the configuration; did you mean optimizer; to add a new one "),
+        (["lr=0.1"], "no key 'lr' in the configuration; did you mean optimizer.lr; to add a new one "),
+        (["batch_size=32"], "no key 'batch_size' in the configuration; did you mean data.batch_size; to add "),
         (["callbacks=[ema,early_stoping]"], "no callbacks 'early_stoping'; did you mean early_stopping"),
         (["optimizer.lr=0,1"], "optimizer.lr=0,1 is several values: add -m for a run with each, or write "),
         (["data._target_=project.data.digits.Digit"],

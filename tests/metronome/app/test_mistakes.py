@@ -150,7 +150,7 @@ FLAGS = [
     # composing
     (["optimizer.lr=${nope:3}"], "optimizer.lr: Unsupported interpolation type nope"),
     (["~nope"], "'nope' does not exist"),
-    (["seed=0,1"], "add --multirun"),
+    (["seed=0,1"], "seed=0,1 is several values: add -m for a run with each, or write"),
     (["+experiment=digits"], "Multiple values for experiment"),
     (["-m", "seed=0,1", "hydra.sweep.dir=${nope}"], "hydra.sweep.dir refers to a key that is not there"),
     (["--nope"], "unrecognized arguments: --nope; --help shows what there is to give"),

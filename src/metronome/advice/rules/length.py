@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from metronome.advice.advice import POOR, Advice
+from metronome.advice.advice import LOST, POOR, Advice
 from metronome.advice.facts import HIGH, Facts, dig, number
 from metronome.advice.flags import joined, length_flag
 
@@ -101,9 +101,24 @@ def stays_high(facts: Facts) -> Advice | None:
         "the training loss stays high",
         f"{first:.3g} at first, {end:.3g} at the end{seen}",
         "the rate first: short trials find one; then a longer training, a larger network, or the data say no more",
-        "callbacks=lr_finder" if facts.lr is not None and facts.optimizer not in ("rprop", "lbfgs") else "",
+        _finder(facts) if facts.lr is not None and facts.optimizer not in ("rprop", "lbfgs") else "",
         POOR - 45,
     )
+
+
+def _finder(facts: Facts) -> str:
+    used = dig(facts.config, "callbacks.lr_finder")
+    if not used:
+        return "callbacks=lr_finder"
+    return "" if dig(facts.config, "callbacks.lr_finder.take") else "callbacks.lr_finder.take=true"
+
+
+def failed(facts: Facts) -> Advice | None:
+    """A run that an error has ended; one that was not finite has a rule of its own."""
+    if facts.result.get("status") != "failed" or facts.result.get("nonfinite"):
+        return None
+    why = str(facts.result.get("error") or "no reason is known")
+    return Advice("the run failed", why, "mend that, then the same command with resume=auto", "", LOST)
 
 
 def best_of(facts: Facts) -> tuple[int, float] | None:

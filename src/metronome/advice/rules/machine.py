@@ -150,7 +150,7 @@ def machine_is_busy(facts: Facts) -> Advice | None:
         f"{cpu:.3g} s of processor time in {wall:.3g} s, {threads} threads",
         "times of this run say little" + ("; one thread waits for no other" if flags else ""),
         flags,
-        (SLOW if flags else NOTE) + 5,
+        NOTE + 5,
     )
 
 

@@ -49,6 +49,8 @@ def command_line() -> Iterator[None]:
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_SIGINT)
+    except BrokenPipeError:  # the reader of the output has what it wanted: ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         line = mistake(error)
         if line is None or whole_traceback:

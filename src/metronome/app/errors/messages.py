@@ -127,6 +127,9 @@ def _unknown_key(key: str, cause: Exception) -> str:
     if parent and first not in siblings and {"data", "model", "trainer"} <= set(siblings):
         parent, name = "", first  # it is the group that is not there
     near = did_you_mean(name, siblings, sign=f"{parent}." if parent else "")
+    if not parent and not near and node is not None:  # or it is a key of a group: lr=0.1
+        inside = [f"{group}.{name}" for group in ("data", "optimizer", "trainer") if name in (node.get(group) or ())]
+        near = f"did you mean {' or '.join(inside)}" if inside else ""
     allowed = f"{parent or 'the configuration'} has: {', '.join(siblings)}" if siblings and not near else ""
     no_key = f"no key '{name}' in {parent or 'the configuration'}"
     return "; ".join(filter(None, (no_key, near, allowed, f"to add a new one write +{key}=...")))
