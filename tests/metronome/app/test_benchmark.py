@@ -69,7 +69,9 @@ def test_steps(commands: Commands) -> None:
     assert f"a further micro-batch costs {further:,.0f} us" in case["notes"][1]
 
 
-@pytest.mark.parametrize(("name", "ways"), [("epoch", 3), ("validation", 3), ("samples", 12)])
+@pytest.mark.parametrize(
+    ("name", "ways"), [("epoch", 3), ("validation", 3), pytest.param("samples", 12, marks=pytest.mark.slow)]
+)
 def test_other_cases(name: str, ways: int, commands: Commands) -> None:
     done = commands("benchmark", "--cases", name, "--steps=4", "--rounds=1", "--clock", "cpu", "--json", "out.json")
     assert done.code == 0, done.err

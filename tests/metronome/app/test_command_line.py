@@ -266,6 +266,7 @@ def test_a_name_and_tags(commands: Commands) -> None:
     ("words", "line"),
     [
         (["optimiser.lr=0.1"], "no key 'optimiser' in the configuration; did you mean optimizer; to add a new one "),
+        (["+batch_size=32"], "+batch_size=32 would be read by nothing; did you mean data.batch_size=32"),
         (["lr=0.1"], "no key 'lr' in the configuration; did you mean optimizer.lr; to add a new one "),
         (["batch_size=32"], "no key 'batch_size' in the configuration; did you mean data.batch_size; to add "),
         (["callbacks=[ema,early_stoping]"], "no callbacks 'early_stoping'; did you mean early_stopping"),

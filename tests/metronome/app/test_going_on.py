@@ -212,6 +212,7 @@ def test_a_mistake_destroys_nothing(change: str, words: str, whole: Path, comman
     assert before == {name: (run / name).read_text() for name in before}
 
 
+@pytest.mark.slow
 def test_folders_that_count_versions(commands: Commands) -> None:
     """What an earlier start has logged in a folder of its own is taken back too."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -110,6 +110,7 @@ def test_a_mistake_is_one_line(commands: Commands, forks: Path) -> None:
     assert "measure=5 is neither true nor false" in commands("plan", *QUICK[:2], "measure=5").err
 
 
+@pytest.mark.slow
 def test_a_growing_batch_by_its_sizes(commands: Commands, forks: Path) -> None:
     growth = "data.batch_growth={factor: 4, every: 1 epochs, max: 160, accumulate: true}"
     done = commands("plan", *QUICK, growth, "budget=3 epochs", "format=json")

@@ -191,6 +191,7 @@ def test_a_trial_that_was_cut_off(commands: Commands) -> None:
     assert trials(commands) == before
 
 
+@pytest.mark.slow
 def test_a_search_that_was_cut_off_before_its_first_trial(commands: Commands) -> None:
     command = (*PLAIN, "data.batch_size=250", RATES, "trials=1", "resume=auto", "hydra.sweep.dir=mine")
     assert commands("train", *command).code == 0

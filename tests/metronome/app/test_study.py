@@ -118,6 +118,7 @@ def test_a_failed_job_is_reported_on(commands: Commands, undrawn: None) -> None:
     assert sorted(row["status"] for row in rows(done)) == ["failed", "finished"]
 
 
+@pytest.mark.slow
 def test_a_study_whose_configuration_has_changed(commands: Commands, undrawn: None) -> None:
     """Its overrides are the same; half of its runs would be of other values, in the same table."""
     one = (*SMALL, "seed=0", "hydra.sweep.dir=mine")

@@ -131,6 +131,7 @@ def test_a_sweep_whose_values_are_in_a_file(commands: Commands) -> None:
     assert found == [(1, 0, 1), (1, 1, 1), (1, 0, 2)]
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own(commands: Commands) -> None:
     sweep = (*LINEAR, "-m", "seed=0,1", "hydra.sweep.dir=mine")
     results = commands.folder / "mine"

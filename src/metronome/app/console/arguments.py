@@ -8,6 +8,11 @@ from metronome.app.errors.nearest import did_you_mean
 from metronome.units import InputError
 
 _FLAGS = ("-m", "--multirun", "-h", "--help", "--resolve")
+# Keys that are typed without their group.
+_OF_GROUPS = {
+    "batch_size": "data.batch_size", "lr": "optimizer.lr", "learning_rate": "optimizer.lr",
+    "max_epochs": "trainer.max_epochs", "epochs": "trainer.max_epochs", "devices": "trainer.devices",
+}  # fmt: skip
 _SEVERAL = ("callbacks", "logger")  # groups of which files are taken together
 
 
@@ -37,6 +42,8 @@ def _check_added(name: str, value: str, groups: Collection[str], in_defaults: Ma
         raise InputError(f"+{name}={value}: {name} has a file already; write {name}={value} to take its place{both}")
     if name not in groups and (near := did_you_mean(name, groups, sign="+")):
         raise InputError(f"no group '{name}'; {near}")
+    if name in _OF_GROUPS:
+        raise InputError(f"+{name}={value} would be read by nothing; did you mean {_OF_GROUPS[name]}={value}")
 
 
 def _is_flag(argument: str) -> bool:
