@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from metronome.advice.advice import Advice
-from metronome.advice.facts import Facts, dig
+from metronome.advice.facts import Facts
 from metronome.advice.flags import can_be_typed
 from metronome.advice.rules import batch_and_noise as batch
 from metronome.advice.rules import length, machine, rate
+from metronome.runs.nested import dig
 
 RULES: tuple[Callable[[Facts], Advice | None], ...] = (
     length.failed, rate.diverged, rate.never_came_back, rate.oscillates, rate.rate_too_small,

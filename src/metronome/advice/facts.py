@@ -7,6 +7,7 @@ from typing import Any
 
 from metronome.advice.gradients import Gradients
 from metronome.runs.monitored import mode_in
+from metronome.runs.nested import dig
 
 HIGH = 0.25  # of the first loss, where a training has not come far
 
@@ -122,15 +123,6 @@ class Facts:
     def is_diverged(self) -> bool:
         """Whether loss or gradient were not finite, and the run ended there or these steps were left out."""
         return bool(self.result.get("nonfinite"))
-
-
-def dig(config: Any, key: str) -> Any:
-    """What lies below a key with dots; None where there is nothing."""
-    for name in key.split("."):
-        if not isinstance(config, dict):
-            return None
-        config = config.get(name)
-    return config
 
 
 def number(value: Any) -> float | None:

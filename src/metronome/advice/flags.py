@@ -3,7 +3,8 @@
 import re
 from math import ceil, log2, sqrt
 
-from metronome.advice.facts import Facts, dig
+from metronome.advice.facts import Facts
+from metronome.runs.nested import dig
 
 _ADAPTIVE = ("adam", "adamw", "adamax", "nadam", "radam", "adagrad", "rmsprop", "muon")
 _BY_SIGN = ("rprop", "lbfgs")

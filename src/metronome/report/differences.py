@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from metronome.report.records import RunRecord, dig
+from metronome.report.records import RunRecord
 from metronome.report.value_text import is_number, short_names, shown, text
 from metronome.runs.deciding import deciding
+from metronome.runs.nested import below
 from metronome.runs.overrides import goes_on, key_and_value
 
 DEFAULT, NOT_THERE = "default", "–"
@@ -102,7 +103,7 @@ def _unasked(groups: Iterable[list[RunRecord]]) -> list[str]:
 
 def overrides(run: RunRecord) -> dict[str, str]:
     """What was asked of a run: keys and values, without those that only say how to go on."""
-    given = dig(run.result, "overrides") or dig(run.config, "overrides")
+    given = below(run.result, "overrides") or below(run.config, "overrides")
     found: dict[str, str] = {}
     for override in given if isinstance(given, list) else []:
         if not goes_on(str(override)):
@@ -114,8 +115,8 @@ def overrides(run: RunRecord) -> dict[str, str]:
 def value_of(run: RunRecord, key: str, given: Mapping[str, str]) -> str:
     """The value that a run has for a key of another run's overrides."""
     path = key.split(".")
-    here = dig(run.config, *path)
-    parent = run.config if len(path) == 1 else dig(run.config, *path[:-1])
+    here = below(run.config, *path)
+    parent = run.config if len(path) == 1 else below(run.config, *path[:-1])
     is_value = len(path) > 1 or not isinstance(here, dict | list)  # a group's file is a table, or a list
     if is_value and isinstance(parent, dict) and path[-1] in parent:
         return text(here)
@@ -127,7 +128,7 @@ def value_of(run: RunRecord, key: str, given: Mapping[str, str]) -> str:
 def number_of(key: str, value: str, run: RunRecord) -> float | None:
     """A differing value as a number; None for a word. The whole data set as one batch counts with its samples."""
     if key == "data.batch_size" and not is_number(value):
-        size = dig(run.plan, "batch_size")
+        size = below(run.plan, "batch_size")
         return float(size) if isinstance(size, int) else None
     return float(value) if is_number(value) else None
 

@@ -14,6 +14,7 @@ from metronome.report.events import Curve, read_curves
 from metronome.report.step_table import StepTable
 from metronome.runs.monitored import mode_in, monitored_in
 from metronome.runs.names import CONFIG_FILE, PLAN_FILE, REPORT_FILE, RESULT_FILE
+from metronome.runs.nested import below
 from metronome.runs.order import place_in, read_order
 from metronome.units import InputError
 
@@ -74,7 +75,7 @@ class RunRecord:
     @property
     def steps(self) -> int | None:
         """Steps done, as the run counted them, or as far as its curves go."""
-        counted = number(dig(self.result, "progress", "steps"))
+        counted = number(below(self.result, "progress", "steps"))
         if counted is not None:
             return int(counted)
         trained = [int(curve.steps[-1]) for tag, curve in self.curves.items() if not tag.startswith("test/")]
@@ -86,17 +87,18 @@ class RunRecord:
 
         Of a run in several starts, whose result has those of the last alone, all samples at the speed of the last.
         """
-        seconds, speed = number(dig(self.result, "seconds", "train")), number(dig(self.result, "samples_per_second"))
-        samples = number(dig(self.result, "progress", "samples"))
-        if seconds and dig(self.result, "resumed_from") and samples and speed:
+        seconds = number(below(self.result, "seconds", "train"))
+        speed = number(below(self.result, "samples_per_second"))
+        samples = number(below(self.result, "progress", "samples"))
+        if seconds and below(self.result, "resumed_from") and samples and speed:
             return samples / speed
         return seconds or None
 
     @property
     def ends_at_a_target(self) -> bool:
         """Whether it ends where it has what was asked of it: its best value then says where that was."""
-        callbacks = dig(self.config, "callbacks")
-        made = [dig(entry, "_target_") for entry in callbacks.values()] if isinstance(callbacks, dict) else []
+        callbacks = below(self.config, "callbacks")
+        made = [below(entry, "_target_") for entry in callbacks.values()] if isinstance(callbacks, dict) else []
         return any(str(target).endswith(".StopAtTarget") for target in made)
 
     @property
@@ -109,7 +111,7 @@ class RunRecord:
     def monitor(self) -> str | None:
         """The metric that decides which checkpoint is best; where none does, the one that the configuration names, else
         the loss of the validation."""
-        name = dig(self.result, "best", "monitor") or monitored_in(self.config)[0]
+        name = below(self.result, "best", "monitor") or monitored_in(self.config)[0]
         if name is not None:
             return str(name)
         others = (self.config.get("monitor"), _VALIDATED)
@@ -119,7 +121,7 @@ class RunRecord:
     def best_is_low(self) -> bool:
         """Whether a low value of it is a good one."""
         name = self.monitor
-        return name is None or (dig(self.result, "best", "mode") or mode_in(self.config, name)) != "max"
+        return name is None or (below(self.result, "best", "mode") or mode_in(self.config, name)) != "max"
 
 
 def monitor_of(runs: list[RunRecord]) -> tuple[str | None, bool]:
@@ -186,10 +188,10 @@ def _folders(path: Path) -> Iterator[Path]:
 def _read(folder: Path, name: str, config: dict[str, Any]) -> RunRecord:
     run = RunRecord(folder, name, config)
     run.result = _json(run, RESULT_FILE)
-    run.plan = _json(run, PLAN_FILE) or (dig(run.result, "plan") or {})
+    run.plan = _json(run, PLAN_FILE) or (below(run.result, "plan") or {})
     run.curves, problems = read_curves(folder)
     run.problems += problems
-    given = dig(run.result, "overrides") or config.get("overrides")
+    given = below(run.result, "overrides") or config.get("overrides")
     run.order = place_in(read_order(folder.parent), given if isinstance(given, list) else [])
     if run.plan:
         try:
@@ -232,15 +234,6 @@ def _line(error: Exception) -> str:
 def is_rate(tag: str) -> bool:
     """Whether a scalar is a learning rate, of all parameters or of a group of them."""
     return tag == "lr" or tag.startswith("lr/")
-
-
-def dig(content: Any, *keys: str) -> Any:
-    """What lies below these keys in nested tables; None where there is nothing."""
-    for key in keys:
-        if not isinstance(content, dict):
-            return None
-        content = content.get(key)
-    return content
 
 
 def number(value: Any) -> float | None:

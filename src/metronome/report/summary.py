@@ -10,8 +10,9 @@ from statistics import fmean, stdev
 import numpy as np
 
 from metronome.report.differences import Differences, Group
-from metronome.report.records import RunRecord, dig, monitor_of, number
+from metronome.report.records import RunRecord, monitor_of, number
 from metronome.report.ties import best_of, same
+from metronome.runs.nested import below
 from metronome.units import direction_of
 
 # What is measured of every run: its name with its unit, as in summary.csv, its heading, and what it means.
@@ -131,23 +132,24 @@ def measure(run: RunRecord) -> dict[str, float | None]:
         metrics.pop("train/loss", None)
     metrics = {name: value for name, value in metrics.items() if name not in ("epoch", "hp_metric", *MEASURES)}
     steps = run.steps
-    samples = number(dig(run.result, "progress", "samples"))
-    epochs = number(dig(run.result, "progress", "epochs"))
+    samples = number(below(run.result, "progress", "samples"))
+    epochs = number(below(run.result, "progress", "epochs"))
     if run.step_table is not None and steps is not None:
         epochs = float(run.step_table.epochs_at(steps))
         samples = float(run.step_table.samples_at(steps)) if samples is None else samples
     seconds = run.train_seconds
-    memory = number(dig(run.result, "peak_memory_bytes")) if run.memory_is_own else None
+    memory = number(below(run.result, "peak_memory_bytes")) if run.memory_is_own else None
     # A run that keeps no best checkpoint, or has not ended, has its curve.
-    seen = None if dig(run.result, "best") else best_point(run, run.monitor)
-    best = (number(dig(run.result, "best", "step")), number(dig(run.result, "best", "value"))) if seen is None else seen
+    seen = None if below(run.result, "best") else best_point(run, run.monitor)
+    step, value = (number(below(run.result, "best", name)) for name in ("step", "value"))
+    best = (step, value) if seen is None else seen
     row: dict[str, float | None] = {
         "steps": steps,
         "epochs": epochs,
         "samples": samples,
         "train_seconds": seconds if steps else None,
         "seconds_per_epoch": seconds / epochs if seconds and epochs else None,
-        "samples_per_second": None if seconds is None else number(dig(run.result, "samples_per_second")),
+        "samples_per_second": None if seconds is None else number(below(run.result, "samples_per_second")),
         "peak_memory_MB": None if memory is None else memory / 1e6,
         "best_value": best[1],
         "best_step": best[0],

@@ -3,8 +3,9 @@
 from math import inf
 
 from metronome.advice.advice import NOTE, POOR, SLOW, Advice
-from metronome.advice.facts import Facts, dig
+from metronome.advice.facts import Facts
 from metronome.advice.flags import batch_flags, joined, length_flag, power_of_two
+from metronome.runs.nested import dig
 
 FAR = 4.0  # times the noise scale that a batch is far from it
 TINY_LAST = 0.25  # of a batch

@@ -3,8 +3,9 @@
 from statistics import fmean
 
 from metronome.advice.advice import LOST, POOR, Advice
-from metronome.advice.facts import HIGH, Facts, dig, number
+from metronome.advice.facts import HIGH, Facts, number
 from metronome.advice.flags import joined, length_flag
+from metronome.runs.nested import dig
 
 WORSE = 1.1  # times the best value, at the end of a training that over-fits
 FALLS = 0.1  # of its level that the loss still falls in the last quarter

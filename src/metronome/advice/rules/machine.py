@@ -1,8 +1,9 @@
 """Rules on time, memory and the machine."""
 
 from metronome.advice.advice import NOTE, SLOW, Advice
-from metronome.advice.facts import Facts, dig, number
+from metronome.advice.facts import Facts, number
 from metronome.advice.flags import batch_flags, power_of_two
+from metronome.runs.nested import dig
 
 # Of a step, for data; beside other work, where any part of a step may have waited for a core.
 WAITS, WAITS_BESIDE_OTHERS = 0.3, 0.6

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from metronome.runs.nested import dig
 from metronome.runs.overrides import key_and_value, what_it_is
 from metronome.runs.sweeps import own_overrides, sweep_of
 from metronome.units import Plan
@@ -47,12 +48,3 @@ def swept(overrides: Iterable[str], folder: Path) -> tuple[str, ...]:
     """The keys that are not the same in all jobs of the sweep in this folder; none where there is no sweep."""
     own = own_overrides(overrides, folder) if sweep_of(folder) else []
     return tuple(key_and_value(override)[0] for override in own)
-
-
-def dig(config: Any, key: str) -> Any:
-    """What lies below a key with dots; None where there is nothing."""
-    for name in key.split("."):
-        if not isinstance(config, dict):
-            return None
-        config = config.get(name)
-    return config

@@ -14,10 +14,11 @@ from metronome.report.html.statuses import in_order, statuses
 from metronome.report.html.style_and_script import NARROW_BELOW, SCRIPT, STYLE
 from metronome.report.html.tables import every_run, results
 from metronome.report.html.targets import targets
-from metronome.report.records import UNFINISHED, RunRecord, dig
+from metronome.report.records import UNFINISHED, RunRecord
 from metronome.report.summary import Summary
 from metronome.report.value_text import shown
 from metronome.runs.names import CONFIG_FILE
+from metronome.runs.nested import below
 
 GENERATOR = '<meta name="generator" content="metronome report">'  # by which a report is known again
 
@@ -88,7 +89,7 @@ def _facts(summary: Summary) -> str:
         "Monitored": _monitored(summary),
         "Run": _when(runs),
         "Versions": "; ".join(_versions(runs)),
-        "Code": ", ".join(sorted({str(c)[:12] for run in runs if (c := dig(run.result, "git_commit"))})),
+        "Code": ", ".join(sorted({str(c)[:12] for run in runs if (c := below(run.result, "git_commit"))})),
     }
     rows = [
         f"<dt>{escaped(name)}</dt><dd>{text if name == 'Common to all' else escaped(text)}</dd>"
@@ -123,7 +124,7 @@ def _time(seconds: float) -> str:
 
 
 def _versions(runs: Iterable[RunRecord]) -> list[str]:
-    found = [dig(run.result, "versions") for run in runs]
+    found = [below(run.result, "versions") for run in runs]
     return sorted(
         {", ".join(f"{name} {v}" for name, v in versions.items()) for versions in found if isinstance(versions, dict)}
     )
