@@ -3,9 +3,8 @@
 import argparse
 import json
 
+from metronome.app.console.arguments import CHANGES, changes_and_packages
 from metronome.app.console.command_line import command_line
-
-CHANGES = "values of that configuration to change; allow=mypackage,other lets it use packages of your own"
 
 
 def main() -> None:
@@ -16,9 +15,7 @@ def main() -> None:
 
     from metronome.app.evaluate import evaluate  # only now, so that --help need not wait for torch
 
-    changes = [change for change in arguments.changes if not change.startswith("allow=")]
-    allowed = [change.removeprefix("allow=") for change in arguments.changes if change.startswith("allow=")]
-    packages = [package for names in allowed for package in names.split(",")]
+    changes, packages = changes_and_packages(arguments.changes)
     print(json.dumps(evaluate(arguments.checkpoint, changes, packages), indent=2))
 
 

@@ -3,10 +3,9 @@ without this library, compared with the module before it is written. model.onnx 
 
 import argparse
 
+from metronome.app.console.arguments import CHANGES, changes_and_packages
 from metronome.app.console.command_line import command_line
 from metronome.runs.folders import relative
-
-CHANGES = "values of that configuration to change; allow=mypackage,other lets it use packages of your own"
 
 
 def main() -> None:
@@ -18,9 +17,7 @@ def main() -> None:
 
     from metronome.app.export import export  # only now, so that --help need not wait for torch
 
-    changes = [change for change in arguments.changes if not change.startswith("allow=")]
-    allowed = [change.removeprefix("allow=") for change in arguments.changes if change.startswith("allow=")]
-    packages = [package for names in allowed for package in names.split(",")]
+    changes, packages = changes_and_packages(arguments.changes)
     done = export(arguments.checkpoint, arguments.to, changes, packages)
     for name, shapes in (("inputs", done.inputs), ("outputs", done.outputs)):
         print(f"{name:10} {'; '.join(_shape(shape) for shape in shapes)}")

@@ -3,10 +3,9 @@ table with a row a sample."""
 
 import argparse
 
+from metronome.app.console.arguments import CHANGES, changes_and_packages
 from metronome.app.console.command_line import command_line
 from metronome.runs.folders import relative
-
-CHANGES = "values of that configuration to change; allow=mypackage,other lets it use packages of your own"
 
 
 def main() -> None:
@@ -23,9 +22,7 @@ def main() -> None:
     from metronome.app.predict import default_table, predict  # only now, so that --help need not wait for torch
     from metronome.app.predicting.table import head
 
-    changes = [change for change in arguments.changes if not change.startswith("allow=")]
-    allowed = [change.removeprefix("allow=") for change in arguments.changes if change.startswith("allow=")]
-    packages = [package for names in allowed for package in names.split(",")]
+    changes, packages = changes_and_packages(arguments.changes)
     out = arguments.out or default_table(arguments.checkpoint, arguments.split, arguments.input)
     options = {"split": arguments.split, "inputs": arguments.input, "top": arguments.top}
     done = predict(arguments.checkpoint, changes, packages, out=out, **options)

@@ -13,6 +13,8 @@ _OF_GROUPS = {
     "batch_size": "data.batch_size", "lr": "optimizer.lr", "learning_rate": "optimizer.lr",
     "max_epochs": "trainer.max_epochs", "epochs": "trainer.max_epochs", "devices": "trainer.devices",
 }  # fmt: skip
+# What `changes_and_packages` takes, in words for --help.
+CHANGES = "values of that configuration to change; allow=mypackage,other lets it use packages of your own"
 _SEVERAL = ("callbacks", "logger")  # groups of which files are taken together
 
 
@@ -34,6 +36,17 @@ def made_ready(arguments: Sequence[str], script: str) -> list[str]:
         if (added := re.fullmatch(r"\+(\w+)=([\w/,]+)", argument)) is not None:
             _check_added(added[1], added[2], groups, in_defaults)
     return sorted(spelled, key=lambda argument: not _is_flag(argument))
+
+
+def changes_and_packages(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Of the words after a checkpoint the changes of its configuration, and the packages of `allow=`.
+
+    >>> changes_and_packages(["data.batch_size=8", "allow=mine,other"])
+    (['data.batch_size=8'], ['mine', 'other'])
+    """
+    changes = [word for word in words if not word.startswith("allow=")]
+    allowed = [word.removeprefix("allow=") for word in words if word.startswith("allow=")]
+    return changes, [package for names in allowed for package in names.split(",")]
 
 
 def _check_added(name: str, value: str, groups: Collection[str], in_defaults: Mapping[str, str]) -> None:
