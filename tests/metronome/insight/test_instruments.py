@@ -173,7 +173,7 @@ def test_a_logger_that_can_choose_an_axis_gets_the_samples(tmp_path: Path) -> No
 def test_the_parts_of_a_step_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that each part moves on by its own amount."""
     now = [0.0]
-    monkeypatch.setattr("metronome.insight.instruments.step_time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("metronome.insight.marks.perf_counter", lambda: now[0])
 
     class Slow(jobs.Net):
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:

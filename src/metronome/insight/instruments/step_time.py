@@ -1,14 +1,13 @@
 """Where the time of a step goes."""
 
 from itertools import pairwise
-from time import perf_counter
 from typing import Any
 
 import lightning as L
-import torch
 from torch.optim import Optimizer
 
 from metronome.insight.instruments.log_points import GROUP, Instrument, log_scalars
+from metronome.insight.marks import mark, milliseconds
 
 PARTS = ("data", "forward_backward", "optimizer", "rest")
 
@@ -56,7 +55,7 @@ class StepTime(Instrument):
         """A batch is about to be fetched."""
         self._is_timed = (self._trainer.logged_step + (1 if self._every == 1 else 2)) % self._every == 0
         if self._is_timed:
-            self._marks = [self._end, self._mark()]
+            self._marks = [self._end, mark(self._on_gpu)]
         self._end = None
 
     def on_train_batch_start(
@@ -64,11 +63,11 @@ class StepTime(Instrument):
     ) -> None:
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         if self._is_timed:
-            self._marks.append(self._mark())
+            self._marks.append(mark(self._on_gpu))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         if self._is_timed and len(self._marks) == 3:
-            self._marks.append(self._mark())
+            self._marks.append(mark(self._on_gpu))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -76,9 +75,9 @@ class StepTime(Instrument):
         if not self._every:
             return
         if self._is_timed:
-            self._is_timed, self._done = False, [*self._marks, self._mark()]
+            self._is_timed, self._done = False, [*self._marks, mark(self._on_gpu)]
         if (self._trainer.logged_step + (2 if self._every == 1 else 3)) % self._every == 0:
-            self._end = self._mark()  # the next step is timed
+            self._end = mark(self._on_gpu)  # the next step is timed
         if self.is_due and self._done:
             found, self._done = self._milliseconds(), []
             log_scalars(trainer, found)
@@ -96,17 +95,10 @@ class StepTime(Instrument):
     def _milliseconds(self) -> dict[str, float]:
         """The parts that are known. A step that was left out before its update has no part of its own for it."""
         end, *marks = self._done
-        parts = dict(zip(PARTS, (_between(a, b) for a, b in pairwise(marks)), strict=False))
+        parts = dict(zip(PARTS, (milliseconds(a, b) for a, b in pairwise(marks)), strict=False))
         if end is not None:
-            parts["rest"] = _between(end, marks[0])
+            parts["rest"] = milliseconds(end, marks[0])
         return {f"{GROUP}/ms_{name}": value for name, value in parts.items()}
-
-    def _mark(self) -> Any:
-        if not self._on_gpu:
-            return perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
 
 class _TimedBatches:
@@ -118,10 +110,3 @@ class _TimedBatches:
     def next(self) -> tuple[Any, bool]:
         self.clock.begin()
         return self.batches.next()
-
-
-def _between(first: Any, second: Any) -> float:
-    if isinstance(first, float):
-        return (second - first) * 1e3
-    second.synchronize()
-    return first.elapsed_time(second)

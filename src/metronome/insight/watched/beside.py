@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import lightning as L
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from metronome.insight.layout.kept import Kept
+from metronome.insight.marks import mark, milliseconds
 from metronome.insight.noise_scale.estimate import estimates
 from metronome.training.batches.seeds import remember_generators
 from metronome.training.logged.metrics import remember_metrics
@@ -83,21 +83,14 @@ class Beside:
     def passes(self) -> list[tuple[int, float]]:
         """Samples and milliseconds of each pass since this was asked; on a GPU, which is waited for, by its clock."""
         passes, self._passes = self._passes, []
-        return [(samples, _milliseconds(begin, end)) for samples, begin, end in passes]
-
-    def _mark(self) -> Any:
-        if not self._on_gpu:
-            return perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
+        return [(samples, milliseconds(begin, end)) for samples, begin, end in passes]
 
     def _gradient(self, piece: Piece) -> tuple[list[Tensor], Tensor]:
-        begin = self._mark()
+        begin = mark(self._on_gpu)
         with self.trainer.precision_plugin.forward_context():
             loss = self.module.loss_and_outputs(piece.batch)[0]  # pyright: ignore
         found = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        self._passes.append((piece.samples, begin, self._mark()))
+        self._passes.append((piece.samples, begin, mark(self._on_gpu)))
         pairs = zip(self.parameters, found, strict=True)
         return [torch.zeros_like(p) if g is None else g for p, g in pairs], loss.detach().to(most_precise(loss.device))
 
@@ -181,13 +174,6 @@ def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """In the precision of the numbers, which few additions of many make good enough; added up in more."""
     products = torch.stack([torch.dot(x.flatten(), y.flatten()) for x, y in zip(a, b, strict=True)])
     return products.to(most_precise(products.device)).sum()
-
-
-def _milliseconds(begin: Any, end: Any) -> float:
-    if isinstance(begin, float):
-        return (end - begin) * 1e3
-    end.synchronize()
-    return begin.elapsed_time(end)
 
 
 def _say_nothing(*_: Any, **__: Any) -> None: ...
