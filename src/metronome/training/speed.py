@@ -109,9 +109,23 @@ def _compile(module: L.LightningModule, backend: str) -> None:
             f"trainer.compile compiles the networks that a module is made of, and {type(module).__name__} has none "
             "with weights; use trainer.compile=false"
         )
+    if all(network._compiled_call_impl is None for network in networks):
+        # What was compiled for networks of earlier trainings counts against a limit that networks of the same class
+        # share, past which PyTorch compiles no more.
+        torch.compiler.reset()
     for network in networks:
         if network._compiled_call_impl is None:  # it may have been compiled by its owner
-            network.compile(backend=backend)
+            network._compiled_call_impl = _compiled(network, backend)
+
+
+def _compiled(network: nn.Module, backend: str) -> Any:
+    """A call of it, compiled. `network.compile()` compiles nothing of a network whose class is one of PyTorch's own, such
+    as `nn.Sequential`, but its parts, one by one (torch 2.11 to 2.13): a call in a function of our own it does."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        return network._call_impl(*arguments, **named)
+
+    return torch.compile(call, backend=backend)
 
 
 def _networks(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:

@@ -56,7 +56,11 @@ def are_close(a: nn.Module, b: nn.Module) -> None:
 
 
 @pytest.mark.parametrize(
-    "backend", ["eager", pytest.param(True, marks=pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler"))]
+    "backend",
+    [
+        "eager",
+        pytest.param(True, marks=[pytest.mark.slow, pytest.mark.skipif(not HAS_COMPILER, reason="no C++ compiler")]),
+    ],
 )
 def test_compiled(backend: Any, tmp_path: Path) -> None:
     """In place: the names stay, and its checkpoint is gone on with uncompiled."""
@@ -70,10 +74,26 @@ def test_compiled(backend: Any, tmp_path: Path) -> None:
     are_close(again, plain)
 
 
+def test_the_tenth_network_is_compiled_as_the_first() -> None:
+    """PyTorch compiles so many for a class, in one process, and no more: those of a sweep, say."""
+    graphs = []
+    torch._dynamo.register_backend(lambda graph, inputs: graphs.append(graph) or graph.forward, name="counted")
+    compiled = []
+    for width in range(1, 11):
+        model = Images()
+        model.network = nn.Sequential(
+            nn.Conv2d(3, width, 3 - width % 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 1)
+        ).double()
+        before = len(graphs)
+        jobs.fit(model=model, data=Data(batch_size=20), max_epochs=1, limit_val_batches=0, compile="counted")
+        compiled.append(len(graphs) - before)
+    assert min(compiled) >= 1
+
+
 def test_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest parts with weights that can be called, each once; one that its owner has compiled stays so."""
     asked: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: asked.append(self))
+    monkeypatch.setattr(speed, "_compiled", lambda network, backend: asked.append(network))
 
     class Several(Images):
         def __init__(self) -> None:
