@@ -119,8 +119,8 @@ def _compile(module: L.LightningModule, backend: str) -> None:
 
 
 def _compiled(network: nn.Module, backend: str) -> Any:
-    """A call of it, compiled. `network.compile()` compiles nothing of a network whose class is one of PyTorch's own, such
-    as `nn.Sequential`, but its parts, one by one (torch 2.11 to 2.13): a call in a function of our own it does."""
+    """A call of it, compiled. Of a network whose class is one of PyTorch's own, such as `nn.Sequential`, the method
+    `compile` compiles nothing but parts of other classes, one by one (torch 2.13): of a function of ours, all of it."""
 
     def call(*arguments: Any, **named: Any) -> Any:
         return network._call_impl(*arguments, **named)

@@ -120,8 +120,8 @@ def apart(task: Task, rig: Rig) -> tuple[float, float]:
 def _apart_in_words(task: Task, rig: Rig) -> str:
     both, rounding = apart(task, rig)
     return (
-        f"after {_CHECKED} steps in the same order the weights are {both:.1%} of their way apart; those of the tuned loop "
-        f"compiled and not, {rounding:.1%}"
+        f"after {_CHECKED} steps in the same order the weights are {both:.1%} of their way apart; those of the tuned "
+        f"loop compiled and not, {rounding:.1%}"
     )
 
 
