@@ -21,9 +21,9 @@ SOURCE = Path(__file__).parents[2] / "src/metronome"
 CONTRACT = Path(__file__).parents[1] / "metronome/training/lightning_contract.json"
 # Private names of others than Lightning, which their own tests keep: torch, torchmetrics, numpy, Python, Hydra.
 OTHERS = {
-    "_asdict", "_buffers", "_compiled_call_impl", "_computed", "_defaults", "_dynamo", "_enable_grad", "_fields",
-    "_foreach_div_", "_foreach_lerp_", "_foreach_norm",
-    "_forward_hooks", "_forward_pre_hooks", "_get_default_store", "_mkldnn",
+    "_asdict", "_backward_hooks", "_backward_pre_hooks", "_buffers", "_call_impl", "_compiled_call_impl", "_computed",
+    "_defaults", "_dynamo", "_enable_grad", "_fields", "_foreach_div_", "_foreach_lerp_", "_foreach_norm",
+    "_forward_hooks", "_forward_pre_hooks", "_get_default_store", "_global", "_mkldnn",
     "_modules", "_parameters", "_version",
     "_amp_foreach_non_finite_check_and_unscale_", "_is_synced", "_last_lr", "_pytree", "_reductions",
     "_return_value", "_root_", "_should_unsync", "_sync_buffers", "_target_", "_to_sync", "_update_count",

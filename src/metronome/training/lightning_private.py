@@ -97,7 +97,12 @@ def is_averaging_models(strategy: Any) -> bool:
 
 def has_static_graph(strategy: Any) -> bool:
     """Whether DistributedDataParallel is told that every step is the same."""
-    return bool(getattr(strategy, "_ddp_kwargs", {}).get("static_graph"))
+    return bool(ddp_options(strategy).get("static_graph"))
+
+
+def ddp_options(strategy: Any) -> dict[str, Any]:
+    """What DistributedDataParallel is given beside the module."""
+    return getattr(strategy, "_ddp_kwargs", {})
 
 
 def transfers_batches(trainer: L.Trainer) -> bool:

@@ -20,6 +20,7 @@ from metronome.training.lightning_private import (
     without_gradient_sync,
 )
 from metronome.training.step.hooks import Hooks, is_written
+from metronome.training.step.through_ddp import through_ddp
 from metronome.units import InputError
 
 # Methods of a strategy and of a precision plugin that are passed by where they are those of these classes.
@@ -44,6 +45,7 @@ class Ways:
         self.strategy, self.is_plain = trainer.strategy, _is_plain(trainer, hooks)
         self._books = vars(self.module)
         self._is_wrapped = self.strategy.model is not self.module
+        self._through_ddp, self._meets = through_ddp(self.strategy, self.module) if self.is_plain else None, True
         self._has_backward = is_written(self.module, "backward", L.LightningModule)
         self._has_zero_grad = is_written(self.module, "optimizer_zero_grad", L.LightningModule)
         self._has_step = is_written(self.module, "optimizer_step", L.LightningModule)
@@ -84,7 +86,12 @@ class Ways:
             return output
         books = self._books
         before, books["_current_fx_name"] = books["_current_fx_name"], "training_step"
-        output = self.strategy.training_step(*arguments) if self._is_wrapped else self.module.training_step(*arguments)
+        if self._is_wrapped and self._through_ddp is None:
+            output = self.strategy.training_step(*arguments)
+        elif self._is_wrapped and self._meets:
+            output = self._through_ddp(*arguments)  # pyright: ignore
+        else:
+            output = self.module.training_step(*arguments)
         books["_current_fx_name"] = before
         return output
 
@@ -103,8 +110,10 @@ class Ways:
         self.hooks("on_after_backward")
 
     def gradients_meet(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Around a backward pass: whether the devices' gradients are averaged in it."""
-        return NOTHING if wanted or not self._is_wrapped else without_gradient_sync(self.strategy, block=True)
+        """Around a forward and backward pass: whether the devices' gradients are averaged in it."""
+        self._meets = wanted
+        goes_by = not self._is_wrapped or self._through_ddp is not None
+        return NOTHING if wanted or goes_by else without_gradient_sync(self.strategy, block=True)
 
     # ---- the update ----------------------------------------------------------------------------------------
 
