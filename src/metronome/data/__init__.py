@@ -2,5 +2,6 @@
 
 from metronome.data.module import DataModule, Splits
 from metronome.data.rows import Rows
+from metronome.data.stored.files import mapped
 
-__all__ = ["DataModule", "Rows", "Splits"]
+__all__ = ["DataModule", "Rows", "Splits", "mapped"]
