@@ -3,5 +3,6 @@
 from metronome.data.module import DataModule, Splits
 from metronome.data.rows import Rows
 from metronome.data.stored.files import mapped
+from metronome.data.tokens import Tokens
 
-__all__ = ["DataModule", "Rows", "Splits", "mapped"]
+__all__ = ["DataModule", "Rows", "Splits", "Tokens", "mapped"]
