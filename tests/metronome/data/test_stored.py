@@ -1,7 +1,10 @@
 """What stays where it is stored: read a batch at a time, as the same rows in memory would be."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import jobs
 import numpy as np
 import pytest
 import torch
+from commands import PROJECT
 from torch.utils._pytree import tree_map
 
 from metronome.data import DataModule, Rows, Splits, mapped, on_device
@@ -127,14 +131,66 @@ def stored(tmp_path: Path) -> tuple[np.memmap, np.memmap]:
     return np.load(tmp_path / "x.npy", mmap_mode="r"), np.load(tmp_path / "y.npy", mmap_mode="r")
 
 
-@pytest.mark.parametrize("flags", [{}, {"accumulate_grad_batches": 3}], ids=str)
-def test_a_training_is_that_of_a_plain_loop(flags: dict[str, Any], stored: Any) -> None:
+def test_a_training_is_that_of_a_plain_loop(stored: Any) -> None:
     found, losses = jobs.plain_loop()
-    net, _ = jobs.fit(data=Data(*stored), **flags)
+    net, _ = jobs.fit(data=Data(*stored), accumulate_grad_batches=3)
     torch.testing.assert_close(jobs.weights(net), found, rtol=0, atol=1e-12)
     torch.testing.assert_close(net.step_losses, losses, rtol=0, atol=1e-12)
-    assert torch.equal(jobs.weights(net), jobs.weights(jobs.fit(**flags)[0]))
-    assert net.val_losses == jobs.fit(**flags)[0].val_losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bit_for_bit_as_in_memory_and_as_uninterrupted(workers: int, stored: Any, tmp_path: Path) -> None:
+    expected, _ = jobs.fit(model=jobs.Net(dropout=0.2))
+    whole, _ = jobs.fit(model=jobs.Net(dropout=0.2), data=Data(*stored, num_workers=workers))
+    _, run = jobs.fit(model=jobs.Net(dropout=0.2), data=Data(*stored, num_workers=workers), max_steps=7, max_epochs=-1)
+    run.save_checkpoint(tmp_path / "middle.ckpt")
+    resumed, _ = jobs.fit(
+        model=jobs.Net(dropout=0.2),
+        data=Data(*stored, num_workers=2 - workers),
+        checkpoint=str(tmp_path / "middle.ckpt"),
+    )
+    assert torch.equal(jobs.weights(whole), jobs.weights(expected))
+    assert whole.val_losses == expected.val_losses
+    assert torch.equal(jobs.weights(resumed), jobs.weights(expected))
+
+
+@pytest.mark.slow
+def test_two_processes_as_one(stored: Any, tmp_path: Path) -> None:
+    model = jobs.Net(record=tmp_path / "seen.pt")
+    jobs.fit(model=model, data=Data(*stored), devices=2, strategy="ddp_fork")
+    found = torch.load(tmp_path / "seen.pt")
+    torch.testing.assert_close(found["weights"], jobs.plain_loop()[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_workers_that_are_started_anew_read_the_same(stored: Any) -> None:
+    """They are sent names: of a tensor, or of what a fork has, they would get a copy of the whole."""
+    script = """
+import sys, multiprocessing
+import numpy as np, torch
+from metronome.data.rows import BatchReader, as_dataset, whole_batch
+from metronome.training.batches.order import BatchSampler
+from metronome.units import BatchSchedule
+from torch.utils.data import DataLoader
+if __name__ == "__main__":
+    dataset = as_dataset(tuple(np.load(path, mmap_mode="r") for path in sys.argv[1:]))
+    def loader(**more):
+        sampler = BatchSampler(len(dataset), BatchSchedule(32), seed=1)
+        return DataLoader(BatchReader(dataset, 1), batch_sampler=sampler, collate_fn=whole_batch, **more)
+    here = list(loader())
+    for method in ("spawn", "forkserver"):
+        for mine, theirs in zip(here, loader(num_workers=2, multiprocessing_context=method), strict=True):
+            assert all(map(torch.equal, mine, theirs))
+    print("same", len(here))
+"""
+    folder = Path(stored[0].filename).parent
+    (folder / "script.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, str(folder / "script.py"), str(folder / "x.npy"), str(folder / "y.npy")],
+        capture_output=True, text=True, check=False, timeout=200, env={**os.environ, "PYTHONPATH": str(PROJECT / "src")},
+    )  # fmt: skip
+    assert done.stdout == "same 5\n", done.stderr
 
 
 def test_it_is_never_taken_to_a_device_as_a_whole(stored: Any, monkeypatch: pytest.MonkeyPatch) -> None:
