@@ -48,14 +48,25 @@ def as_tensor(column: Any) -> Tensor:
             f"values are missing: {masked:,} of an array are masked; fill them, as with x.filled(0), or leave their "
             "samples out"
         )
+    check_numbers(column)
+    return tensor_of(column)
+
+
+def check_numbers(column: np.ndarray) -> None:
+    """Raises InputError for an array of anything but numbers."""
     if column.dtype.kind not in "biufc":
         raise InputError(f"a column of a data set must hold numbers, and this one holds {_what(column)}")
+
+
+def tensor_of(column: np.ndarray) -> Tensor:
+    """An array of numbers as a tensor, as `as_tensor` makes it."""
     if not column.dtype.isnative or column.dtype in _LONG:
         column = column.astype(_LONG.get(column.dtype, column.dtype.newbyteorder("=")))
-    with warnings.catch_warnings():  # an array that must not be written to, which nobody here does
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        tensor = torch.as_tensor(np.ascontiguousarray(column))
-    return tensor if isinstance(column, np.memmap) and tensor.dtype not in _WIDER else _usable(tensor)
+    if not column.flags.writeable:
+        with warnings.catch_warnings():  # an array that must not be written to, which nobody here does
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return _usable(torch.as_tensor(np.ascontiguousarray(column)))
+    return _usable(torch.as_tensor(np.ascontiguousarray(column)))
 
 
 def _usable(tensor: Tensor) -> Tensor:

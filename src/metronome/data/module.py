@@ -16,7 +16,9 @@ from metronome.units import BatchSchedule, InputError, check_number, micro_batch
 class Splits(NamedTuple):
     """The three data sets of a run. Each is a map-style Dataset, or tensors or arrays in any nesting
     (`(x, y)`, `{"image": x, "label": y}`), one row a sample. Frames and series of pandas and polars are taken for
-    arrays, and floats are read in the type of the weights. A split that is None is skipped."""
+    arrays, and floats are read in the type of the weights. What does not fit into memory (arrays mapped from files,
+    Arrow tables, data sets of Hugging Face's: `README.md`) is read a batch at a time. A split that is None is
+    skipped."""
 
     train: Any
     val: Any = None
@@ -115,14 +117,19 @@ class DataModule(L.LightningDataModule):
                 f"{type(self).__name__}.load() must return Splits(train, val, test), and returns a "
                 f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, tuple | list) else ''}"
             )
-        train, val, test = (None if split is None else as_dataset(split) for split in given)
+        train, val, test = (None if split is None else as_dataset(split, self.collate) for split in given)
         for name, split in (("training", train), ("validation", val), ("test", test)):
             if split is not None and len(split) == 0:
                 raise InputError(f"the {name} data set of {type(self).__name__} is empty")
-            if split is not None and self._on_device.wanted is True and not is_rows(split):
+            if split is not None and self._on_device.wanted is True and not (is_rows(split) and not split.is_stored):
+                is_what = (
+                    "stored, and only batches of it are read"
+                    if is_rows(split)
+                    else (f"a {type(split).__name__}, which is read sample by sample")
+                )
                 raise InputError(
                     f"data.on_device=true keeps tensors and arrays, and the {name} data set of {type(self).__name__} "
-                    f"is a {type(split).__name__}, which is read sample by sample; use data.on_device=auto"
+                    f"is {is_what}; use data.on_device=auto"
                 )
         self._splits = Splits(train, val, test)
 
@@ -239,7 +246,7 @@ class DataModule(L.LightningDataModule):
         if there is not None:
             self._told.about(dataset.columns, floats)
             return DataLoader(there, batch_sampler=sampler, collate_fn=whole_batch)
-        if floats is not None and is_rows(dataset) and not dataset.is_mapped:
+        if floats is not None and is_rows(dataset) and not dataset.is_stored:
             self._told.about(dataset.columns, floats)
             dataset = dataset.with_floats(floats)  # as a whole, so that no step has to
         if self.num_workers:

@@ -54,7 +54,7 @@ class OnDevice:
         if device != self._place:
             self._place, self._kept = device, {}
             self._keeps = self._fit(splits, device, floats) and (self.wanted is True or _may_gather_there(trainer))
-        if not self._keeps or not is_rows(dataset):
+        if not self._keeps or not is_rows(dataset) or dataset.is_stored:
             return None
         check = getattr(trainer.lightning_module, "check_batch", None)
         if check is not None:  # on the device looking at the values would halt it at every step
@@ -97,7 +97,8 @@ class DeviceReader(Dataset):
 
 def num_bytes(dataset: Any, floats: torch.dtype | None = None) -> int:
     """What it would take on a device, with its floats in a type; 0 for one that is not kept there."""
-    columns = [c for c in tree_leaves(dataset.columns) if isinstance(c, Tensor)] if is_rows(dataset) else []
+    is_kept = is_rows(dataset) and not dataset.is_stored
+    columns = [c for c in tree_leaves(dataset.columns) if isinstance(c, Tensor)] if is_kept else []
     return sum(column.numel() * dtype_with(column, floats).itemsize for column in columns)
 
 

@@ -10,6 +10,9 @@ from torch.utils.data import Dataset, IterableDataset, default_collate, get_work
 
 from metronome.data.columns import as_tensor, is_column, is_sparse
 from metronome.data.floats import Told, cast, differ
+from metronome.data.stored.known import as_stored
+from metronome.data.stored.stored import Stored
+from metronome.data.stored.tables import is_plain
 from metronome.training.batches.order import Share
 from metronome.training.batches.sample_seeds import SeededSamples
 from metronome.training.batches.seeds import generators_as_before
@@ -20,16 +23,17 @@ class Rows(Dataset):
     """Tensors or arrays in any nesting, one row a sample, indexed a whole batch at a time.
 
     Args:
-        columns: a tensor, array, frame or series (`columns.py`), or a tuple or dict of them, all of the same length.
+        columns: a tensor, array, frame or series (`columns.py`), or what is stored (`stored/`), or a tuple or dict of
+            them, all of the same length.
 
     Raises:
         InputError: if their lengths differ, or there is none; for what holds no numbers.
     """
 
     def __init__(self, columns: Any) -> None:
-        self.columns = tree_map(as_tensor, columns)
-        # Read from the disk as it is needed, and so never cast as a whole.
-        self.is_mapped = any(isinstance(column, np.memmap) for column in tree_leaves(columns))
+        self.columns = tree_map(_as_column, columns)
+        # Read as it is needed, and so never cast, nor taken to a device, as a whole.
+        self.is_stored = any(isinstance(column, Stored) for column in tree_leaves(self.columns))
         self._cast: dict[torch.dtype, Rows] = {}
         lengths = [len(column) for column in tree_leaves(self.columns)]
         if len(set(lengths)) != 1:
@@ -48,9 +52,23 @@ class Rows(Dataset):
         return self._cast[dtype]
 
     def __getitem__(self, index: Any) -> Any:
+        if self.is_stored:
+            return self._read(index)
         if type(self.columns) is tuple and all(type(column) is Tensor for column in self.columns):
             return tuple(_taken(column, index) for column in self.columns)
         return tree_map(lambda column: _taken(column, index), self.columns)
+
+    def _read(self, index: Any) -> Any:
+        if isinstance(index, int | np.integer):
+            return tree_map(lambda part: part[0], self._read(np.array([range(self.length)[index]])))
+        rows = np.arange(*index.indices(self.length)) if isinstance(index, slice) else np.asarray(index)
+        places = torch.from_numpy(rows)
+        return tree_map(lambda part: part.read(rows) if isinstance(part, Stored) else part[places], self.columns)
+
+
+def _as_column(source: Any) -> Tensor | Stored:
+    stored = as_stored(source)
+    return as_tensor(source) if stored is None else stored
 
 
 def _taken(column: Tensor, index: Any) -> Tensor:
@@ -104,7 +122,10 @@ class BatchReader(Dataset):
     def _read(self, share: Share) -> Any:
         if is_rows(self.dataset):
             return self.dataset[torch.from_numpy(share.indices)]
-        samples = self.seeded(self._sample, share.epoch, share.indices)
+        if is_plain(self.dataset):  # nobody draws random numbers there
+            samples = self.dataset.__getitems__(share.indices.tolist())
+        else:
+            samples = self.seeded(self._sample, share.epoch, share.indices)
         try:
             return self.collate(samples)
         except Exception as error:
@@ -132,13 +153,19 @@ def is_rows(dataset: Any) -> bool:
     return isinstance(dataset, Rows) and type(dataset).__getitem__ is Rows.__getitem__
 
 
-def as_dataset(source: Any) -> Any:
-    """A map-style Dataset or a list of samples as it is; tensors or arrays, in tuples and dicts as you like, as Rows.
+def as_dataset(source: Any, collate: Any = default_collate) -> Any:
+    """A map-style Dataset or a list of samples as it is; tensors or arrays, in memory or stored, in tuples and dicts as
+    you like, as Rows.
+
+    Args:
+        source: such.
+        collate: what makes a batch of a list of samples. One of the user's is given the samples of a data set of
+            Hugging Face's, where the default has nothing to do, since its columns are read as tensors.
 
     Raises:
         InputError: for anything else.
     """
-    if _is_columns(source):
+    if not (collate is not default_collate and is_plain(source)) and _is_columns(source):
         return Rows(source)
     # These have a length and items too: a tuple of a tensor and a list would be a data set of two samples.
     no_samples = isinstance(source, tuple | dict | str | Tensor | np.ndarray | IterableDataset) or is_sparse(source)
@@ -146,6 +173,8 @@ def as_dataset(source: Any) -> Any:
         return source
     kinds = ", ".join(type(part).__name__ for part in _parts(source))
     advice = "; of a sparse matrix x.toarray() makes one" if any(map(is_sparse, [source, *_parts(source)])) else ""
+    if "safe_open" in (type(source).__name__, *kinds.split(", ")):
+        advice = "; of a safetensors file metronome.data.mapped(path) makes them"
     raise InputError(
         "a data set must be a map-style Dataset (with __len__ and __getitem__), a list of samples, or tensors or "
         f"arrays in tuples or dicts, and this is a {type(source).__name__}{' of ' if kinds else ''}{kinds}{advice}"
@@ -153,7 +182,7 @@ def as_dataset(source: Any) -> Any:
 
 
 def _is_columns(source: Any) -> bool:
-    if is_column(source):
+    if is_column(source) or as_stored(source) is not None:
         return True
     parts = _parts(source)
     return bool(parts) and all(_is_columns(part) for part in parts)
