@@ -28,6 +28,10 @@ class Faulty(MemoryFileSystem):
     calls: ClassVar[list[str]] = []
 
     @classmethod
+    def _strip_protocol(cls, path: Any) -> str:
+        return MemoryFileSystem._strip_protocol(str(path).removeprefix("faulty://"))
+
+    @classmethod
     def fail_at(cls, at: int | None, how: str = "error", stays: bool = False) -> None:
         cls.at, cls.how, cls.stays, cls.done = at, how, stays, 0
 

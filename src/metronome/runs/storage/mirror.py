@@ -90,6 +90,7 @@ class Mirror:
         self._ending.set()
         while self._thread.is_alive():
             self._thread.join(0.2)  # and again, so that a signal is heard
+        self._shelf.remove()
         return self.error
 
     # ---- the thread -----------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ class Store:
         self.writer = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
         self._whole: set[str] = set()  # stored by this process, and named by no manifest yet
         self._leftovers: set[str] = set()
-        self._is_tidy = has_folders_below  # whose files are not this one's to take away
+        self._has_folders_below, self._is_tidy = has_folders_below, False
 
     def put(self, files: Mapping[str, Taken | Entry], about: Mapping[str, Any]) -> Manifest:
         """Store a state; one that is there already is not written again.
@@ -57,13 +57,18 @@ class Store:
             Exception: whatever the file system raises; the state that was there is whole then.
         """
         entries = {name: self._put_file(name, file) for name, file in files.items()}
-        if self.last is not None and self.last.files == entries and dict(self.last.about) == dict(about):
-            return self.last
-        manifest = Manifest(self._next_number(), self.writer, about, entries)
-        self._write(manifest_name(manifest.number), manifest.as_bytes())
-        before, self.last = self.last, manifest
-        self._tidy(before)
-        return manifest
+        before = self.last
+        if before is None or before.files != entries or dict(before.about) != dict(about):
+            self.last = Manifest(self._next_number(), self.writer, about, entries)
+            try:
+                self._write(manifest_name(self.last.number), self.last.as_bytes())
+            except BaseException:
+                self.last = before
+                raise
+        assert self.last is not None
+        if before is not self.last or not self._is_tidy:
+            self._tidy(self.last, before)
+        return self.last
 
     def probe(self) -> None:
         """Write, read and delete a small file. Raises whatever the file system does."""
@@ -121,16 +126,17 @@ class Store:
                 )
         return number + 1
 
-    def _tidy(self, before: Manifest | None) -> None:
-        """Delete what the manifest that has just been written does not name."""
-        assert self.last is not None
-        named = {entry.stored for entry in self.last.files.values()}
+    def _tidy(self, manifest: Manifest, before: Manifest | None) -> None:
+        """Delete what the manifest does not name. What cannot be deleted is in nobody's way, and goes the next time."""
         self._leftovers |= set() if before is None else {entry.stored for entry in before.files.values()}
-        with suppress(Exception):  # what is left is in nobody's way, and goes the next time
-            self._leftovers |= {manifest_name(n) for n in numbers_in(self.place) if n < self.last.number}
+        try:
+            self._leftovers |= {manifest_name(n) for n in numbers_in(self.place) if n < manifest.number}
             if not self._is_tidy:
                 self._leftovers |= self._of_killed()
-                self._is_tidy = True
+            self._is_tidy = True
+        except Exception:
+            self._is_tidy = False
+        named = {entry.stored for entry in manifest.files.values()}
         self._leftovers -= named
         self._whole &= named
         for name in sorted(self._leftovers, key=lambda name: number_of(name) is None):  # manifests first
@@ -139,11 +145,14 @@ class Store:
             except FileNotFoundError:
                 pass
             except Exception:
+                self._is_tidy = False
                 continue
             self._leftovers.discard(name)
 
     def _of_killed(self) -> set[str]:
         """What processes that were killed have left here."""
+        if self._has_folders_below:  # whose files are not this one's to take away
+            return set()
         below = [folder for folder in folders_in(self.place) if folder]
         names = [name for name in self.place.names() if is_stored_name(name) or name.startswith("probe-")]
         return {name for name in names if not any(name.startswith(f"{folder}/") for folder in below)}

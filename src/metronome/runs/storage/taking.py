@@ -86,7 +86,7 @@ class Shelf:
         """
         for _ in range(_TRIES):
             self.clear()
-            self.aside.mkdir(parents=True)
+            self.aside.mkdir(parents=True, exist_ok=True)
             state = look(self.folder, everything)
             same = {name for name, stat in state.items() if known.get(name) == key_of(stat)}
             taken: dict[str, Taken] = {}
@@ -99,7 +99,14 @@ class Shelf:
         raise OSError("the files of the run change faster than they can be taken")
 
     def clear(self) -> None:
+        """Keep nothing still any more, also not what a process that was killed has kept."""
+        for path in self.aside.glob("*"):
+            path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
         shutil.rmtree(self.aside, ignore_errors=True)
+        with suppress(OSError):
+            self.aside.parent.rmdir()
 
     def _take(self, name: str, stat: os.stat_result) -> Taken:
         source = (self.folder / name).resolve()  # last.ckpt may be a link to another
