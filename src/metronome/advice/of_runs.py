@@ -11,6 +11,7 @@ from metronome.advice.advice import Advice
 from metronome.advice.advise import advise
 from metronome.advice.text import of_a_run, of_many
 from metronome.runs.names import CONFIG_FILE, RESULT_FILE
+from metronome.runs.storage.cache import runs_at_hand
 from metronome.units import InputError
 
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -23,7 +24,7 @@ def advice_of_runs(paths: list[str]) -> str:
     Raises:
         InputError: for a path that is not there, or holds no run that has ended.
     """
-    runs = {folder: None for path in paths for folder in _runs(Path(path))}
+    runs = {folder: None for path in paths for folder in _runs(runs_at_hand(path))}
     if not runs:
         raise InputError(
             f"no run that has ended in {', '.join(paths)}: its folder holds {RESULT_FILE}; make one with python "

@@ -13,6 +13,7 @@ from metronome.app.config.places import below, short
 from metronome.app.config.rates import unscaled
 from metronome.app.errors.messages import one_line
 from metronome.app.run.checkpoints import KEY, check_fits, check_whole, read_checkpoint
+from metronome.runs.storage.cache import at_hand
 from metronome.training.batches.seeds import generators_as_before
 from metronome.units import InputError
 
@@ -40,11 +41,12 @@ def load(
 
 
 def read_whole(path: str | Path) -> dict[str, Any]:
-    """A checkpoint that has been read to its last byte. Raises InputError for any other file."""
+    """A checkpoint, by path or address, that has been read to its last byte. Raises InputError for any other file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's thoughts about bytes that make no sense
-        checkpoint = read_checkpoint(path)
-    check_whole(path)
+        file = at_hand(path)
+        checkpoint = read_checkpoint(file)
+    check_whole(file)
     return checkpoint
 
 

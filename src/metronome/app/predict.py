@@ -19,6 +19,7 @@ from metronome.app.predicting.table import Columns, check_table, columns_of, joi
 from metronome.app.reopen import reopen
 from metronome.data import DataModule
 from metronome.data.rows import as_dataset
+from metronome.runs.storage.address import is_address
 from metronome.units import InputError, check_number
 
 SPLITS = ("train", "val", "test", "predict")
@@ -96,8 +97,11 @@ def predict(
 
 
 def default_table(checkpoint: str | Path, split: str | None, inputs: str | None) -> Path:
-    """A file in the folder `predictions` of the run, named by the checkpoint and what is predicted."""
+    """A file in the folder `predictions` of the run, named by the checkpoint and what is predicted; of a run that is
+    stored elsewhere, in the folder that it would have here."""
     folder = Path(checkpoint).resolve().parent
+    if is_address(checkpoint):
+        folder = Path("runs", *str(checkpoint).split("/")[-4:-1])
     folder = folder.parent if folder.name == "checkpoints" else folder
     what = split or ("test" if inputs is None else Path(inputs).stem)
     return folder / "predictions" / f"{Path(checkpoint).stem}_{what}.csv"

@@ -23,6 +23,7 @@ from metronome.app.run.result import Result
 from metronome.app.run.tested import callbacks_leave_the_weights
 from metronome.app.run.texts import TextsAtTheEnd, texts_of
 from metronome.app.run.training_set import metrics_of_training_set
+from metronome.app.storage.mirroring import stored
 from metronome.app.sweeps.direction import check_direction
 from metronome.insight import HParams, PlanText
 from metronome.runs.folders import run_around
@@ -34,7 +35,11 @@ def train(config: DictConfig) -> float | None:
     Returns:
         The best value of the monitored metric, for a search over runs; None if nothing was monitored.
     """
-    with job_of_a_sweep(config), Run.claim(config) as run:
+    with (
+        job_of_a_sweep(config),
+        Run.claim(config) as run,
+        stored(run.config.get("storage"), run.folder, run.start.goes_on, run.in_sweep),
+    ):
         output.quiet_for(run)
         if run.start.is_done:
             return output.done_before(run)

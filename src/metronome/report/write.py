@@ -20,6 +20,8 @@ from metronome.report.html.page import GENERATOR, page
 from metronome.report.records import common_folder, read_runs
 from metronome.report.summary import summarize, to_csv
 from metronome.runs.names import REPORT_FILE, SUMMARY_FILE
+from metronome.runs.storage.address import is_address
+from metronome.runs.storage.cache import runs_at_hand
 from metronome.units import InputError
 from metronome.version import __version__
 
@@ -31,9 +33,11 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
 
     Args:
         paths: folders of runs, of sweeps, or above; of the last all runs below. Or the summary.csv of an earlier
-            report: its tables and figures of results again, without curves, which are not in it.
+            report: its tables and figures of results again, without curves, which are not in it. An address where runs
+            are stored will do too.
         out: the folder to write to: a new or empty one, or that of an earlier report, which is replaced. Without it,
-            `report` in the path, or in the folder that all paths are in; of a summary.csv `runs/report_<its name>`.
+            `report` in the path, or in the folder that all paths are in; of a summary.csv or an address
+            `runs/report_<its name>`.
         title: the heading of the page; without it, the names of the paths.
 
     Returns:
@@ -45,9 +49,9 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     names = [paths] if isinstance(paths, str | Path) else list(paths)
     if "" in (*names, out):
         raise InputError("the name of a folder is empty; give one, or leave --out away")
-    places = [Path(name) for name in names]
+    places = [runs_at_hand(name) for name in names]
     repeated = places[0] if len(places) == 1 and is_summary(places[0]) else None
-    folder = Path(out) if out is not None else _usual_folder(places, repeated)
+    folder = Path(out) if out is not None else _usual_folder(places, repeated, names)
     check_folder(folder)
     runs, unread = read_runs(places) if repeated is None else (read_summary(repeated), [])
     asking = asking_of(places) if repeated is None else asking_beside(repeated)
@@ -90,7 +94,9 @@ def report(paths: str | Path | Iterable[str | Path], out: str | Path | None = No
     return folder / REPORT_FILE
 
 
-def _usual_folder(places: list[Path], repeated: Path | None) -> Path:
+def _usual_folder(places: list[Path], repeated: Path | None, names: list[str | Path]) -> Path:
+    if any(map(is_address, names)):
+        return Path("runs") / f"report_{common_folder(places).name}"
     return common_folder(places) / "report" if repeated is None else Path("runs") / f"report_{repeated.stem}"
 
 

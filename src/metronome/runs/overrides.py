@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 
 # Keys of those that say how to go on or where to, not what the run is.
-GOING_ON = ("ckpt_path", "resume", "trials", "run_dir")
+GOING_ON = ("ckpt_path", "resume", "storage", "trials", "run_dir")
 _HYDRA = ("hydra.", "hydra/")
 
 

@@ -8,7 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked, asked_sweep, typed
 from metronome.app.errors.exits import past_hydra
-from metronome.runs.folders import RunFolder, relative, run_around, runs_in
+from metronome.app.storage.bringing import bring_sweep, runs_known
+from metronome.runs.folders import RunFolder, relative, run_around
 from metronome.runs.going_on import choose_folder, resumes
 from metronome.runs.sweeps import newest_sweep
 
@@ -24,7 +25,7 @@ class ChooseFolder(Callback):
             return
         with past_hydra():
             ask, new = asked(config, typed(config.hydra.overrides.task)), Path(config.hydra.run.dir)
-            there = runs_in(new.parent) if ask.resume or ask.checkpoint == "last" else []
+            there = runs_known(config.get("storage"), new.parent) if ask.resume or ask.checkpoint == "last" else []
             is_path = ask.checkpoint not in (None, "last")
             run = run_around(Path(str(ask.checkpoint))) if is_path else None
             folder = choose_folder(ask, new, there, None if run is None else RunFolder(run))
@@ -36,6 +37,7 @@ class ChooseFolder(Callback):
         with past_hydra():
             folder = new = Path(config.hydra.sweep.dir)
             if resumes(config.get("resume")):
+                bring_sweep(config.get("storage"), new.parent, asked_sweep(config))
                 folder = newest_sweep(new.parent, asked_sweep(config)) or new
         _put(config, "hydra.sweep.dir", str(folder))
         # Each job composes its configuration anew, maybe in another process: it is to find the same folder.

@@ -28,11 +28,14 @@ from metronome.app.run.checkpoints import (
     read_checkpoint,
 )
 from metronome.app.run.clock import Clock
+from metronome.app.storage.bringing import bring_back, runs_known
 from metronome.runs.deciding import deciding
-from metronome.runs.folders import RunFolder, hold, relative, runs_in
+from metronome.runs.folders import RunFolder, hold, relative
 from metronome.runs.going_on import Start, choose_start
 from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
 from metronome.runs.overrides import GOING_ON
+from metronome.runs.storage.address import is_address
+from metronome.runs.storage.cache import at_hand
 from metronome.training.checkpoints.files import PART, written_aside
 from metronome.units import InputError
 
@@ -76,12 +79,19 @@ class Run:
             ask = replace(ask, resume=ask.checkpoint is None)
             if not any(override.lstrip("+").startswith("test=") for override in overrides):
                 settings["test"] = False  # what a search looks at is no test any more
+        if is_address(ask.checkpoint):
+            ask = replace(ask, checkpoint=str(at_hand(str(ask.checkpoint), with_run=True)))
         experiment = hydra.runtime.choices.get("experiment") or "default"
         is_first = rank_zero_only.rank == 0
         lock = hold(folder) if is_first else None
         base = Path("runs") / experiment
-        here = RunFolder(Path(relative(folder)))
-        start = choose_start(ask, here, in_sweep(), runs_in(base) if ask.checkpoint == "last" else (), base)
+        here, storage = RunFolder(Path(relative(folder))), settings.get("storage")
+        if ask.resume or ask.checkpoint == "last":
+            bring_back(storage, here.folder, in_sweep())
+        elsewhere = runs_known(storage, base) if ask.checkpoint == "last" else ()
+        start = choose_start(ask, here, in_sweep(), elsewhere, base)
+        if start.newest_in is not None and not start.goes_on:
+            bring_back(storage, Path(start.newest_in), in_sweep())
         if start.is_done and start.before == "finished":
             _check_unchanged(here.folder, settings)
         run = cls(folder, experiment, overrides, in_sweep(), settings, _with_file(start), lock)
