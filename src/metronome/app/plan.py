@@ -25,8 +25,9 @@ def plan(config: DictConfig, overrides: list[str], rows: Rows) -> str | None:
         raise InputError(f"format={config.format} is not known; use format=text or format=json")
     if not isinstance(config.measure, bool):
         raise InputError(f"measure={config.measure} is neither true nor false; seconds=5 says for how long")
+    make = _plan if config.get("paper") is None else _plan_on_paper
     if not in_sweep():
-        return _plan(config, overrides)
+        return make(config, overrides)
     if in_search():
         raise InputError("a plan is of settings that are known, and a search chooses them as it goes; leave it out")
     rows.form = config.format
@@ -48,6 +49,20 @@ def _plan(config: DictConfig, overrides: list[str]) -> str:
     return f"{planned.text()}\n\n{text_of(found)}"
 
 
+def _plan_on_paper(config: DictConfig, overrides: list[str]) -> str:
+    """Of devices that are not here."""
+    from metronome.app.paper.clock import clock_here
+    from metronome.app.paper.numbers import numbers_of
+    from metronome.app.paper.story import on_paper
+    from metronome.app.paper.text import text_of
+
+    clock = clock_here(overrides, _seconds(config), lambda here: counted(here, overrides)) if config.measure else None
+    found = on_paper(config, overrides, clock)
+    if config.format == "json":
+        return json.dumps(found.plan.as_dict() | {"paper": numbers_of(found)}, indent=2)
+    return f"{found.plan.text()}\n\n{text_of(found)}"
+
+
 def counted(config: DictConfig, overrides: list[str]) -> Plan:
     """The plan. Raises InputError where the data have no length."""
     settings: Any = OmegaConf.to_container(config, resolve=True)
@@ -67,7 +82,11 @@ def counted(config: DictConfig, overrides: list[str]) -> Plan:
 def _measured(config: DictConfig, overrides: list[str], planned: Plan, others: bool) -> Any:
     from metronome.app.measure.story import measure_plan
 
+    return measure_plan(config, overrides, planned, others, _seconds(config))
+
+
+def _seconds(config: DictConfig) -> float:
     seconds = config.seconds
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
         raise InputError(f"seconds={seconds!r} of steps to measure is not a number above 0")
-    return measure_plan(config, overrides, planned, others, float(seconds))
+    return float(seconds)

@@ -1,0 +1,318 @@
+"""A step of the real module, counted: what it keeps, and how much it computes.
+
+Made of tensors that have a shape and no data (PyTorch's fake tensors), so that it takes neither memory nor time, whatever
+the size of the network; a module that looks at its numbers as it goes is counted on real ones, in few samples.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from metronome.app.config.build import build_data, build_model, build_trainer, plan_training
+from metronome.app.config.rates import unscaled
+from metronome.app.paper.tracker import LiveBytes, bytes_of
+from metronome.data import DataModule
+from metronome.training.batches.cut import count_samples
+from metronome.training.batches.seeds import generators_as_before
+from metronome.units import InputError
+from metronome.units.paper.memory import Kept, Weight
+
+_FEW = 16  # samples of a micro-batch of real numbers, at the most
+_TYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
+# PyTorch counts those of GPUs only.
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
+        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(gradient, query, key, value)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a micro-batch of some size takes, in bytes beside weights and the optimizer's state.
+
+    Attributes:
+        with_gradients: the most at one time in both passes, gradients with it.
+        without: the same without them.
+        update: the most that the optimizer takes for its work.
+        outputs: of each unit, that it hands on.
+    """
+
+    with_gradients: int
+    without: int
+    update: int
+    outputs: tuple[int, ...]
+
+
+@dataclass
+class Counted:
+    """A module and its optimizer.
+
+    Attributes:
+        weights, buffers: what is kept; bytes of the latter.
+        units: parts of the network that FSDP2 gathers one by one.
+        optimizer: the names of its classes.
+        flops: of both passes of one sample.
+        sample_bytes: of one sample of a batch.
+        tokens: of one sample, as the module counts them; None where it counts samples.
+        is_fake: whether it was counted without data.
+        looked_at: samples of the batch that was looked at.
+        why: in words, why not without data.
+    """
+
+    weights: list[Weight]
+    buffers: int
+    units: int
+    optimizer: str
+    flops: float
+    sample_bytes: float
+    tokens: float | None
+    is_fake: bool
+    looked_at: int
+    why: str
+    _make: Callable[[int, bool], Pass] = field(repr=False)
+    _known: dict[tuple[int, bool], Pass] = field(default_factory=dict, repr=False)
+
+    def passes(self, samples: int, cut: bool) -> Pass:
+        """Of a micro-batch of so many samples; `cut`: with the gradients of one before it."""
+        key = (samples, cut)
+        if key not in self._known:
+            if self.is_fake or samples <= _FEW:
+                self._known[key] = self._make(samples, cut)
+            else:
+                self._known[key] = _along(self.passes(_FEW // 2, cut), self.passes(_FEW, cut), samples)
+        return self._known[key]
+
+
+def count(settings: dict[str, Any], micro_batch: int) -> Counted:
+    """Count a training.
+
+    Args:
+        settings: the configuration, resolved and with groups given; it stays as it is.
+        micro_batch: samples in about the largest one.
+
+    Raises:
+        InputError: for a training of which no step can be made so.
+    """
+    settings = deepcopy(settings) | {"callbacks": {}, "logger": {}}
+    precision = str(settings["trainer"].get("precision") or "32-true")
+    settings["trainer"] |= {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None}
+    settings["trainer"] |= {"accumulate_grad_batches": 1, "compile": False}
+    settings["model"] = unscaled(settings["model"])
+    with generators_as_before(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of steps that nobody makes
+        trainer = build_trainer(settings, [], on_this_machine=False)
+        batch = _batch(settings, trainer, micro_batch)
+        try:
+            return _counted(settings, trainer, batch, precision, FakeTensorMode(allow_non_fake_inputs=True), "")
+        except InputError:
+            raise
+        except Exception as error:  # whatever a module does that needs numbers
+            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return _counted(settings, trainer, batch, precision, None, why[:200])
+
+
+def _batch(settings: dict[str, Any], trainer: Any, micro_batch: int) -> Any:
+    data = build_data(settings)
+    if isinstance(data, DataModule):
+        data.batch_growth, data.num_workers = None, 0
+        data.batch_size = min(micro_batch, data.num_samples)
+    plan_training(trainer, data)
+    loaders = data.train_dataloader()
+    try:
+        return next(iter(loaders))
+    except (TypeError, StopIteration):
+        raise InputError(f"{type(data).__name__} gives no batch to look at on paper") from None
+
+
+def _counted(
+    settings: dict[str, Any], trainer: Any, batch: Any, precision: str, mode: FakeTensorMode | None, why: str
+) -> Counted:
+    dtype, looked_at = _TYPES.get(precision), count_samples(batch)
+    if dtype is not None:
+        batch = tree_map(lambda part: part.to(dtype) if isinstance(part, Tensor) and part.is_floating_point() else part, batch)
+    sample_bytes = bytes_of(batch) / looked_at
+    mixed = torch.bfloat16 if precision.endswith("-mixed") else None
+    with mode or nullcontext():
+        module = build_model(settings, trainer)
+    own = getattr(module, "loss_weight", None)
+    mean_over = None if own is None else own(batch)
+    with mode or nullcontext():
+        module = module if dtype is None else module.to(dtype)
+        optimizers = _prepared(module, trainer)
+        if mode is not None:
+            batch = tree_map(lambda part: mode.from_tensor(part) if isinstance(part, Tensor) else part, batch)
+        step = _Step(module, optimizers, mixed)
+        flops = step.first(_sized(batch, looked_at, min(looked_at, _FEW))) / min(looked_at, _FEW)
+
+    def make(samples: int, cut: bool) -> Pass:
+        with mode or nullcontext(), generators_as_before(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return step.counted(_sized(batch, looked_at, samples), cut)
+
+    return Counted(
+        weights=step.weights(),
+        buffers=bytes_of(list(module.buffers())),
+        units=max(1, len(step.units)),
+        optimizer=" and ".join(dict.fromkeys(type(optimizer).__name__ for optimizer in optimizers)),
+        flops=flops,
+        sample_bytes=sample_bytes,
+        tokens=None if mean_over is None or float(mean_over) == looked_at else float(mean_over) / looked_at,
+        is_fake=mode is not None,
+        looked_at=looked_at,
+        why=why,
+        _make=make,
+    )
+
+
+def _prepared(module: L.LightningModule, trainer: Any) -> list[Optimizer]:
+    """Optimizers of a module that believes that it trains."""
+    if not module.automatic_optimization:
+        raise InputError(
+            f"{type(module).__name__} makes its updates itself (automatic_optimization=False), and what it takes for them "
+            "is not counted on paper; measure=true without paper measures it"
+        )
+    module.trainer = trainer
+    nothing: Any = lambda *_, **__: None  # noqa: E731  it logs where nobody trains
+    object.__setattr__(module, "log", nothing)
+    object.__setattr__(module, "log_dict", nothing)
+    module.train()
+    module.configure_model()
+    made: Any = module.configure_optimizers()
+    made = made[0] if isinstance(made, tuple) and made and isinstance(made[0], list) else made
+    parts = made if isinstance(made, list | tuple) else [made]
+    found = [part["optimizer"] if isinstance(part, dict) else part for part in parts if part is not None]
+    if not found or not all(isinstance(part, Optimizer) for part in found):
+        raise InputError(f"{type(module).__name__} has no optimizer, so there is nothing to train on paper")
+    return found
+
+
+def _sized(batch: Any, samples: int, wanted: int) -> Any:
+    """A batch of another size, of the samples of this one again and again."""
+    if wanted == samples:
+        return batch
+    index = torch.arange(wanted) % samples
+
+    def sized(part: Any) -> Any:
+        is_rows = isinstance(part, Tensor) and part.ndim > 0 and len(part) == samples
+        return part.index_select(0, index) if is_rows else part
+
+    return tree_map(sized, batch)
+
+
+def _along(low: Pass, high: Pass, samples: int) -> Pass:
+    """On the line through two sizes that were counted."""
+
+    def at(a: int, b: int) -> int:
+        return round(a + (b - a) * (samples - _FEW // 2) / (_FEW - _FEW // 2))
+
+    return Pass(
+        at(low.with_gradients, high.with_gradients),
+        at(low.without, high.without),
+        max(low.update, high.update),
+        tuple(at(a, b) for a, b in zip(low.outputs, high.outputs, strict=True)),
+    )
+
+
+class _Step:
+    """Makes steps of a module, and counts their bytes."""
+
+    def __init__(self, module: L.LightningModule, optimizers: list[Optimizer], mixed: torch.dtype | None) -> None:
+        self.module, self.optimizers, self.mixed = module, optimizers, mixed
+        self.units = units_of(module)
+        self.live = LiveBytes()
+        self.live.watch_gradients(module)
+
+    def first(self, batch: Any) -> int:
+        """A first step, after which the optimizer has all that it keeps. Returns the operations of its passes."""
+        with self.live:
+            with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as flops:
+                self._pass(batch)
+            self._update()
+        return flops.get_total_flops()
+
+    def counted(self, batch: Any, cut: bool) -> Pass:
+        live = self.live
+        with live, self._outputs() as outputs:
+            before = live.now
+            live.begin()
+            self._pass(batch)
+            if cut:
+                outputs.clear()
+                self._pass(batch)
+            whole, without = live.peak - before, live.peak_but_gradients - before
+            held = live.now
+            live.begin()
+            self._update()
+            return Pass(whole, without, live.peak - held, tuple(outputs))
+
+    def _pass(self, batch: Any) -> None:
+        autocast = nullcontext() if self.mixed is None else torch.autocast("cpu", dtype=self.mixed)
+        for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
+            for owner in (self.module, self.module.trainer.datamodule):  # pyright: ignore
+                batch = getattr(owner, hook)(batch, 0)
+        with autocast:
+            output: Any = self.module.training_step(batch, 0)
+        loss = output["loss"] if isinstance(output, dict) else output
+        if not isinstance(loss, Tensor):
+            raise InputError(f"{type(self.module).__name__}.training_step gives no loss to go back from")
+        loss.backward()
+
+    def _update(self) -> None:
+        for optimizer in self.optimizers:
+            optimizer.step(lambda: torch.zeros(()))  # those that look at a loss are asked for no second pass
+            optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def _outputs(self) -> Iterator[list[int]]:
+        found: list[int] = []
+        hooks = [unit.register_forward_hook(lambda _, __, made: found.append(bytes_of(made))) for unit in self.units]
+        try:
+            yield found
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def weights(self) -> list[Weight]:
+        unit_of = {id(parameter): number for number, unit in enumerate(self.units) for parameter in unit.parameters()}
+        states = {id(p): state for optimizer in self.optimizers for p, state in optimizer.state.items()}
+        trained = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        return [
+            Weight(
+                _kept(parameter),
+                parameter.requires_grad and id(parameter) in trained,
+                tuple(_kept(part) for part in tree_leaves(states.get(id(parameter), {})) if isinstance(part, Tensor)),
+                unit_of.get(id(parameter)),
+            )
+            for parameter in self.module.parameters()
+        ]
+
+
+def units_of(module: nn.Module) -> list[nn.Module]:
+    """The blocks of a network: what stands in its lists of modules, of which each has weights."""
+    for child in module.children():
+        blocks = [part for part in child.children() if any(True for _ in part.parameters())]
+        if isinstance(child, nn.ModuleList | nn.Sequential) and len(blocks) > 1:
+            return blocks
+    for child in module.children():
+        if found := units_of(child):
+            return found
+    return []
+
+
+def _kept(tensor: Tensor) -> Kept:
+    return Kept(tuple(tensor.shape), tensor.element_size())
