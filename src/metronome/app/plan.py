@@ -25,13 +25,16 @@ def plan(config: DictConfig, overrides: list[str], rows: Rows) -> str | None:
         raise InputError(f"format={config.format} is not known; use format=text or format=json")
     if not isinstance(config.measure, bool):
         raise InputError(f"measure={config.measure} is neither true nor false; seconds=5 says for how long")
-    make = _plan if config.get("paper") is None else _plan_on_paper
+    on_paper = config.get("paper") is not None
     if not in_sweep():
-        return make(config, overrides)
+        return _plan_on_paper(config, overrides) if on_paper else _plan(config, overrides)
     if in_search():
         raise InputError("a plan is of settings that are known, and a search chooses them as it goes; leave it out")
     rows.form = config.format
     with rows.of_a_job(overrides):
+        if on_paper:
+            _plan_on_paper(config, overrides, rows)
+            return None
         planned = counted(config, overrides)
         rows.add(planned, _measured(config, overrides, planned, others=False) if config.measure else None)
     return None
@@ -49,15 +52,18 @@ def _plan(config: DictConfig, overrides: list[str]) -> str:
     return f"{planned.text()}\n\n{text_of(found)}"
 
 
-def _plan_on_paper(config: DictConfig, overrides: list[str]) -> str:
-    """Of devices that are not here."""
+def _plan_on_paper(config: DictConfig, overrides: list[str], rows: Rows | None = None) -> str | None:
+    """Of devices that are not here; as text or JSON, or as one of the rows."""
     from metronome.app.paper.clock import clock_here
     from metronome.app.paper.numbers import numbers_of
     from metronome.app.paper.story import on_paper
-    from metronome.app.paper.text import text_of
+    from metronome.app.paper.text import HEADS, row_of, text_of
 
     clock = clock_here(overrides, _seconds(config), lambda here: counted(here, overrides)) if config.measure else None
     found = on_paper(config, overrides, clock)
+    if rows is not None:
+        rows.add(found.plan, cells=dict(zip(HEADS, row_of(found), strict=True)), more={"paper": numbers_of(found)})
+        return None
     if config.format == "json":
         return json.dumps(found.plan.as_dict() | {"paper": numbers_of(found)}, indent=2)
     return f"{found.plan.text()}\n\n{text_of(found)}"

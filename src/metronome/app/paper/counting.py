@@ -4,6 +4,7 @@ Made of tensors that have a shape and no data (PyTorch's fake tensors), so that 
 the size of the network; a module that looks at its numbers as it goes is counted on real ones, in few samples.
 """
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -117,13 +118,15 @@ def count(settings: dict[str, Any], micro_batch: int) -> Counted:
         warnings.simplefilter("ignore")  # of steps that nobody makes
         trainer = build_trainer(settings, [], on_this_machine=False)
         batch = _batch(settings, trainer, micro_batch)
+        sizes: list[int] = []  # of the weights, once the module is made
         try:
-            return _counted(settings, trainer, batch, precision, FakeTensorMode(allow_non_fake_inputs=True), "")
+            return _counted(settings, trainer, batch, precision, FakeTensorMode(allow_non_fake_inputs=True), "", sizes)
         except InputError:
             raise
         except Exception as error:  # whatever a module does that needs numbers
             why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return _counted(settings, trainer, batch, precision, None, why[:200])
+            _check_room(why[:200], sum(sizes))
+            return _counted(settings, trainer, batch, precision, None, why[:200], sizes)
 
 
 def _batch(settings: dict[str, Any], trainer: Any, micro_batch: int) -> Any:
@@ -140,19 +143,30 @@ def _batch(settings: dict[str, Any], trainer: Any, micro_batch: int) -> Any:
 
 
 def _counted(
-    settings: dict[str, Any], trainer: Any, batch: Any, precision: str, mode: FakeTensorMode | None, why: str
+    settings: dict[str, Any],
+    trainer: Any,
+    batch: Any,
+    precision: str,
+    mode: FakeTensorMode | None,
+    why: str,
+    sizes: list[int],
 ) -> Counted:
+    with mode or nullcontext():
+        module = build_model(settings, trainer)
+    sizes.append(bytes_of(list(module.parameters())))
+    # A step begins with the whole share where the device is, and as hooks make it.
+    for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
+        for owner in (module, trainer.datamodule):
+            batch = getattr(owner, hook)(batch, 0)
     dtype, looked_at = _TYPES.get(precision), count_samples(batch)
     if dtype is not None:
         batch = tree_map(lambda part: part.to(dtype) if isinstance(part, Tensor) and part.is_floating_point() else part, batch)
     sample_bytes = bytes_of(batch) / looked_at
     mixed = torch.bfloat16 if precision.endswith("-mixed") else None
-    with mode or nullcontext():
-        module = build_model(settings, trainer)
     own = getattr(module, "loss_weight", None)
     mean_over = None if own is None else own(batch)
     with mode or nullcontext():
-        module = module if dtype is None else module.to(dtype)
+        _convert(module, dtype)
         optimizers = _prepared(module, trainer)
         if mode is not None:
             batch = tree_map(lambda part: mode.from_tensor(part) if isinstance(part, Tensor) else part, batch)
@@ -199,6 +213,31 @@ def _prepared(module: L.LightningModule, trainer: Any) -> list[Optimizer]:
     if not found or not all(isinstance(part, Optimizer) for part in found):
         raise InputError(f"{type(module).__name__} has no optimizer, so there is nothing to train on paper")
     return found
+
+
+def _convert(module: nn.Module, dtype: torch.dtype | None) -> None:
+    """Put weights and buffers of floats into a type; `Module.to` cannot where they have no data."""
+    made: dict[int, Any] = {}
+    for part in module.modules() if dtype is not None else ():
+        for own in (part._parameters, part._buffers):
+            for name, tensor in own.items():
+                if tensor is None or not tensor.is_floating_point():
+                    continue
+                if id(tensor) not in made:
+                    other = tensor.detach().to(dtype)
+                    is_weight = isinstance(tensor, nn.Parameter)
+                    made[id(tensor)] = nn.Parameter(other, tensor.requires_grad) if is_weight else other
+                own[name] = made[id(tensor)]
+
+
+def _check_room(why: str, weights: int) -> None:
+    """Before a module is made with its data: weights, gradients and states of Adam may take four times its weights."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4e9
+    if 4 * weights > free:
+        raise InputError(
+            f"the module cannot be counted without data ({why}), and {weights / 1e9:.3g} GB of weights are too many to count "
+            "with them here; make model.network smaller"
+        )
 
 
 def _sized(batch: Any, samples: int, wanted: int) -> Any:
@@ -262,9 +301,6 @@ class _Step:
 
     def _pass(self, batch: Any) -> None:
         autocast = nullcontext() if self.mixed is None else torch.autocast("cpu", dtype=self.mixed)
-        for hook in ("on_before_batch_transfer", "on_after_batch_transfer"):
-            for owner in (self.module, self.module.trainer.datamodule):  # pyright: ignore
-                batch = getattr(owner, hook)(batch, 0)
         with autocast:
             output: Any = self.module.training_step(batch, 0)
         loss = output["loss"] if isinstance(output, dict) else output

@@ -7,7 +7,7 @@ import numpy as np
 
 from metronome.units.paper.saves import Saving
 
-_RUNS, _MOST_FAILURES, _FEWEST_SAVES = 400, 300, 50
+_RUNS, _FEWEST_FAILURES, _MOST_FAILURES, _FEWEST_SAVES = 400, 20, 300, 50
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,12 @@ def simulate(saving: Saving, every: float, work: float, runs: int = _RUNS, seed:
     last file that was whole when it came, and trains and saves until the next.
 
     Args:
-        work: held within 50 saves, so that how it ends is no matter, and 300 failures, so that it takes no time.
+        work: as much is made of it as has 50 saves and 20 failures, so that how it ends is no matter, and no more than
+            has 300 failures, so that it takes no time.
     """
     mean = saving.between_failures
-    work = min(max(work, _FEWEST_SAVES * every), max(_MOST_FAILURES * mean, _FEWEST_SAVES * every))
+    least = max(_FEWEST_SAVES * every, _FEWEST_FAILURES * mean)
+    work = min(max(work, least), max(_MOST_FAILURES * mean, least))
     draw, period = np.random.default_rng(seed), every + saving.held
     took, kept, restart = np.zeros(runs), np.zeros(runs), np.zeros(runs)
     is_on, failures = np.ones(runs, dtype=bool), 0

@@ -198,10 +198,9 @@ def _planner(settings: dict[str, Any], paper: Paper) -> Callable[[int], Plan]:
 def memory_of(counted: Counted, layout: Layout, micro_batch: int, share: int) -> Memory:
     """Of one device, with micro-batches of so many samples of its share of a batch."""
     kept = resident(counted.weights, counted.buffers, layout)
-    one = _work(counted, layout, 1)
-    work = _work(counted, layout, micro_batch)
-    rate = (_work(counted, layout, 2 * micro_batch) - work) / micro_batch
-    fixed = min(max(work - rate * micro_batch, 0.0), one)
+    work, other = _work(counted, layout, micro_batch), 1 if micro_batch > 1 else 2
+    rate = (_work(counted, layout, other) - work) / (other - micro_batch)
+    fixed = max(work - rate * micro_batch, 0.0)
     return Memory(kept, work, fixed, counted.sample_bytes * share)
 
 
@@ -230,8 +229,8 @@ def _what_fits(
             kept = resident(counted.weights, counted.buffers, layout_of(1)).total
             return kept + _work(counted, layout_of(1), samples) + counted.sample_bytes * samples
 
-        return largest_that_fits(room, alone, 1_000_000, share), 1
-    fits = largest_that_fits(room, needed, share - 1, min(counted.looked_at, max(share - 1, 1))) if share > 1 else 0
+        return largest_that_fits(room, alone, 10_000_000, share), 1
+    fits = largest_that_fits(room, needed, share - 1, counted.looked_at) if share > 1 else 0
     return fits, -(-share // fits) if fits else None
 
 

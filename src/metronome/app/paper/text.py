@@ -8,7 +8,7 @@ from metronome.app.paper.story import OnPaper
 from metronome.units.amounts import digits
 from metronome.units.paper.texts import days_text, rate_text, sizes_text, whole_number
 
-_WIDTH, _LABEL, _NUMBER = 80, 13, 11
+_WIDTH, _LABEL, _NUMBER = 80, 12, 15
 Row = tuple[str, str, str]  # label, number, where it comes from
 
 
@@ -26,6 +26,26 @@ def text_of(found: OnPaper) -> str:
     for words in _assumed(found):
         lines += wrap(words, _WIDTH, initial_indent="- ", subsequent_indent="  ")
     return "\n".join(lines[1:])
+
+
+HEADS = ["micro-batch", "memory", "fits", "step", "run", "goodput"]
+
+
+def row_of(found: OnPaper) -> list[str]:
+    """The cells of a table of several, under `HEADS`; the run is that with saves and failures."""
+    time, saves = found.time, found.saves
+    goodput = saves.saving.goodput(saves.every) if saves.every < inf else 1.0
+    run = "not known"
+    if time is not None and time.steps is not None:
+        run = days_text(time.steps * time.step / max(goodput, 1e-12))
+    return [
+        f"{found.plan.micro_batch_size:,}",
+        sizes_text(found.memory.total),
+        f"{found.fits:,}",
+        "not known" if time is None else days_text(time.step),
+        run,
+        f"{goodput:.2%}",
+    ]
 
 
 def _lines(rows: Iterable[Row]) -> list[str]:
@@ -184,17 +204,17 @@ def _saves(found: OnPaper) -> list[Row]:
         rows.append(("save every", "" if saves.every == inf else days_text(saves.every), every))
         return rows
     rows.append(("failures", days_text(mean), f"between two, in the mean: {paper.words} an hour (stated)"))
-    steps = "" if time is None else f" = {_count(max(1, round(saves.every / time.step)), 'step')}"
-    how = "stated" if paper.save_every is not None else f"formula: Daly 2006 ({days_text(saving.daly)}); Young 1974: {days_text(saving.young)}"
+    steps = "" if time is None else f"{_count(max(1, round(saves.every / time.step)), 'step')}; "
+    how = "stated" if paper.save_every is not None else f"formula: the best by Daly 2006 ({days_text(saving.daly)}); Young 1974: {days_text(saving.young)}"
     if paper.save_every is None and saves.every > saving.daly:
         how += ", but no sooner than one is written or a step made"
-    rows.append(("save every", days_text(saves.every), how + steps))
+    rows.append(("save every", days_text(saves.every), steps + how))
     losses = {name: part for name, part in saving.losses(saves.every).items() if part >= 5e-5}
     lost = ", ".join(f"{part:.2%} {name}" for name, part in losses.items())
     rows.append(("goodput", f"{saving.goodput(saves.every):.2%}", f"formula; the rest: {lost}"))
     if saves.simulated is not None:
         made = saves.simulated
-        words = f"+- {2 * made.error:.2%}: {made.runs:,} runs of {days_text(made.work)}, {made.failures:,} failures"
+        words = f"+- {digits(200 * made.error, 1)}%: {made.runs:,} runs of {days_text(made.work)}, {made.failures:,} failures"
         rows.append(("simulated", f"{made.goodput:.2%}", words))
     if time is not None and time.steps is not None:
         seconds = time.steps * time.step / max(saving.goodput(saves.every), 1e-12)
@@ -210,7 +230,7 @@ def _assumed(found: OnPaper) -> list[str]:
     yield_ = [
         f"Activations are those that PyTorch keeps with its kernels for a CPU, of the first {_count(counted.looked_at, 'sample')} "
         "of the data here, repeated where a micro-batch is larger; longer ones take more.",
-        "Not counted: what callbacks and compiled code keep; CUDA's own and NCCL's memory, for which paper.reserve is left.",
+        "Not counted: what callbacks, compiled code and activation checkpointing change; CUDA's own and NCCL's memory, for which paper.reserve is left.",
     ]
     if not counted.is_fake:
         yield_.append(f"Counted on real numbers, in a few samples and along a line from there; without data: {counted.why}")
@@ -223,7 +243,7 @@ def _assumed(found: OnPaper) -> list[str]:
         yield_.append("FSDP2: a unit is an element of the network's list of blocks; the next one is gathered ahead; what is in none stays gathered.")
     if found.time is not None:
         if not found.time.rest:
-            yield_.append("The update itself, data and hooks take no time; measure=true without paper says what they take here.")
+            yield_.append("The update itself, data and hooks take no time; measure=true measures them here.")
         if layout.devices > 1:
             yield_.append("A ring's messages go at once over links of the same speed; the backward pass takes two thirds of both.")
     if paper.failures:
