@@ -33,7 +33,7 @@ def test_over_very_many_devices(batch_size: int, drop_last: bool) -> None:
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
         assert np.array_equal(np.concatenate(shares), whole)
         assert len(np.unique(whole)) == len(whole)
-        assert 0 <= whole.min()
+        assert whole.min() >= 0
         assert whole.max() < SAMPLES
         if epoch == 0:
             seen.append(whole)

@@ -26,8 +26,8 @@ def made_ready(arguments: Sequence[str], script: str) -> list[str]:
     A group that is not in the defaults gets its plus sign: `experiment=digits` is `+experiment=digits`.
 
     Raises:
-        InputError: for `paper=` where the script is not plan.py, or `paper.x=` without it; for `+name=` where the name is no group's but near to one: Hydra would add it to the configuration,
-            where nobody would read it; or where the group has a file already.
+        InputError: for `+name=` where the name is no group's but near to one: Hydra would add it to the configuration,
+            where nobody would read it; or where the group has a file already. For `paper` where nothing reads it.
     """
     _check_paper([word for word in arguments if re.match(r"\+?paper[=.]", word)], Path(script).stem)
     folders = folders_of(arguments, script)

@@ -95,9 +95,12 @@ def read(paper: Any, trainer: dict[str, Any]) -> Paper:
             near = did_you_mean(str(key), KEYS, sign="paper.") or f"there are: {', '.join(KEYS)}"
             raise InputError(f"no key '{key}' in paper; {near}")
     if missing := [key for key in KEYS if key not in paper]:
-        raise InputError(f"paper has no {', '.join(missing)}; begin a file of your own with `defaults: [cluster, _self_]`")
-    devices, per_host = _devices(paper["devices"], trainer), whole(
-        "paper.devices_per_host", paper["devices_per_host"], "devices", "8"
+        raise InputError(
+            f"paper has no {', '.join(missing)}; begin a file of your own with `defaults: [cluster, _self_]`"
+        )
+    devices, per_host = (
+        _devices(paper["devices"], trainer),
+        whole("paper.devices_per_host", paper["devices_per_host"], "devices", "8"),
     )
     per_host = min(per_host, devices)
     sharded, of_strategy = _strategy(trainer.get("strategy"))
@@ -109,7 +112,9 @@ def read(paper: Any, trainer: dict[str, Any]) -> Paper:
         what = f"{devices:,} devices" if devices % parallel else f"{per_host:,} devices of a host"
         raise InputError(f"paper.tensor_parallel={parallel} does not divide the {what}; use a divisor of them")
     if paper["step"] is not None and paper["flops"] is not None:
-        raise InputError("paper.step and paper.flops are two ways to say how long a micro-batch takes; give one of them")
+        raise InputError(
+            "paper.step and paper.flops are two ways to say how long a micro-batch takes; give one of them"
+        )
     tree = _one_of("paper.all_reduce", paper["all_reduce"], ("ring", "tree")) == "tree"
     latency = amount("paper.latency", paper["latency"], "seconds")
     of_device = number("paper.failures", paper["failures"], "number of failures an hour", "2e-5")
@@ -149,7 +154,9 @@ def _devices(stated: Any, trainer: dict[str, Any]) -> int:
     for flag in ("devices", "num_nodes"):
         given = trainer.get(flag, 1)
         if isinstance(given, bool) or not str(given).isdecimal() or int(given) < 1:
-            raise InputError(f"how many devices trainer.{flag}={given} are is not known on paper; write paper.devices=1024")
+            raise InputError(
+                f"how many devices trainer.{flag}={given} are is not known on paper; write paper.devices=1024"
+            )
         found *= int(given)
     return found
 

@@ -54,9 +54,7 @@ def _on_one_device(config: DictConfig, samples: int, parts: int) -> DictConfig:
     return config
 
 
-def _seconds(
-    config: DictConfig, overrides: list[str], seconds: float, plan_of: Callable[[DictConfig], Plan]
-) -> float:
+def _seconds(config: DictConfig, overrides: list[str], seconds: float, plan_of: Callable[[DictConfig], Plan]) -> float:
     own = measure_plan(config, overrides, plan_of(config), others=False, seconds=seconds).own
     if own.times is None:
         raise InputError(f"a step cannot be measured here: {own.why}; give paper.step=0.2s or paper.flops=400TFLOP/s")

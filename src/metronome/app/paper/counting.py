@@ -1,13 +1,13 @@
 """A step of the real module, counted: what it keeps, and how much it computes.
 
-Made of tensors that have a shape and no data (PyTorch's fake tensors), so that it takes neither memory nor time, whatever
-the size of the network; a module that looks at its numbers as it goes is counted on real ones, in few samples.
+Made of tensors that have a shape and no data (PyTorch's fake tensors), so that it takes neither memory nor time,
+whatever the size of the network; a module that looks at its numbers as it goes is counted on real ones, in few samples.
 """
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,46 +17,20 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils._pytree import tree_map
 
 from metronome.app.config.build import build_data, build_model, build_trainer, plan_training
 from metronome.app.config.rates import unscaled
-from metronome.app.paper.tracker import LiveBytes, bytes_of
+from metronome.app.paper.step import Pass, Step
+from metronome.app.paper.tracker import bytes_of
 from metronome.data import DataModule
 from metronome.training.batches.cut import count_samples
 from metronome.training.batches.seeds import generators_as_before
 from metronome.units import InputError
-from metronome.units.paper.memory import Kept, Weight
+from metronome.units.paper.memory import Weight
 
 _FEW = 16  # samples of a micro-batch of real numbers, at the most
 _TYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
-# PyTorch counts those of GPUs only.
-_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (
-        lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
-    ),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-        lambda gradient, query, key, value, *_, **__: sdpa_backward_flop_count(gradient, query, key, value)
-    ),
-}
-
-
-@dataclass(frozen=True)
-class Pass:
-    """What a micro-batch of some size takes, in bytes beside weights and the optimizer's state.
-
-    Attributes:
-        with_gradients: the most at one time in both passes, gradients with it.
-        without: the same without them.
-        update: the most that the optimizer takes for its work.
-        outputs: of each unit, that it hands on.
-    """
-
-    with_gradients: int
-    without: int
-    update: int
-    outputs: tuple[int, ...]
 
 
 @dataclass
@@ -160,7 +134,9 @@ def _counted(
             batch = getattr(owner, hook)(batch, 0)
     dtype, looked_at = _TYPES.get(precision), count_samples(batch)
     if dtype is not None:
-        batch = tree_map(lambda part: part.to(dtype) if isinstance(part, Tensor) and part.is_floating_point() else part, batch)
+        batch = tree_map(
+            lambda part: part.to(dtype) if isinstance(part, Tensor) and part.is_floating_point() else part, batch
+        )
     sample_bytes = bytes_of(batch) / looked_at
     mixed = torch.bfloat16 if precision.endswith("-mixed") else None
     own = getattr(module, "loss_weight", None)
@@ -170,7 +146,7 @@ def _counted(
         optimizers = _prepared(module, trainer)
         if mode is not None:
             batch = tree_map(lambda part: mode.from_tensor(part) if isinstance(part, Tensor) else part, batch)
-        step = _Step(module, optimizers, mixed)
+        step = Step(module, optimizers, mixed)
         flops = step.first(_sized(batch, looked_at, min(looked_at, _FEW))) / min(looked_at, _FEW)
 
     def make(samples: int, cut: bool) -> Pass:
@@ -197,8 +173,8 @@ def _prepared(module: L.LightningModule, trainer: Any) -> list[Optimizer]:
     """Optimizers of a module that believes that it trains."""
     if not module.automatic_optimization:
         raise InputError(
-            f"{type(module).__name__} makes its updates itself (automatic_optimization=False), and what it takes for them "
-            "is not counted on paper; measure=true without paper measures it"
+            f"{type(module).__name__} makes its updates itself (automatic_optimization=False), and what it takes for "
+            "them is not counted on paper; measure=true without paper measures it"
         )
     module.trainer = trainer
     nothing: Any = lambda *_, **__: None  # noqa: E731  it logs where nobody trains
@@ -235,8 +211,8 @@ def _check_room(why: str, weights: int) -> None:
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4e9
     if 4 * weights > free:
         raise InputError(
-            f"the module cannot be counted without data ({why}), and {weights / 1e9:.3g} GB of weights are too many to count "
-            "with them here; make model.network smaller"
+            f"the module cannot be counted without data ({why}), and {weights / 1e9:.3g} GB of weights are too many "
+            "to count with them here; make model.network smaller"
         )
 
 
@@ -265,90 +241,3 @@ def _along(low: Pass, high: Pass, samples: int) -> Pass:
         max(low.update, high.update),
         tuple(at(a, b) for a, b in zip(low.outputs, high.outputs, strict=True)),
     )
-
-
-class _Step:
-    """Makes steps of a module, and counts their bytes."""
-
-    def __init__(self, module: L.LightningModule, optimizers: list[Optimizer], mixed: torch.dtype | None) -> None:
-        self.module, self.optimizers, self.mixed = module, optimizers, mixed
-        self.units = units_of(module)
-        self.live = LiveBytes()
-        self.live.watch_gradients(module)
-
-    def first(self, batch: Any) -> int:
-        """A first step, after which the optimizer has all that it keeps. Returns the operations of its passes."""
-        with self.live:
-            with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as flops:
-                self._pass(batch)
-            self._update()
-        return flops.get_total_flops()
-
-    def counted(self, batch: Any, cut: bool) -> Pass:
-        live = self.live
-        with live, self._outputs() as outputs:
-            before = live.now
-            live.begin()
-            self._pass(batch)
-            if cut:
-                outputs.clear()
-                self._pass(batch)
-            whole, without = live.peak - before, live.peak_but_gradients - before
-            held = live.now
-            live.begin()
-            self._update()
-            return Pass(whole, without, live.peak - held, tuple(outputs))
-
-    def _pass(self, batch: Any) -> None:
-        autocast = nullcontext() if self.mixed is None else torch.autocast("cpu", dtype=self.mixed)
-        with autocast:
-            output: Any = self.module.training_step(batch, 0)
-        loss = output["loss"] if isinstance(output, dict) else output
-        if not isinstance(loss, Tensor):
-            raise InputError(f"{type(self.module).__name__}.training_step gives no loss to go back from")
-        loss.backward()
-
-    def _update(self) -> None:
-        for optimizer in self.optimizers:
-            optimizer.step(lambda: torch.zeros(()))  # those that look at a loss are asked for no second pass
-            optimizer.zero_grad(set_to_none=True)
-
-    @contextmanager
-    def _outputs(self) -> Iterator[list[int]]:
-        found: list[int] = []
-        hooks = [unit.register_forward_hook(lambda _, __, made: found.append(bytes_of(made))) for unit in self.units]
-        try:
-            yield found
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def weights(self) -> list[Weight]:
-        unit_of = {id(parameter): number for number, unit in enumerate(self.units) for parameter in unit.parameters()}
-        states = {id(p): state for optimizer in self.optimizers for p, state in optimizer.state.items()}
-        trained = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
-        return [
-            Weight(
-                _kept(parameter),
-                parameter.requires_grad and id(parameter) in trained,
-                tuple(_kept(part) for part in tree_leaves(states.get(id(parameter), {})) if isinstance(part, Tensor)),
-                unit_of.get(id(parameter)),
-            )
-            for parameter in self.module.parameters()
-        ]
-
-
-def units_of(module: nn.Module) -> list[nn.Module]:
-    """The blocks of a network: what stands in its lists of modules, of which each has weights."""
-    for child in module.children():
-        blocks = [part for part in child.children() if any(True for _ in part.parameters())]
-        if isinstance(child, nn.ModuleList | nn.Sequential) and len(blocks) > 1:
-            return blocks
-    for child in module.children():
-        if found := units_of(child):
-            return found
-    return []
-
-
-def _kept(tensor: Tensor) -> Kept:
-    return Kept(tuple(tensor.shape), tensor.element_size())

@@ -25,8 +25,8 @@ class Checked:
 
 
 def check_order(plan: Plan, settings: dict[str, Any]) -> Checked | None:
-    """Deal batches out as every device would: the first, the last and some between. None where one alone is too large, or
-    there are very many devices.
+    """Deal batches out as every device would: the first, the last and some between. None where one alone is too
+    large, or there are very many devices.
 
     Raises:
         AssertionError: if a sample goes to two devices, or to none.

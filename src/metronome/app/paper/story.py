@@ -213,9 +213,7 @@ def _work(counted: Counted, layout: Layout, samples: int) -> float:
     return max(found.with_gradients - gradients, found.update, 0)
 
 
-def _what_fits(
-    counted: Counted, layout_of: Callable[[int], Layout], share: int, room: float
-) -> tuple[int, int | None]:
+def _what_fits(counted: Counted, layout_of: Callable[[int], Layout], share: int, room: float) -> tuple[int, int | None]:
     """The most samples of a micro-batch, and the accumulation that follows."""
 
     def needed(samples: int) -> float:
@@ -258,9 +256,7 @@ def _time(paper: Paper, layout: Layout, plan: Plan, counted: Counted, found: tup
     gradients = sum(weight.kept.bytes for weight in cut if weight.trained)
     k, devices = plan.accumulate_grad_batches, layout.data_parallel
     if layout.sharded:
-        exchange = of_shards(
-            weights, gradients, devices, paper.links, micro_batch, paper.overlap, k, counted.units + 1
-        )
+        exchange = of_shards(weights, gradients, devices, paper.links, micro_batch, paper.overlap, k, counted.units + 1)
     else:
         exchange = of_gradients(gradients, devices, paper.links, micro_batch, paper.overlap)
     outputs = counted.passes(plan.micro_batch_size, k > 1).outputs
@@ -288,7 +284,7 @@ def _saves(paper: Paper, layout: Layout, counted: Counted, time: Time | None) ->
     if time is not None:  # not within a step
         every = max(every, time.step)
     simulated = None
-    if 0 < paper.failures and every < inf and saving.goodput(every) > 0.01:
+    if paper.failures > 0 and every < inf and saving.goodput(every) > 0.01:
         work = time.step * time.steps if time is not None and time.steps else 1_000 * every
         simulated = simulate(saving, every, work)
     return Saves(bytes_, seconds, writers, saving, every, simulated)

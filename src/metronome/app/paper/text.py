@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from math import inf
 from textwrap import wrap
 
+from metronome.app.paper.assumed import assumed
 from metronome.app.paper.story import OnPaper
 from metronome.units.amounts import digits
-from metronome.units.paper.texts import days_text, rate_text, sizes_text, whole_number
+from metronome.units.paper.texts import count, days_text, rate_text, sizes_text, whole_number
 
 _WIDTH, _LABEL, _NUMBER = 80, 12, 15
 Row = tuple[str, str, str]  # label, number, where it comes from
@@ -23,7 +24,7 @@ def text_of(found: OnPaper) -> str:
     ):
         lines += ["", *wrap(head, _WIDTH), *_lines(rows)]
     lines += ["", "assumed"]
-    for words in _assumed(found):
+    for words in assumed(found):
         lines += wrap(words, _WIDTH, initial_indent="- ", subsequent_indent="  ")
     return "\n".join(lines[1:])
 
@@ -59,9 +60,9 @@ def _lines(rows: Iterable[Row]) -> list[str]:
 
 def _head(found: OnPaper) -> str:
     paper, counted = found.paper, found.counted
-    place = f"{_count(paper.devices, 'device')} = {_count(paper.hosts, 'host')} of {paper.devices_per_host:,}"
+    place = f"{count(paper.devices, 'device')} = {count(paper.hosts, 'host')} of {paper.devices_per_host:,}"
     if paper.hosts * paper.devices_per_host != paper.devices:
-        place = f"{_count(paper.devices, 'device')} on {_count(paper.hosts, 'host')}"
+        place = f"{count(paper.devices, 'device')} on {count(paper.hosts, 'host')}"
     how = "FSDP2 shares the weights out" if found.layout.sharded else "each keeps all weights (DDP)"
     if paper.devices == 1:
         how = "it keeps all weights"
@@ -77,8 +78,8 @@ def _order(found: OnPaper) -> str:
     steps = found.order.steps
     which = f"step {steps[0]:,}" if len(steps) == 1 else f"{len(steps)} steps from {steps[0]:,} to {steps[-1]:,}"
     return (
-        f"Their order was dealt out here to {_count(found.plan.devices, 'device')} at {which} of an epoch: each sample of "
-        "a batch once"
+        f"Their order was dealt out here to {count(found.plan.devices, 'device')} at {which} of an epoch: each sample "
+        "of a batch once"
     )
 
 
@@ -104,8 +105,18 @@ def _memory(found: OnPaper) -> list[Row]:
     if kept.buffers:
         rows.append(("buffers", sizes_text(kept.buffers), "counted; whole on each device"))
     if found.layout.sharded and parts > 1:
-        sums = "whole gradients, added up until the last micro-batch" if plan.accumulate_grad_batches > 1 else "their gradients"
-        rows.append(("gathered", sizes_text(kept.exchange), f"formula: two of {_count(counted.units, 'unit')} and the rest, {sums}"))
+        sums = (
+            "whole gradients, added up until the last micro-batch"
+            if plan.accumulate_grad_batches > 1
+            else "their gradients"
+        )
+        rows.append(
+            (
+                "gathered",
+                sizes_text(kept.exchange),
+                f"formula: two of {count(counted.units, 'unit')} and the rest, {sums}",
+            )
+        )
     elif parts == 1 and found.layout.data_parallel > 1:
         rows.append(("buckets", sizes_text(kept.exchange), "formula: DDP's, as large as the gradients"))
     rows += [
@@ -126,11 +137,11 @@ def _largest(found: OnPaper) -> Row:
         more = "paper.sharding=full" if not found.layout.sharded else "more devices, or paper.tensor_parallel"
         return "fits", "0 samples", f"not one at a time; {more} divides what is kept"
     share = -(-found.plan.batch_size // found.plan.devices)
-    words = f"at most in a micro-batch; {_count(share, 'sample')} a device and step, so "
+    words = f"at most in a micro-batch; {count(share, 'sample')} a device and step, so "
     words += f"trainer.accumulate_grad_batches={found.cut}"
     if found.cut == 1 and found.fits > share:
         words = f"at most, of the {share:,} a step: a batch of {found.fits * found.plan.devices:,} is not cut either"
-    return "fits", _count(found.fits, "sample"), words
+    return "fits", count(found.fits, "sample"), words
 
 
 # ---- time -------------------------------------------------------------------------------------------------------
@@ -139,7 +150,11 @@ def _largest(found: OnPaper) -> Row:
 def _step(found: OnPaper) -> list[Row]:
     time, plan, paper, counted = found.time, found.plan, found.paper, found.counted
     flops = counted.flops * plan.micro_batch_size
-    operations = ("operations", rate_text(flops, "FLOP"), f"counted: both passes of {_count(plan.micro_batch_size, 'sample')}")
+    operations = (
+        "operations",
+        rate_text(flops, "FLOP"),
+        f"counted: both passes of {count(plan.micro_batch_size, 'sample')}",
+    )
     if time is None:
         ways = "not known: state paper.flops=400TFLOP/s or paper.step=0.2s, or measure=true"
         return [operations, ("micro-batch", "", ways)]
@@ -163,7 +178,13 @@ def _step(found: OnPaper) -> list[Row]:
         rows.append(("layers", days_text(time.layers.seconds), f"formula: {time.layers.formula}, waited for"))
     parts = f"{k:,} x micro-batch" + " + rest" * bool(time.rest) + " + waited for" * bool(time.exchange.seconds)
     computing = k * time.micro_batch + time.rest
-    rows.append(("step", days_text(time.step), f"{parts + ' + layers' * bool(time.layers.seconds)}: {computing / time.step:.0%} computing"))
+    rows.append(
+        (
+            "step",
+            days_text(time.step),
+            f"{parts + ' + layers' * bool(time.layers.seconds)}: {computing / time.step:.0%} computing",
+        )
+    )
     rate = plan.batch_size / time.step
     tokens = "" if counted.tokens is None else (
         f"; {rate_text(rate * counted.tokens, 'tokens/s')}, {digits(counted.tokens)} a sample in the batch looked at"
@@ -178,7 +199,7 @@ def _whole_run(found: OnPaper) -> list[Row]:
     if time.steps is None:
         return [("run", "no end", "nothing ends it; give a budget")]
     seconds = time.steps * time.step
-    return [("run", days_text(seconds), f"{_count(time.steps, 'step')}, without saves, validations and failures")]
+    return [("run", days_text(seconds), f"{count(time.steps, 'step')}, without saves, validations and failures")]
 
 
 # ---- saves ------------------------------------------------------------------------------------------------------
@@ -196,7 +217,13 @@ def _saves(found: OnPaper) -> list[Row]:
         ("written in", days_text(saves.seconds), f"formula: {storage} (stated)"),
     ]
     if paper.background:
-        rows.append(("held up", days_text(saving.held), f"formula: to the host's memory at {rate_text(paper.copy, 'B/s')} (stated)"))
+        rows.append(
+            (
+                "held up",
+                days_text(saving.held),
+                f"formula: to the host's memory at {rate_text(paper.copy, 'B/s')} (stated)",
+            )
+        )
     else:
         rows.append(("held up", days_text(saving.held), "training waits until it is written (stated)"))
     if mean == inf:
@@ -204,8 +231,12 @@ def _saves(found: OnPaper) -> list[Row]:
         rows.append(("save every", "" if saves.every == inf else days_text(saves.every), every))
         return rows
     rows.append(("failures", days_text(mean), f"between two, in the mean: {paper.words} an hour (stated)"))
-    steps = "" if time is None else f"{_count(max(1, round(saves.every / time.step)), 'step')}; "
-    how = "stated" if paper.save_every is not None else f"formula: the best by Daly 2006 ({days_text(saving.daly)}); Young 1974: {days_text(saving.young)}"
+    steps = "" if time is None else f"{count(max(1, round(saves.every / time.step)), 'step')}; "
+    how = (
+        "stated"
+        if paper.save_every is not None
+        else f"formula: the best by Daly 2006 ({days_text(saving.daly)}); Young 1974: {days_text(saving.young)}"
+    )
     if paper.save_every is None and saves.every > saving.daly:
         how += ", but no sooner than one is written or a step made"
     rows.append(("save every", days_text(saves.every), steps + how))
@@ -214,45 +245,10 @@ def _saves(found: OnPaper) -> list[Row]:
     rows.append(("goodput", f"{saving.goodput(saves.every):.2%}", f"formula; the rest: {lost}"))
     if saves.simulated is not None:
         made = saves.simulated
-        words = f"+- {digits(200 * made.error, 1)}%: {made.runs:,} runs of {days_text(made.work)}, {made.failures:,} failures"
+        words = f"+- {digits(200 * made.error, 1)}%: {made.runs:,} runs of {days_text(made.work)}"
+        words += f", {made.failures:,} failures"
         rows.append(("simulated", f"{made.goodput:.2%}", words))
     if time is not None and time.steps is not None:
         seconds = time.steps * time.step / max(saving.goodput(saves.every), 1e-12)
         rows.append(("run", days_text(seconds), "with saves and failures: run / goodput"))
     return rows
-
-
-# ---- what was assumed -------------------------------------------------------------------------------------------
-
-
-def _assumed(found: OnPaper) -> list[str]:
-    counted, layout, paper = found.counted, found.layout, found.paper
-    yield_ = [
-        f"Activations are those that PyTorch keeps with its kernels for a CPU, of the first {_count(counted.looked_at, 'sample')} "
-        "of the data here, repeated where a micro-batch is larger; longer ones take more.",
-        "Not counted: what callbacks, compiled code and activation checkpointing change; CUDA's own and NCCL's memory, for which paper.reserve is left.",
-    ]
-    if not counted.is_fake:
-        yield_.append(f"Counted on real numbers, in a few samples and along a line from there; without data: {counted.why}")
-    if layout.tensor_parallel > 1:
-        yield_.append(
-            "Tensor parallel: matrices are divided, vectors are not, and activations count as if nothing of them were: less "
-            "in truth."
-        )
-    if layout.sharded and layout.data_parallel > 1:
-        yield_.append("FSDP2: a unit is an element of the network's list of blocks; the next one is gathered ahead; what is in none stays gathered.")
-    if found.time is not None:
-        if not found.time.rest:
-            yield_.append("The update itself, data and hooks take no time; measure=true measures them here.")
-        if layout.devices > 1:
-            yield_.append("A ring's messages go at once over links of the same speed; the backward pass takes two thirds of both.")
-    if paper.failures:
-        yield_.append("Failures come at a constant rate, also while a file is written or a restart goes on; each ends all devices.")
-        if paper.background:
-            yield_.append("Writing in the background slows no step down; a file that is not whole when a failure comes is lost.")
-    yield_.append("Nothing of this ran on the devices that it is about.")
-    return [*found.notes, *yield_]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -85,7 +85,14 @@ def of_gradients(count: int, devices: int, links: Links, micro_batch: float, ove
 
 
 def of_shards(
-    weights: int, gradients: int, devices: int, links: Links, micro_batch: float, overlap: bool, accumulate: int, units: int
+    weights: int,
+    gradients: int,
+    devices: int,
+    links: Links,
+    micro_batch: float,
+    overlap: bool,
+    accumulate: int,
+    units: int,
 ) -> Exchange:
     """FSDP2: in each micro-batch all weights are gathered twice, for both passes; in the last one gradients are summed,
     a share to each device. A unit is gathered while the one before computes.

@@ -8,7 +8,12 @@ _PREFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
              "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}  # fmt: skip
 _PARTS = {"ns": 10**9, "us": 10**6, "ms": 10**3, "s": 1}  # of a second
 _SECONDS = {"min": 60, "h": 3_600, "day": 86_400, "days": 86_400}
-_EXAMPLES = {"bytes": "80GB", "bytes/s": "400Gb/s or 50GB/s", "seconds": "5us, 0.2s, 10min or 2h", "flop/s": "400TFLOP/s"}
+_EXAMPLES = {
+    "bytes": "80GB",
+    "bytes/s": "400Gb/s or 50GB/s",
+    "seconds": "5us, 0.2s, 10min or 2h",
+    "flop/s": "400TFLOP/s",
+}
 _NUMBER = r"([0-9][0-9_]*(?:\.[0-9]*)?(?:e[+-]?[0-9]{1,2})?)"
 _SIZE = re.compile(_NUMBER + r"\s*([kKMGTPE]i?|)(b|B)(/s)?")
 _FLOPS = re.compile(_NUMBER + r"\s*([kKMGTPE]|)(?:FLOPS|FLOP/s|flops|flop/s)")
@@ -35,9 +40,8 @@ def amount(key: str, given: object, unit: str) -> float:
             found = float(number) * _PREFIXES[prefix] / (8 if letter == "b" else 1)
     elif unit == "flop/s" and (flops := _FLOPS.fullmatch(text)) is not None:
         found = float(flops[1]) * _PREFIXES[flops[2]]
-    elif unit == "seconds" and (time := _TIME.fullmatch(text)) is not None:
-        if time[2] in _PARTS or time[2] in _SECONDS:
-            found = float(time[1]) * _SECONDS.get(time[2], 1) / _PARTS.get(time[2], 1)
+    elif unit == "seconds" and (time := _TIME.fullmatch(text)) is not None and time[2] in _PARTS | _SECONDS:
+        found = float(time[1]) * _SECONDS.get(time[2], 1) / _PARTS.get(time[2], 1)
     if found is None:
         raise InputError(f"{key}={given} is no number of {unit} with its unit; write e.g. {_EXAMPLES[unit]}")
     return found

@@ -1,5 +1,6 @@
-"""How often to save, and what failures cost: Young (1974), Comm. ACM 17, 530; Daly (2006), Future Gener. Comput. Syst. 22,
-303.
+"""How often to save, and what failures cost.
+
+Young (1974), Communications of the ACM 17, 530; Daly (2006), Future Generation Computer Systems 22, 303.
 
 Failures come at random, at a constant rate, whatever is being done; each takes everything since the last save that is
 whole on the disk. Times are in seconds.

@@ -55,3 +55,11 @@ def days_text(seconds: float) -> str:
         days, hours = divmod(round(seconds / 3_600), 24)
         return f"{days:,} days" + (f" {hours} h" if hours and days < 100 else "")
     return seconds_text(seconds)
+
+
+def count(number: int, noun: str) -> str:
+    """
+    >>> count(1, "host"), count(1_024, "device")
+    ('1 host', '1,024 devices')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
