@@ -25,12 +25,16 @@ def plan(config: DictConfig, overrides: list[str], rows: Rows) -> str | None:
         raise InputError(f"format={config.format} is not known; use format=text or format=json")
     if not isinstance(config.measure, bool):
         raise InputError(f"measure={config.measure} is neither true nor false; seconds=5 says for how long")
+    on_paper = config.get("paper") is not None
     if not in_sweep():
-        return _plan(config, overrides)
+        return _plan_on_paper(config, overrides) if on_paper else _plan(config, overrides)
     if in_search():
         raise InputError("a plan is of settings that are known, and a search chooses them as it goes; leave it out")
     rows.form = config.format
     with rows.of_a_job(overrides):
+        if on_paper:
+            _plan_on_paper(config, overrides, rows)
+            return None
         planned = counted(config, overrides)
         rows.add(planned, _measured(config, overrides, planned, others=False) if config.measure else None)
     return None
@@ -46,6 +50,23 @@ def _plan(config: DictConfig, overrides: list[str]) -> str:
     if config.format == "json":
         return json.dumps(planned.as_dict() | {"measured": numbers_of(found)}, indent=2)
     return f"{planned.text()}\n\n{text_of(found)}"
+
+
+def _plan_on_paper(config: DictConfig, overrides: list[str], rows: Rows | None = None) -> str | None:
+    """Of devices that are not here; as text or JSON, or as one of the rows."""
+    from metronome.app.paper.clock import clock_here
+    from metronome.app.paper.numbers import numbers_of
+    from metronome.app.paper.story import on_paper
+    from metronome.app.paper.text import HEADS, row_of, text_of
+
+    clock = clock_here(overrides, _seconds(config), lambda here: counted(here, overrides)) if config.measure else None
+    found = on_paper(config, overrides, clock)
+    if rows is not None:
+        rows.add(found.plan, cells=dict(zip(HEADS, row_of(found), strict=True)), more={"paper": numbers_of(found)})
+        return None
+    if config.format == "json":
+        return json.dumps(found.plan.as_dict() | {"paper": numbers_of(found)}, indent=2)
+    return f"{found.plan.text()}\n\n{text_of(found)}"
 
 
 def counted(config: DictConfig, overrides: list[str]) -> Plan:
@@ -67,7 +88,11 @@ def counted(config: DictConfig, overrides: list[str]) -> Plan:
 def _measured(config: DictConfig, overrides: list[str], planned: Plan, others: bool) -> Any:
     from metronome.app.measure.story import measure_plan
 
+    return measure_plan(config, overrides, planned, others, _seconds(config))
+
+
+def _seconds(config: DictConfig) -> float:
     seconds = config.seconds
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds <= 0:
         raise InputError(f"seconds={seconds!r} of steps to measure is not a number above 0")
-    return measure_plan(config, overrides, planned, others, float(seconds))
+    return float(seconds)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from metronome.app.console.groups import chosen_by_default, files_by_group, folders_of
 from metronome.app.errors.nearest import did_you_mean
@@ -26,8 +27,9 @@ def made_ready(arguments: Sequence[str], script: str) -> list[str]:
 
     Raises:
         InputError: for `+name=` where the name is no group's but near to one: Hydra would add it to the configuration,
-            where nobody would read it; or where the group has a file already.
+            where nobody would read it; or where the group has a file already. For `paper` where nothing reads it.
     """
+    _check_paper([word for word in arguments if re.match(r"\+?paper[=.]", word)], Path(script).stem)
     folders = folders_of(arguments, script)
     groups, in_defaults = files_by_group(folders), chosen_by_default(folders)
     to_add = set(groups) - set(in_defaults)
@@ -47,6 +49,13 @@ def changes_and_packages(words: Sequence[str]) -> tuple[list[str], list[str]]:
     changes = [word for word in words if not word.startswith("allow=")]
     allowed = [word.removeprefix("allow=") for word in words if word.startswith("allow=")]
     return changes, [package for names in allowed for package in names.split(",")]
+
+
+def _check_paper(words: Sequence[str], command: str) -> None:
+    if words and command != "plan":
+        raise InputError(f"{words[0]} is for devices that are not here, which only scripts/plan.py knows; leave it out")
+    if words and not any(re.match(r"\+?paper=", word) for word in words):
+        raise InputError(f"{words[0]} changes a number of a cluster; choose one too: paper=cluster {words[0]}")
 
 
 def _check_added(name: str, value: str, groups: Collection[str], in_defaults: Mapping[str, str]) -> None:

@@ -87,6 +87,8 @@ def _groups(folders: Iterable[Path]) -> Iterable[str]:
     groups = files_by_group(folders)
     if Path(sys.argv[0]).stem in _OF_ONE_RUN:
         groups.pop("study", None)
+    if Path(sys.argv[0]).stem != "plan":
+        groups.pop("paper", None)
     for group in _in_order(groups, defaults):
         chosen = f" ({defaults[group]} unless you choose)" if group in defaults else ""
         yield f"{group}=...{chosen}\n"

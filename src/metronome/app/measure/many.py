@@ -42,9 +42,16 @@ class Rows:
         except InputError as error:
             self.kept.append({"overrides": overrides, "error": " ".join(str(error).split())})
 
-    def add(self, plan: Plan, measured: Any = None) -> None:
-        """Take the plan of the job; `measured` is a `MeasuredPlan`."""
-        self.kept.append({"overrides": self._job, "plan": plan, "measured": measured})
+    def add(
+        self,
+        plan: Plan,
+        measured: Any = None,
+        cells: dict[str, str] | None = None,
+        more: dict[str, Any] | None = None,
+    ) -> None:
+        """Take the plan of the job; `measured` is a `MeasuredPlan`. `cells`, by their heads, take the place of what is
+        shown of a plan, and `more` is added to its numbers."""
+        self.kept.append({"overrides": self._job, "plan": plan, "measured": measured, "cells": cells, "more": more})
 
     def text(self) -> str:
         """Of all of them, in the form that they were asked for in."""
@@ -58,9 +65,11 @@ class Rows:
         heads = ["micro-batch", "steps an epoch", "steps", "iterations", "samples"]
         if measures:  # what a step is cut into is in the plan of each
             heads = ["micro-batch", "steps", "ms a step", "training", "memory"]
+        heads = next((list(row["cells"]) for row in self.kept if row.get("cells")), heads)
         table = [[*names.values(), *heads]]
         for values, row in zip(own, self.kept, strict=True):
-            cells = _measured_cells(row) if measures else _cells(row)
+            own_cells = list((row.get("cells") or {}).values())
+            cells = own_cells or (_measured_cells(row) if measures else _cells(row))
             table.append([*(values.get(key, "") for key in names), *cells])
         return "\n".join(_lines(table, len(names)))
 
@@ -123,7 +132,7 @@ def _short_names(keys: list[str]) -> dict[str, str]:
 def _as_dict(row: dict[str, Any]) -> dict[str, Any]:
     if "error" in row:
         return row
-    content = {"overrides": row["overrides"]} | row["plan"].as_dict()
+    content = {"overrides": row["overrides"]} | row["plan"].as_dict() | (row["more"] or {})
     if row["measured"] is not None:
         from metronome.app.measure.text import numbers_of
 
