@@ -1,22 +1,28 @@
 """The base of the data modules: it owns batching and shuffling, so that a data set is all there is to write."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning as L
 from torch.utils.data import DataLoader, default_collate
 
 from metronome.data.floats import Told, floats_wanted
+from metronome.data.mixtures.reading import reader_of
+from metronome.data.mixtures.sets import Mixture
 from metronome.data.on_device import OnDevice
-from metronome.data.rows import BatchReader, as_dataset, is_rows, whole_batch
+from metronome.data.rows import as_dataset, is_rows, whole_batch
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
+from metronome.training.batches.mixture import MixtureSampler
 from metronome.units import BatchSchedule, InputError, check_number, micro_batch_size
+from metronome.units.mixtures.mix import Mix
 
 
 class Splits(NamedTuple):
     """The three data sets of a run. Each is a map-style Dataset, or tensors or arrays in any nesting
     (`(x, y)`, `{"image": x, "label": y}`), one row a sample. Frames and series of pandas and polars are taken for
-    arrays, and floats are read in the type of the weights. A split that is None is skipped."""
+    arrays, and floats are read in the type of the weights. A split that is None is skipped. For training it may be a
+    Mixture of data sets too."""
 
     train: Any
     val: Any = None
@@ -140,7 +146,14 @@ class DataModule(L.LightningDataModule):
             return known
         if self.splits.train is None:
             raise InputError(f"{type(self).__name__} has no training data set")
-        return len(self.splits.train)
+        return len(self.splits.train) if self.mix is None else self.mix.samples_per_epoch
+
+    @property
+    def mix(self) -> Mix | None:
+        """How the training data are mixed, where they are a mixture."""
+        if self._splits is None and self.known_num_samples() is not None:
+            return None
+        return self.splits.train.mix if isinstance(self.splits.train, Mixture) else None
 
     @property
     def schedule(self) -> BatchSchedule:
@@ -156,8 +169,8 @@ class DataModule(L.LightningDataModule):
                 f"{type(self).__name__} gives whole batches, which Lightning's own Trainer takes for micro-batches; "
                 "use metronome.training.Trainer"
             )
-        sampler = BatchSampler(
-            self.num_samples,
+        make = partial(BatchSampler, self.num_samples) if self.mix is None else partial(MixtureSampler, self.mix)
+        sampler = make(
             self.schedule,
             seed=trainer.seed,
             shuffle=self.shuffle and not trainer.overfit_batches,  # pyright: ignore
@@ -247,7 +260,7 @@ class DataModule(L.LightningDataModule):
         seed = trainer.seed if isinstance(trainer, Trainer) else 0
         on_gpu = trainer.strategy.root_device.type == "cuda"
         return DataLoader(
-            BatchReader(dataset, seed, self.collate, floats, self._told),
+            reader_of(dataset, sampler, seed, self.collate, floats, self._told),
             batch_sampler=sampler,
             collate_fn=whole_batch,
             num_workers=self.num_workers,

@@ -11,6 +11,7 @@ from metronome.training.flags import limits_of
 from metronome.training.lightning_private import goes_on_from_a_checkpoint
 from metronome.training.state import TrainingState
 from metronome.units import BatchSchedule, Duration, InputError, Plan
+from metronome.units.mixtures.mix import Mix
 
 
 class Planner:
@@ -35,13 +36,16 @@ class Planner:
         trainer = self.trainer
         datamodule: Any = trainer.datamodule  # pyright: ignore
         if _can_be_planned(datamodule):
-            return self.of_data(datamodule.num_samples, datamodule.schedule, datamodule.drop_last)
+            mix = getattr(datamodule, "mix", None)
+            return self.of_data(datamodule.num_samples, datamodule.schedule, datamodule.drop_last, mix)
         if trainer.train_dataloader is None:
             trainer.fit_loop.setup_data()
         return self.of_loader(trainer.train_dataloader)
 
-    def of_data(self, num_samples: int, schedule: BatchSchedule, drop_last: bool = False) -> Plan:
-        """The plan of a training with these data."""
+    def of_data(
+        self, num_samples: int, schedule: BatchSchedule, drop_last: bool = False, mix: Mix | None = None
+    ) -> Plan:
+        """The plan of a training with these data, of which there may be a mixture."""
         trainer, accumulate = self.trainer, self.state.accumulate
         if self.state.auto_accumulate and schedule.accumulate:
             # Found for a larger batch, it may be more than this one has.
@@ -54,13 +58,15 @@ class Planner:
             drop_last=drop_last,
             limit_train_batches=trainer.limit_train_batches,
             budgets=self._budgets(),
+            mix=mix,
         )
 
     def of_loader(self, loader: Any) -> Plan | None:
         """The plan of a training with this loader, if it says how many samples it has and how many it takes."""
         sampler = getattr(loader, "batch_sampler", None)
         if isinstance(sampler, BatchSampler):
-            return self.of_data(sampler.num_samples, sampler.schedule, sampler.drop_last)
+            mix = getattr(sampler, "mix", None)
+            return self.of_data(sampler.num_samples, sampler.schedule, sampler.drop_last, mix)
         if not isinstance(loader, DataLoader) or loader.batch_size is None or not hasattr(loader.dataset, "__len__"):
             return None
         if not hasattr(loader.sampler, "__len__"):

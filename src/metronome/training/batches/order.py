@@ -70,11 +70,11 @@ class BatchSampler(Sampler[Share]):
     def check_order(self, before: dict[str, Any]) -> None:
         """Raises InputError if the samples that are left of an epoch are not those that a checkpoint left."""
         for name, value in self.order.items():
-            if before[name] != value:
+            if before.get(name) != value:
                 raise InputError(
-                    f"the checkpoint was written in the middle of an epoch with {name}={before[name]}, and this run "
-                    f"has {name}={value}: which samples are left of it cannot be told; keep {name}={before[name]}, "
-                    "or start from a checkpoint at the end of an epoch"
+                    f"the checkpoint was written in the middle of an epoch with {name}={before.get(name)}, and this "
+                    f"run has {name}={value}: which samples are left of it cannot be told; keep "
+                    f"{name}={before.get(name)}, or start from a checkpoint at the end of an epoch"
                 )
 
     def samples(self, step: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
+from metronome.training.batches.mixture import MixtureSampler
 from metronome.training.batches.order import BatchSampler
 from metronome.training.batches.seeds import StepSeeds, remember_generators
 from metronome.training.lightning_private import DataFetcher
@@ -31,6 +32,8 @@ def begin_ours(
     """
     if position[1] and order_before is not None:
         sampler.check_order(order_before)
+    elif order_before is not None and "mixture" in order_before and isinstance(sampler, MixtureSampler):
+        sampler.check_change(order_before)
     if sampler.position != position:
         # An iterator was made when the loader was, or for the epoch before: make it anew from this position.
         sampler.position = position
