@@ -9,11 +9,13 @@ from torch.utils.data import DataLoader, default_collate
 
 from metronome.data.floats import Told, floats_wanted
 from metronome.data.mixtures.reading import reader_of
+from metronome.data.mixtures.sampler import MixtureSampler
 from metronome.data.mixtures.sets import Mixture
 from metronome.data.on_device import OnDevice
 from metronome.data.rows import as_dataset, is_rows, whole_batch
+from metronome.data.streams.loader import loader_of
+from metronome.data.streams.reader import StreamReader, check_options, check_stream, is_stream
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
-from metronome.training.batches.mixture import MixtureSampler
 from metronome.units import BatchSchedule, InputError, check_number, micro_batch_size
 from metronome.units.mixtures.mix import Mix
 
@@ -22,7 +24,7 @@ class Splits(NamedTuple):
     """The three data sets of a run. Each is a map-style Dataset, or tensors or arrays in any nesting
     (`(x, y)`, `{"image": x, "label": y}`), one row a sample. Frames and series of pandas and polars are taken for
     arrays, and floats are read in the type of the weights. A split that is None is skipped. For training it may be a
-    Mixture of data sets too."""
+    Mixture of data sets too, or a stream: an IterableDataset, or anything that can be iterated over again and again."""
 
     train: Any
     val: Any = None
@@ -121,8 +123,16 @@ class DataModule(L.LightningDataModule):
                 f"{type(self).__name__}.load() must return Splits(train, val, test), and returns a "
                 f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, tuple | list) else ''}"
             )
-        train, val, test = (None if split is None else as_dataset(split) for split in given)
-        for name, split in (("training", train), ("validation", val), ("test", test)):
+        names = ("training", "validation", "test")
+        for name, split in zip(names, given, strict=True):
+            if is_stream(split):
+                check_stream(split, name)
+        train, val, test = (s if s is None or is_stream(s) else as_dataset(s) for s in given)
+        if is_stream(train):
+            check_options(self)
+        for name, split in zip(names, (train, val, test), strict=True):
+            if is_stream(split):
+                continue
             if split is not None and len(split) == 0:
                 raise InputError(f"the {name} data set of {type(self).__name__} is empty")
             if split is not None and self._on_device.wanted is True and not is_rows(split):
@@ -146,6 +156,8 @@ class DataModule(L.LightningDataModule):
             return known
         if self.splits.train is None:
             raise InputError(f"{type(self).__name__} has no training data set")
+        if self.is_stream:
+            raise InputError(f"the training data of {type(self).__name__} are a stream, whose length nobody knows")
         return len(self.splits.train) if self.mix is None else self.mix.samples_per_epoch
 
     @property
@@ -156,8 +168,15 @@ class DataModule(L.LightningDataModule):
         return self.splits.train.mix if isinstance(self.splits.train, Mixture) else None
 
     @property
+    def is_stream(self) -> bool:
+        """Whether the training data can only be iterated over, and have no length."""
+        return (self._splits is not None or self.known_num_samples() is None) and is_stream(self.splits.train)
+
+    @property
     def schedule(self) -> BatchSchedule:
         """The batch size of each epoch."""
+        if self.is_stream:
+            return BatchSchedule(int(self.batch_size))
         return BatchSchedule.of(self.batch_size, self.num_samples, self.batch_growth)
 
     # ---- loaders ----------------------------------------------------------------------------------
@@ -169,6 +188,8 @@ class DataModule(L.LightningDataModule):
                 f"{type(self).__name__} gives whole batches, which Lightning's own Trainer takes for micro-batches; "
                 "use metronome.training.Trainer"
             )
+        if self.is_stream:
+            return self._stream_loader(trainer)
         make = partial(BatchSampler, self.num_samples) if self.mix is None else partial(MixtureSampler, self.mix)
         sampler = make(
             self.schedule,
@@ -181,6 +202,20 @@ class DataModule(L.LightningDataModule):
         sampler.position = trainer.epoch, 0
         return self._loader(self.splits.train, sampler, trainer)
 
+    def _stream_loader(self, trainer: Trainer) -> DataLoader:
+        reader = StreamReader(
+            self.splits.train,
+            int(self.batch_size),
+            self.collate,
+            trainer.seed,
+            devices=trainer.world_size,
+            rank=trainer.global_rank,
+            drop_last=self.drop_last,
+            floats=floats_wanted(trainer) if self.casts_floats else None,
+            told=self._told,
+        )
+        return loader_of(reader, lambda: trainer.epoch, **self._ways_to_load(trainer))
+
     def val_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader(self.splits.val)
 
@@ -189,6 +224,8 @@ class DataModule(L.LightningDataModule):
 
     def train_set_dataloader(self) -> DataLoader | list:
         """The training samples as those of a test are read: in their order, in batches of an evaluation."""
+        if self.is_stream:
+            raise InputError("test_train_set=true, and the training data are a stream, whose end nobody knows")
         return self._evaluation_loader(self.splits.train)
 
     def predict_dataloader(self) -> DataLoader | list:
@@ -241,7 +278,7 @@ class DataModule(L.LightningDataModule):
         if not isinstance(trainer, Trainer):
             return None
         cut = micro_batch_size(size, trainer.world_size, trainer.accumulate)
-        if self.splits.train is None:
+        if self.splits.train is None or self.is_stream:
             return cut
         return max(cut, trainer.plan_for(self.num_samples, self.schedule, self.drop_last).micro_batch_size)
 
@@ -258,12 +295,14 @@ class DataModule(L.LightningDataModule):
         if self.num_workers:
             self._told.share()
         seed = trainer.seed if isinstance(trainer, Trainer) else 0
-        on_gpu = trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             reader_of(dataset, sampler, seed, self.collate, floats, self._told),
             batch_sampler=sampler,
             collate_fn=whole_batch,
-            num_workers=self.num_workers,
-            pin_memory=on_gpu if self.pin_memory is None else self.pin_memory,
+            **self._ways_to_load(trainer),
             persistent_workers=self.num_workers > 0,  # starting them costs more than most epochs
         )
+
+    def _ways_to_load(self, trainer: L.Trainer) -> dict[str, Any]:
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.num_workers, "pin_memory": on_gpu if self.pin_memory is None else self.pin_memory}

@@ -38,6 +38,8 @@ class Planner:
         if _can_be_planned(datamodule):
             mix = getattr(datamodule, "mix", None)
             return self.of_data(datamodule.num_samples, datamodule.schedule, datamodule.drop_last, mix)
+        if getattr(datamodule, "is_stream", False):
+            return None
         if trainer.train_dataloader is None:
             trainer.fit_loop.setup_data()
         return self.of_loader(trainer.train_dataloader)
@@ -88,8 +90,26 @@ class Planner:
         """Raises InputError where the data have no length."""
         plan = self.plan
         if plan is None or plan.total_steps is None:
-            raise InputError(f"budget={self.budget} needs training data of a known length; give it in steps")
+            raise InputError(f"budget={self.budget} needs training data of a known length; give it in steps or samples")
         return plan.total_steps
+
+    @property
+    def samples_to_count(self) -> int | None:
+        """Where the training ends by the samples that it has seen: a budget in samples of data without a length."""
+        budget = self.budget
+        is_counted = budget is not None and budget.unit == "samples" and self.plan is None
+        return int(budget.value) if is_counted else None
+
+    @property
+    def steps_expected(self) -> int | None:
+        """Steps in such a budget where every batch is full; None where nothing tells how large that is."""
+        samples, datamodule = self.samples_to_count, getattr(self.trainer, "datamodule", None)
+        if samples is None:
+            return None
+        size: Any = getattr(datamodule, "batch_size", None) if getattr(datamodule, "is_stream", False) else None
+        if size is None and isinstance(each := getattr(self.trainer.train_dataloader, "batch_size", None), int):
+            size = each * self.trainer.world_size
+        return None if size is None else -(-samples // int(size))
 
     def _budgets(self) -> list[Duration]:
         trainer = self.trainer
@@ -131,4 +151,6 @@ class Planner:
 
 
 def _can_be_planned(datamodule: Any) -> bool:
+    if getattr(datamodule, "is_stream", False):
+        return False
     return all(hasattr(datamodule, name) for name in ("num_samples", "schedule", "drop_last"))

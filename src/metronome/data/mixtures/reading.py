@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate, get_worker_info
 
 from metronome.data.mixtures.places import MixedOrder, Places, grouped
+from metronome.data.mixtures.sampler import MixtureSampler
 from metronome.data.mixtures.sets import Together
 from metronome.data.rows import BatchReader
-from metronome.training.batches.mixture import MixtureSampler
 from metronome.training.batches.order import Share
 from metronome.training.batches.seeds import generators_as_before, seed_of_set
 from metronome.units import InputError

@@ -77,6 +77,9 @@ class BatchSampler(Sampler[Share]):
                     f"{name}={before.get(name)}, or start from a checkpoint at the end of an epoch"
                 )
 
+    def check_change(self, before: dict[str, Any]) -> None:
+        """What is to be said of a checkpoint from an epoch's end, after which the order may change."""
+
     def samples(self, step: int) -> np.ndarray:
         """The samples of the batch of this step of the epoch, over all devices: int64, shape (samples,)."""
         size = self.schedule.at(self.epoch)

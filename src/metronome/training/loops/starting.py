@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Callable
+from copy import deepcopy
 from inspect import GEN_CREATED, GEN_SUSPENDED, getgeneratorstate, isgenerator
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from metronome.training.batches.mixture import MixtureSampler
 from metronome.training.batches.order import BatchSampler
 from metronome.training.batches.seeds import StepSeeds, remember_generators
 from metronome.training.lightning_private import DataFetcher
@@ -32,7 +33,7 @@ def begin_ours(
     """
     if position[1] and order_before is not None:
         sampler.check_order(order_before)
-    elif order_before is not None and "mixture" in order_before and isinstance(sampler, MixtureSampler):
+    elif order_before is not None:
         sampler.check_change(order_before)
     if sampler.position != position:
         # An iterator was made when the loader was, or for the epoch before: make it anew from this position.
@@ -58,18 +59,36 @@ class ForeignLoaders:
         self._is_begun = False  # whether the loaders' setup has made the iterator of the first epoch
         self._at_start: list[Tensor] = []  # of the loaders' own generators, where the epoch began
         self._before: dict[str, list[Tensor]] = {}  # the same, and as they were later, of the checkpoint
+        self._states: list[Any] | None = None  # the loaders' own states, where Lightning has fetched a batch ahead
 
     def set_up(self, loader: CombinedLoader, epoch: int) -> Callable[[], None]:
         """Before the first iterator is made; what is returned is to be called after that."""
         self._is_begun, self._at_start = epoch == 0, _states(loader)
-        return self._seed(epoch)
+        steps_taken = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.restored else 0
+        return self._seed(epoch, _ahead(loader, steps_taken))
 
-    def _seed(self, epoch: int) -> Callable[[], None]:
-        """Seed for the order of an epoch; what is returned puts the generators back."""
+    def _seed(self, epoch: int, step: int = 0) -> Callable[[], None]:
+        """Seed for the order of an epoch, or for a fetch in it; what is returned puts the generators back."""
         device = self.trainer.strategy.root_device
         put_back = remember_generators(device)
-        StepSeeds(self.state.seed, device, None)(epoch, 0)
+        StepSeeds(self.state.seed, device, None)(epoch, step)
         return put_back
+
+    # ---- loaders without a length -----------------------------------------------------------------------
+
+    def remember(self, fetcher: DataFetcher) -> None:
+        """Called before each of Lightning's fetches. Of a loader without a length it fetches one batch more than the step
+        takes, to see the end come: where the loader is then, is no place to go on from."""
+        loader = fetcher.combined_loader
+        if fetcher.length is None and (states := loader._state_dicts()):
+            self._states = deepcopy(states)  # the loader may go on in it
+
+    def states_to_save(self, fetcher: DataFetcher | None) -> list[Any] | None:
+        """What a checkpoint is to keep of the loaders, where that is not their state of now."""
+        if fetcher is None or fetcher.length is not None:
+            return None
+        knows_its_end = all(getattr(each, "knows_its_end", False) for each in fetcher.combined_loader.flattened)
+        return None if fetcher.done and knows_its_end else self._states
 
     def begin(self, fetcher: DataFetcher, epoch: int, steps_taken: int, fetch: Callable[[int], Any] | None) -> None:
         """An epoch of which this many steps have been made. `fetch` seeds for the fetch of a batch."""
@@ -82,7 +101,7 @@ class ForeignLoaders:
             self._is_restored = False
         self._is_restored |= bool(states)
         if states and (steps_taken or epoch):
-            self._begin_restored(fetcher, states, is_over=fetch is None or not steps_taken)
+            self._begin_restored(fetcher, states, epoch, steps_taken, is_over=fetch is None or not steps_taken)
             if steps_taken:
                 fetcher.fetched += steps_taken
                 return
@@ -102,13 +121,17 @@ class ForeignLoaders:
                 fetch(step)
                 next(fetcher)
 
-    def _begin_restored(self, fetcher: DataFetcher, states: list[Any], is_over: bool) -> None:
+    def _begin_restored(
+        self, fetcher: DataFetcher, states: list[Any], epoch: int, steps_taken: int, is_over: bool
+    ) -> None:
         """`is_over`: the states are of an epoch's end."""
         loader, fit_loop = fetcher.combined_loader, self.trainer.fit_loop
         if fit_loop._combined_loader_states_to_load:  # the setup came before the checkpoint
             fit_loop._combined_loader_states_to_load = []
             loader._load_state_dicts(states)
+            put_back = self._seed(epoch, _ahead(loader, steps_taken))
             iter(fetcher)
+            put_back()
         # A loader whose `__iter__` is a generator takes its state up with the first batch only: without one its next
         # epoch would begin where this one has ended.
         waiting = _generators_of(loader, GEN_CREATED) if is_over else []
@@ -140,6 +163,12 @@ class ForeignLoaders:
     def load_state_dict(self, epoch_state: dict[str, Any]) -> None:
         """From what a checkpoint has kept of an epoch."""
         self._before, self.is_of_lightning = epoch_state.get("generators", {}), "counters" not in epoch_state
+
+
+def _ahead(loader: CombinedLoader, steps_taken: int) -> int:
+    """The step in whose fetch the batch after so many steps is read: of a loader without a length one step before."""
+    has_length = all(sized_len(each) is not None for each in loader.flattened)
+    return 0 if has_length else max(steps_taken - 1, 0)
 
 
 def _states(loader: CombinedLoader) -> list[Tensor]:

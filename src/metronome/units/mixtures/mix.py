@@ -36,7 +36,7 @@ class Mix:
         sizes: samples in each set.
         parts: samples of each set in a block.
         samples_per_epoch: what an epoch of the mixture is.
-        is_rounded: whether the weights asked for are only nearly these.
+        is_rounded: whether weights that were given are only nearly these.
 
     >>> mix = Mix.of({"a": 3, "b": 8}, weights={"a": 3, "b": 1})
     >>> [mix.names[i] for i in mix.pattern], mix.samples_per_epoch
@@ -77,7 +77,7 @@ class Mix:
         wanted = _given(sizes, weights) if weights is not None else _by_size(sizes, 1 if alpha is None else alpha)
         parts = _whole_parts(wanted)
         total = sum(wanted)
-        is_rounded = any(Fraction(p, sum(parts)) != w / total for p, w in zip(parts, wanted, strict=True))
+        is_rounded = weights is not None and any(Fraction(p, sum(parts)) != w / total for p, w in zip(parts, wanted, strict=True))
         return cls(dict(sizes), parts, _epoch(sizes, parts, epoch), is_rounded)
 
     @property

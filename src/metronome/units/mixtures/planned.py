@@ -54,11 +54,11 @@ class MixedPlan:
     def rows(self) -> list[tuple[str, str]]:
         """A line for each set."""
         mix, rows = self.mix, []
-        widths = [max(len(f"{n:,}") for n in column) for column in (mix.parts, self.first_epoch)]
+        shares = [_share(part, mix.block) for part in mix.parts]
+        widths = max(map(len, shares)), max(len(f"{n:,}") for n in self.first_epoch)
         for i, (name, size) in enumerate(mix.sizes.items()):
             samples = self.first_epoch[i]
-            text = f"{mix.parts[i]:{widths[0]},} in {mix.block:,}: {samples:{widths[1]},} an epoch"
-            text += f", {_times(samples, size)} through its {size:,}"
+            text = f"{shares[i]:>{widths[0]}}: {samples:{widths[1]},} an epoch, {_times(samples, size)} its {size:,}"
             if self.total is not None and self.total != self.first_epoch:
                 text += f", {_times(self.total[i], size)} in all"
             rows.append((f"  {name}", text))
@@ -67,10 +67,20 @@ class MixedPlan:
         return rows
 
 
+def _share(part: int, block: int) -> str:
+    """
+    >>> _share(3, 4), _share(25559, 32768)
+    ('3 in 4', '78%')
+    """
+    return f"{part} in {block}" if block < 1000 else f"{100 * part / block:.3g}%"
+
+
 def _times(samples: int, size: int) -> str:
     """
-    >>> _times(1257, 1257), _times(9720, 1257), _times(3, 1257)
-    ('once', '7.73 times', '0.00239 times')
+    >>> _times(1257, 1257), _times(9720, 1257), _times(3, 1257), _times(1258, 1257)
+    ('once', '7.73 times', '0.00239 times', '1.00 times')
     """
     times = samples / size
-    return "once" if samples == size else f"{times:.3g} times" if times < 100 else f"{times:,.0f} times"
+    if samples == size:
+        return "once"
+    return f"{times:.2f} times" if 1 <= times < 2 else f"{times:.3g} times" if times < 100 else f"{times:,.0f} times"

@@ -7,7 +7,7 @@ from metronome.training.batches.order import BatchSampler
 from metronome.units import BatchSchedule
 from metronome.units.mixtures.mix import Mix
 
-log = logging.getLogger("metronome.training")
+log = logging.getLogger("metronome.data")
 
 
 class MixtureSampler(BatchSampler):
@@ -28,9 +28,8 @@ class MixtureSampler(BatchSampler):
         return super().order | {"shuffle": self.shuffles_sets, "mixture": self.mix.described()}
 
     def check_change(self, before: dict[str, Any]) -> None:
-        """Says so where a checkpoint from an epoch's end was of another mixture."""
         names = ("num_samples", "seed", "mixture")
-        if any(before.get(name) != self.order[name] for name in names):
+        if "mixture" in before and any(before[name] != self.order[name] for name in names):
             log.warning(
                 "the checkpoint is of another mixture: each set goes on where this one would be by now, so some of its "
                 "samples are seen again before others are seen once"
