@@ -88,7 +88,8 @@ class StreamReader(IterableDataset):
             if not taken or (self.drop_last and len(taken) < self._to_read):
                 return
             after = self._state()
-            place = Place(self.epoch, batch + 1, before, after) if self.has_state else None
+            is_last = len(taken) < self._to_read  # of a full one nobody knows yet
+            place = Place(self.epoch, batch + 1, before, after, is_last) if self.has_state else None
             yield self._share(taken, place)
             before = after
 
@@ -102,14 +103,16 @@ class StreamReader(IterableDataset):
         start: Place | None = self.start
         if start is None:
             return self._iterator(self.epoch), 0
-        if start.epoch == self.epoch:
+        if start.epoch == self.epoch and not start.is_last:
             return self._iterator(self.epoch, start.after), start.batch
-        # Of an epoch before, which was left where it stood or read to its end: some streams begin the next one from
-        # there. So its last batch is read once more, and its end if it had come there.
+        # An epoch is over, left where it stood or read to its end: some streams begin the next one from there. So its
+        # last batch is read once more, and its end if it had come there.
         samples = self._iterator(start.epoch, start.before)
         for batch in (start.batch - 1, start.batch)[: 2 if start.is_last else 1]:
             with self._seeded(batch, start.epoch):
                 list(islice(samples, self._to_read))
+        if start.epoch == self.epoch:
+            return iter(()), start.batch
         return self._iterator(self.epoch), 0
 
     def _iterator(self, epoch: int, state: Any = None) -> Iterator[Any]:
