@@ -1,9 +1,11 @@
 """Batching and shuffling: subclass `DataModule` and write `load`."""
 
 from metronome.data.image_folder import ImageFolder
+from metronome.data.mixtures.module import MixtureModule
+from metronome.data.mixtures.sets import Mixture
 from metronome.data.module import DataModule, Splits
 from metronome.data.rows import Rows
 from metronome.data.stored.files import mapped
 from metronome.data.tokens import Tokens
 
-__all__ = ["DataModule", "ImageFolder", "Rows", "Splits", "Tokens", "mapped"]
+__all__ = ["DataModule", "ImageFolder", "Mixture", "MixtureModule", "Rows", "Splits", "Tokens", "mapped"]

@@ -1,24 +1,32 @@
 """The base of the data modules: it owns batching and shuffling, so that a data set is all there is to write."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning as L
 from torch.utils.data import DataLoader, default_collate
 
 from metronome.data.floats import Told, floats_wanted
+from metronome.data.mixtures.reading import reader_of
+from metronome.data.mixtures.sampler import MixtureSampler
+from metronome.data.mixtures.sets import Mixture
 from metronome.data.on_device import OnDevice
-from metronome.data.rows import BatchReader, as_dataset, is_rows, whole_batch
+from metronome.data.rows import as_dataset, is_rows, whole_batch
+from metronome.data.streams.loader import loader_of
+from metronome.data.streams.reader import StreamReader, check_options, check_stream, is_stream
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
 from metronome.units import BatchSchedule, InputError, check_number, micro_batch_size
+from metronome.units.mixtures.mix import Mix
 
 
 class Splits(NamedTuple):
     """The three data sets of a run. Each is a map-style Dataset, or tensors or arrays in any nesting
     (`(x, y)`, `{"image": x, "label": y}`), one row a sample. Frames and series of pandas and polars are taken for
     arrays, and floats are read in the type of the weights. What does not fit into memory (arrays mapped from files,
-    Arrow tables, data sets of Hugging Face's: `README.md`) is read a batch at a time. A split that is None is
-    skipped."""
+    Arrow tables, data sets of Hugging Face's: `README.md`) is read a batch at a time. For training it may be a Mixture of
+    data sets too, or a stream: an IterableDataset, or anything that can be iterated over again and again. A split that
+    is None is skipped."""
 
     train: Any
     val: Any = None
@@ -117,8 +125,16 @@ class DataModule(L.LightningDataModule):
                 f"{type(self).__name__}.load() must return Splits(train, val, test), and returns a "
                 f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, tuple | list) else ''}"
             )
-        train, val, test = (None if split is None else as_dataset(split, self.collate) for split in given)
-        for name, split in (("training", train), ("validation", val), ("test", test)):
+        names = ("training", "validation", "test")
+        for name, split in zip(names, given, strict=True):
+            if is_stream(split):
+                check_stream(split, name)
+        train, val, test = (s if s is None or is_stream(s) else as_dataset(s, self.collate) for s in given)
+        if is_stream(train):
+            check_options(self)
+        for name, split in zip(names, (train, val, test), strict=True):
+            if is_stream(split):
+                continue
             if split is not None and len(split) == 0:
                 raise InputError(f"the {name} data set of {type(self).__name__} is empty")
             if split is not None and self._on_device.wanted is True and not (is_rows(split) and not split.is_stored):
@@ -147,11 +163,27 @@ class DataModule(L.LightningDataModule):
             return known
         if self.splits.train is None:
             raise InputError(f"{type(self).__name__} has no training data set")
-        return len(self.splits.train)
+        if self.is_stream:
+            raise InputError(f"the training data of {type(self).__name__} are a stream, whose length nobody knows")
+        return len(self.splits.train) if self.mix is None else self.mix.samples_per_epoch
+
+    @property
+    def mix(self) -> Mix | None:
+        """How the training data are mixed, where they are a mixture."""
+        if self._splits is None and self.known_num_samples() is not None:
+            return None
+        return self.splits.train.mix if isinstance(self.splits.train, Mixture) else None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the training data can only be iterated over, and have no length."""
+        return (self._splits is not None or self.known_num_samples() is None) and is_stream(self.splits.train)
 
     @property
     def schedule(self) -> BatchSchedule:
         """The batch size of each epoch."""
+        if self.is_stream:
+            return BatchSchedule(int(self.batch_size))
         return BatchSchedule.of(self.batch_size, self.num_samples, self.batch_growth)
 
     # ---- loaders ----------------------------------------------------------------------------------
@@ -163,8 +195,10 @@ class DataModule(L.LightningDataModule):
                 f"{type(self).__name__} gives whole batches, which Lightning's own Trainer takes for micro-batches; "
                 "use metronome.training.Trainer"
             )
-        sampler = BatchSampler(
-            self.num_samples,
+        if self.is_stream:
+            return self._stream_loader(trainer)
+        make = partial(BatchSampler, self.num_samples) if self.mix is None else partial(MixtureSampler, self.mix)
+        sampler = make(
             self.schedule,
             seed=trainer.seed,
             shuffle=self.shuffle and not trainer.overfit_batches,  # pyright: ignore
@@ -175,6 +209,20 @@ class DataModule(L.LightningDataModule):
         sampler.position = trainer.epoch, 0
         return self._loader(self.splits.train, sampler, trainer)
 
+    def _stream_loader(self, trainer: Trainer) -> DataLoader:
+        reader = StreamReader(
+            self.splits.train,
+            int(self.batch_size),
+            self.collate,
+            trainer.seed,
+            devices=trainer.world_size,
+            rank=trainer.global_rank,
+            drop_last=self.drop_last,
+            floats=floats_wanted(trainer) if self.casts_floats else None,
+            told=self._told,
+        )
+        return loader_of(reader, lambda: trainer.epoch, **self._ways_to_load(trainer))
+
     def val_dataloader(self) -> DataLoader | list:
         return self._evaluation_loader(self.splits.val)
 
@@ -183,6 +231,8 @@ class DataModule(L.LightningDataModule):
 
     def train_set_dataloader(self) -> DataLoader | list:
         """The training samples as those of a test are read: in their order, in batches of an evaluation."""
+        if self.is_stream:
+            raise InputError("test_train_set=true, and the training data are a stream, whose end nobody knows")
         return self._evaluation_loader(self.splits.train)
 
     def predict_dataloader(self) -> DataLoader | list:
@@ -235,7 +285,7 @@ class DataModule(L.LightningDataModule):
         if not isinstance(trainer, Trainer):
             return None
         cut = micro_batch_size(size, trainer.world_size, trainer.accumulate)
-        if self.splits.train is None:
+        if self.splits.train is None or self.is_stream:
             return cut
         return max(cut, trainer.plan_for(self.num_samples, self.schedule, self.drop_last).micro_batch_size)
 
@@ -252,12 +302,14 @@ class DataModule(L.LightningDataModule):
         if self.num_workers:
             self._told.share()
         seed = trainer.seed if isinstance(trainer, Trainer) else 0
-        on_gpu = trainer.strategy.root_device.type == "cuda"
         return DataLoader(
-            BatchReader(dataset, seed, self.collate, floats, self._told),
+            reader_of(dataset, sampler, seed, self.collate, floats, self._told),
             batch_sampler=sampler,
             collate_fn=whole_batch,
-            num_workers=self.num_workers,
-            pin_memory=on_gpu if self.pin_memory is None else self.pin_memory,
+            **self._ways_to_load(trainer),
             persistent_workers=self.num_workers > 0,  # starting them costs more than most epochs
         )
+
+    def _ways_to_load(self, trainer: L.Trainer) -> dict[str, Any]:
+        on_gpu = trainer.strategy.root_device.type == "cuda"
+        return {"num_workers": self.num_workers, "pin_memory": on_gpu if self.pin_memory is None else self.pin_memory}

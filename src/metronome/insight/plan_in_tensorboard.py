@@ -58,8 +58,13 @@ def plan_markdown(plan: Plan) -> str:
     """The plan's numbers as a Markdown table; where the batch grows, another of the first epochs."""
     numbers = plan.as_dict()
     del numbers["per_epoch"]
+    sets: dict[str, Any] = numbers.pop("sets", {})  # of a mixture
     epochs = [asdict(epoch) for epoch in plan.per_epoch]
     text = _table(["plan", ""], [[name, _cell(value)] for name, value in numbers.items()])
+    if sets:
+        columns = list(next(iter(sets.values())))
+        rows = [[name, *(_cell(numbers[column]) for column in columns)] for name, numbers in sets.items()]
+        text += "\n\n" + _table(["set", *columns], rows)
     if len({epoch["batch_size"] for epoch in epochs}) == 1:
         return text
     shown = epochs[:MAX_EPOCHS_SHOWN]
@@ -77,4 +82,6 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "not known"
-    return ("yes" if value else "no") if isinstance(value, bool) else f"{value:,}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"

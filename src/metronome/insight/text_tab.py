@@ -49,7 +49,12 @@ def result_text(content: Mapping[str, Any]) -> str:
     metrics = content.get("metrics") or {}
     tested_last = sorted(metrics.items(), key=lambda item: (not item[0].startswith("test"), item[0]))
     rows += [[name, _number(value)] for name, value in tested_last]
-    rows += [[name, f"{value:,}"] for name, value in (content.get("progress") or {}).items()]
+    progress = content.get("progress") or {}
+    rows += [[name, f"{value:,}"] for name, value in progress.items() if name != "by_set"]
+    rows += [
+        [f"samples of {name}", f"{seen['samples']:,} = {seen['epochs']:,.4g} epochs"]
+        for name, seen in progress.get("by_set", {}).items()
+    ]
     rows += [[f"seconds: {name}", f"{value:,.1f}"] for name, value in content["seconds"].items() if value]
     if rate := content.get("samples_per_second"):
         rows.append(["samples a second", f"{rate:,.0f}"])

@@ -11,6 +11,7 @@ from metronome.training.flags import limits_of
 from metronome.training.lightning_private import goes_on_from_a_checkpoint
 from metronome.training.state import TrainingState
 from metronome.units import BatchSchedule, Duration, InputError, Plan
+from metronome.units.mixtures.mix import Mix
 
 
 class Planner:
@@ -35,13 +36,18 @@ class Planner:
         trainer = self.trainer
         datamodule: Any = trainer.datamodule  # pyright: ignore
         if _can_be_planned(datamodule):
-            return self.of_data(datamodule.num_samples, datamodule.schedule, datamodule.drop_last)
+            mix = getattr(datamodule, "mix", None)
+            return self.of_data(datamodule.num_samples, datamodule.schedule, datamodule.drop_last, mix)
+        if getattr(datamodule, "is_stream", False):
+            return None
         if trainer.train_dataloader is None:
             trainer.fit_loop.setup_data()
         return self.of_loader(trainer.train_dataloader)
 
-    def of_data(self, num_samples: int, schedule: BatchSchedule, drop_last: bool = False) -> Plan:
-        """The plan of a training with these data."""
+    def of_data(
+        self, num_samples: int, schedule: BatchSchedule, drop_last: bool = False, mix: Mix | None = None
+    ) -> Plan:
+        """The plan of a training with these data, of which there may be a mixture."""
         trainer, accumulate = self.trainer, self.state.accumulate
         if self.state.auto_accumulate and schedule.accumulate:
             # Found for a larger batch, it may be more than this one has.
@@ -54,13 +60,15 @@ class Planner:
             drop_last=drop_last,
             limit_train_batches=trainer.limit_train_batches,
             budgets=self._budgets(),
+            mix=mix,
         )
 
     def of_loader(self, loader: Any) -> Plan | None:
         """The plan of a training with this loader, if it says how many samples it has and how many it takes."""
         sampler = getattr(loader, "batch_sampler", None)
         if isinstance(sampler, BatchSampler):
-            return self.of_data(sampler.num_samples, sampler.schedule, sampler.drop_last)
+            mix = getattr(sampler, "mix", None)
+            return self.of_data(sampler.num_samples, sampler.schedule, sampler.drop_last, mix)
         if not isinstance(loader, DataLoader) or loader.batch_size is None or not hasattr(loader.dataset, "__len__"):
             return None
         if not hasattr(loader.sampler, "__len__"):
@@ -82,8 +90,26 @@ class Planner:
         """Raises InputError where the data have no length."""
         plan = self.plan
         if plan is None or plan.total_steps is None:
-            raise InputError(f"budget={self.budget} needs training data of a known length; give it in steps")
+            raise InputError(f"budget={self.budget} needs training data of a known length; give it in steps or samples")
         return plan.total_steps
+
+    @property
+    def samples_to_count(self) -> int | None:
+        """Where the training ends by the samples that it has seen: a budget in samples of data without a length."""
+        budget = self.budget
+        is_counted = budget is not None and budget.unit == "samples" and self.plan is None
+        return int(budget.value) if is_counted else None
+
+    @property
+    def steps_expected(self) -> int | None:
+        """Steps in such a budget where every batch is full; None where nothing tells how large that is."""
+        samples, datamodule = self.samples_to_count, getattr(self.trainer, "datamodule", None)
+        if samples is None:
+            return None
+        size: Any = getattr(datamodule, "batch_size", None) if getattr(datamodule, "is_stream", False) else None
+        if size is None and isinstance(each := getattr(self.trainer.train_dataloader, "batch_size", None), int):
+            size = each * self.trainer.world_size
+        return None if size is None else -(-samples // int(size))
 
     def _budgets(self) -> list[Duration]:
         trainer = self.trainer
@@ -125,4 +151,6 @@ class Planner:
 
 
 def _can_be_planned(datamodule: Any) -> bool:
+    if getattr(datamodule, "is_stream", False):
+        return False
     return all(hasattr(datamodule, name) for name in ("num_samples", "schedule", "drop_last"))

@@ -5,6 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from metronome.units.mixtures.counts import CountsOfMixture
+from metronome.units.mixtures.mix import Mix
+
 
 @dataclass
 class Counters:
@@ -18,13 +21,28 @@ class Counters:
     iterations: int = 0
     samples: int = 0
     samples_resumed: int = field(default=0, compare=False)  # those that were there when the run was resumed
+    mixture: CountsOfMixture | None = None  # where the data are one
 
-    def state_dict(self) -> dict[str, int]:
-        return {"epochs": self.epochs, "iterations": self.iterations, "samples": self.samples}
+    @property
+    def by_set(self) -> dict[str, dict[str, float]]:
+        """Of each set of a mixture the samples so far, and the times that it was gone through; else nothing."""
+        return {} if self.mixture is None else self.mixture.in_words(self.samples)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def begin_epoch(self, mix: Mix | None, epoch: int, steps_taken: int) -> None:
+        """An epoch begins, or goes on after so many steps."""
+        if steps_taken == 0:
+            self.epochs += 1
+        if mix is not None:
+            self.mixture = CountsOfMixture.begun(self.mixture, mix, epoch, self.samples, steps_taken)
+
+    def state_dict(self) -> dict[str, Any]:
+        sets = {} if self.mixture is None else {"mixture": self.mixture.state_dict()}
+        return {"epochs": self.epochs, "iterations": self.iterations, "samples": self.samples} | sets
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs, self.iterations, self.samples = state["epochs"], state["iterations"], state["samples"]
         self.samples_resumed = self.samples
+        self.mixture = CountsOfMixture.of_state(state["mixture"]) if "mixture" in state else None
 
 
 @dataclass

@@ -143,7 +143,7 @@ class Trainer(L.Trainer):
         """Steps in the whole training: the plan's exact total, or infinity where the budget gives none."""
         plan = self.plan
         if plan is None:
-            return super().estimated_stepping_batches
+            return self._planner.steps_expected or super().estimated_stepping_batches
         return float("inf") if plan.total_steps is None else plan.total_steps
 
     # ---- how far it has come ------------------------------------------------------------------------------

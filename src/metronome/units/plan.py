@@ -9,6 +9,8 @@ from typing import Any
 from metronome.units.duration import Duration
 from metronome.units.epoch_series import MAX_EPOCHS_LISTED, EpochPlan, EpochSeries, epochs_in_rows
 from metronome.units.errors import InputError
+from metronome.units.mixtures.mix import Mix
+from metronome.units.mixtures.planned import MixedPlan
 from metronome.units.plan_text import plan_text
 from metronome.units.schedule import BatchSchedule
 from metronome.units.split import share_size
@@ -41,6 +43,7 @@ class Plan:
     per_epoch: tuple[EpochPlan, ...]
     series: EpochSeries = field(repr=False)
     time_budget: Duration | None = field(repr=False)
+    mixed: MixedPlan | None = field(default=None, repr=False)  # of a mixture of data sets
 
     @classmethod
     def make(
@@ -53,8 +56,9 @@ class Plan:
         drop_last: bool = False,
         limit_train_batches: int | float | None = None,
         budgets: Sequence[Duration] = (),
+        mix: Mix | None = None,
     ) -> "Plan":
-        """Plan a training that ends with whichever of `budgets` ends first.
+        """Plan a training that ends with whichever of `budgets` ends first. `mix`: of what its samples are.
 
         Raises InputError for a batch that cannot be cut up so, or a budget in percent.
         """
@@ -95,6 +99,7 @@ class Plan:
             per_epoch=per_epoch,
             series=series,
             time_budget=min(times, key=lambda time: time.value, default=None),
+            mixed=None if mix is None else MixedPlan.of(mix, per_epoch, epochs),
         )
 
     def steps(self, duration: Duration | str) -> int:
@@ -113,8 +118,9 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """The plan as plain numbers and lists, ready for JSON; equal epochs are a row together."""
-        names = [f.name for f in fields(self) if f.name not in ("per_epoch", "series", "time_budget")]
-        return {name: getattr(self, name) for name in names} | {"per_epoch": epochs_in_rows(self.per_epoch)}
+        names = [f.name for f in fields(self) if f.name not in ("per_epoch", "series", "time_budget", "mixed")]
+        sets = {} if self.mixed is None else {"sets": self.mixed.as_dict()}
+        return {name: getattr(self, name) for name in names} | {"per_epoch": epochs_in_rows(self.per_epoch)} | sets
 
     def text(self) -> str:
         """The plan as a short table for a terminal."""
@@ -122,7 +128,7 @@ class Plan:
         if self.epochs is not None and self.total_steps is not None:
             totals = {"epoch": self.epochs, "step": self.total_steps}
             totals |= {"iteration": self.total_iterations or 0, "sample": self.total_samples or 0}
-        return plan_text(self.series, totals, self.time_budget)
+        return plan_text(self.series, totals, self.time_budget, [] if self.mixed is None else self.mixed.rows())
 
 
 def _ends(series: EpochSeries, budgets: Sequence[Duration]) -> list[int]:

@@ -1,6 +1,6 @@
 """The plan as a person would work it out on paper."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from textwrap import wrap
 
 from metronome.units.duration import Duration
@@ -12,16 +12,19 @@ Row = tuple[str, str]  # label, text
 MAX_STRETCHES_SHOWN = 12
 
 
-def plan_text(series: EpochSeries, totals: Mapping[str, int] | None, time_budget: Duration | None) -> str:
+def plan_text(
+    series: EpochSeries, totals: Mapping[str, int] | None, time_budget: Duration | None, sets: Sequence[Row] = ()
+) -> str:
     """A table of at most 80 columns: samples, batch, epochs, total.
 
     Args:
         series: the epochs, as if no budget ended them.
         totals: what the budget allows, by the words epoch, step, iteration and sample; None if that is not known.
         time_budget: the time that ends the training, if not the budget before.
+        sets: rows about the sets of a mixture.
     """
     epochs = None if totals is None else totals["epoch"]
-    rows = [("samples", f"{series.num_samples:,} in an epoch"), ("batch", _batch(series))]
+    rows = [("samples", f"{series.num_samples:,} in an epoch"), *sets, ("batch", _batch(series))]
     if series.schedule.is_constant:
         rows += _arithmetic(series, "epoch", series.epoch(0))
     else:

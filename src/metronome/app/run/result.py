@@ -126,7 +126,7 @@ class Result:
             "steps": trainer.global_step,
             "iterations": counters.iterations,
             "samples": counters.samples,
-        }
+        } | ({"by_set": counters.by_set} if counters.by_set else {})
         self.seconds |= seconds_of(trainer)
         if self.seconds["train"] > 0:
             trained = counters.samples - counters.samples_resumed

@@ -70,12 +70,15 @@ class BatchSampler(Sampler[Share]):
     def check_order(self, before: dict[str, Any]) -> None:
         """Raises InputError if the samples that are left of an epoch are not those that a checkpoint left."""
         for name, value in self.order.items():
-            if before[name] != value:
+            if before.get(name) != value:
                 raise InputError(
-                    f"the checkpoint was written in the middle of an epoch with {name}={before[name]}, and this run "
-                    f"has {name}={value}: which samples are left of it cannot be told; keep {name}={before[name]}, "
-                    "or start from a checkpoint at the end of an epoch"
+                    f"the checkpoint was written in the middle of an epoch with {name}={before.get(name)}, and this "
+                    f"run has {name}={value}: which samples are left of it cannot be told; keep "
+                    f"{name}={before.get(name)}, or start from a checkpoint at the end of an epoch"
                 )
+
+    def check_change(self, before: dict[str, Any]) -> None:
+        """What is to be said of a checkpoint from an epoch's end, after which the order may change."""
 
     def samples(self, step: int) -> np.ndarray:
         """The samples of the batch of this step of the epoch, over all devices: int64, shape (samples,)."""

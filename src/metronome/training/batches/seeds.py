@@ -9,6 +9,7 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from metronome.training.batches.streams import stream_words
 from metronome.units import InputError
 
 # Spawn keys keep the streams apart: without them (seed, epoch) and (seed, epoch, 0, 0) give the same numbers.
-_STEP, _SAMPLE, _ORDER, _FETCH = 0, 1, 2, 3
+_STEP, _SAMPLE, _ORDER, _FETCH, _SET = 0, 1, 2, 3, 4
 _AT_ONCE = 256  # steps whose seeds are worked out together
 
 
@@ -61,6 +62,12 @@ def order_at(seed: int, epoch: int, num_samples: int) -> Order:
         return epoch_order(seed, epoch, num_samples).take
     sequence = np.random.SeedSequence((seed, epoch), spawn_key=(_ORDER,))
     return Permutation(num_samples, sequence.generate_state(ROUNDS, np.uint64).tolist())
+
+
+def seed_of_set(seed: int, name: str) -> int:
+    """The seed of one set of a mixture, by its name: sets of the same size are not in the same order, and one more
+    changes nothing in the others."""
+    return int(np.random.SeedSequence(seed, spawn_key=(_SET, crc32(name.encode()))).generate_state(1)[0])
 
 
 class StepSeeds:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -51,7 +52,8 @@ class EpochLoop(GoesOn):
         self.on_run_start(data_fetcher)
         self.restarting = False  # from here on all is as if the run had never been interrupted
         self.on_iteration_done()
-        batches = batches_of(data_fetcher, self._hooks.is_profiled, self.between_steps.agreement)
+        is_profiled, agreement = self._hooks.is_profiled, self.between_steps.agreement
+        batches = batches_of(data_fetcher, is_profiled, agreement, partial(self.foreign_loaders.remember, data_fetcher))
         self.batches: Any = batches if self.around_batches is None else self.around_batches(batches)
         if self.phase in OF_A_STEP[1:]:
             self._go_through(self.phase)  # what the checkpoint left to be done of its step

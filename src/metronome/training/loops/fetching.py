@@ -1,7 +1,7 @@
 """The batches of an epoch, straight from where they are read if nothing stands in between."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from metronome.training.batches.loaders import batch_sampler
@@ -13,10 +13,10 @@ from metronome.units import RunFailed
 
 class Batches:
     """Fetches from Lightning's fetcher, or past it with the same counts: from the loader itself where it is the only
-    one, from its data set where no worker reads ahead."""
+    one, from its data set where no worker reads ahead. `before_fetch` is called before Lightning's fetches."""
 
-    def __init__(self, fetcher: DataFetcher, is_profiled: bool) -> None:
-        self.fetcher = fetcher
+    def __init__(self, fetcher: DataFetcher, is_profiled: bool, before_fetch: Callable[[], None]) -> None:
+        self.fetcher, self.before_fetch = fetcher, before_fetch
         loader = None if is_profiled else one_loader(fetcher)
         self.iterator: Iterator[Any] | None = None
         if loader is not None:
@@ -32,6 +32,7 @@ class Batches:
         """A batch, and whether it is the epoch's last. Raises StopIteration where there is none."""
         fetcher = self.fetcher
         if self.iterator is None:
+            self.before_fetch()
             batch, _, _ = next(fetcher)
             return batch, fetcher.done
         if fetcher.done:
@@ -53,12 +54,14 @@ class BatchesOfUnknownNumber(Batches):
     """Of a loader without a length, on several devices: one whose loader has ended would leave the others waiting.
 
     Args:
-        fetcher, is_profiled: see `Batches`.
+        fetcher, is_profiled, before_fetch: see `Batches`.
         agreement: of the devices.
     """
 
-    def __init__(self, fetcher: DataFetcher, is_profiled: bool, agreement: Agreement) -> None:
-        super().__init__(fetcher, is_profiled)
+    def __init__(
+        self, fetcher: DataFetcher, is_profiled: bool, before_fetch: Callable[[], None], agreement: Agreement
+    ) -> None:
+        super().__init__(fetcher, is_profiled, before_fetch)
         self.agreement = agreement
 
     def next(self) -> tuple[Any, bool]:
@@ -74,13 +77,16 @@ class BatchesOfUnknownNumber(Batches):
         return batch, is_last
 
 
-def batches_of(fetcher: DataFetcher, is_profiled: bool, agreement: Agreement) -> Batches:
-    """The batches of an epoch, in the way that its loader allows."""
-    if agreement.trainer.world_size > 1 and batch_sampler(agreement.trainer) is None:
+def batches_of(
+    fetcher: DataFetcher, is_profiled: bool, agreement: Agreement, before_fetch: Callable[[], None]
+) -> Batches:
+    """The batches of an epoch, in the way that its loader allows. `before_fetch` is called where Lightning fetches."""
+    is_alike = getattr(agreement.trainer.train_dataloader, "is_alike_on_all_devices", False)
+    if not is_alike and agreement.trainer.world_size > 1 and batch_sampler(agreement.trainer) is None:
         if fetcher.length is None:
-            return BatchesOfUnknownNumber(fetcher, is_profiled, agreement)
+            return BatchesOfUnknownNumber(fetcher, is_profiled, before_fetch, agreement)
         _check_alike(agreement, int(fetcher.length))
-    return Batches(fetcher, is_profiled)
+    return Batches(fetcher, is_profiled, before_fetch)
 
 
 def _check_alike(agreement: Agreement, batches: int) -> None:

@@ -20,6 +20,7 @@ from metronome.training.lightning_private import (
 from metronome.training.looks.first_look import FirstLook
 from metronome.training.loops.epoch import EpochLoop
 from metronome.training.loops.phases import Phase
+from metronome.training.loops.without_length import check_interval, say_what_has_no_length
 from metronome.training.planning import Planner
 from metronome.units import InputError
 
@@ -51,6 +52,7 @@ class FitLoop(FitLoopBase):
         self.first_look.begin()
         warn_of_mini_batches(trainer, self.planner.plan)
         say_contradictions(trainer, self.said)
+        say_what_has_no_length(trainer, self.planner.budget)
         self.has_looked_at_logged = False
         self.is_finishing = self.epoch_loop.phase is not Phase.MAKE
         if self.epoch_loop.phase is Phase.LOG_EPOCH:
@@ -133,7 +135,8 @@ class FitLoop(FitLoopBase):
         trainer: Any = self.trainer
         validated = None if self._combined_loader is None else getattr(trainer, "_last_val_time", None)
         self._put_generators_back = None
-        super().setup_data()
+        with check_interval(trainer):
+            super().setup_data()
         if validated is not None and self.epoch_loop.state.is_under_way:
             # To load data anew is no validation, and where it is done each epoch there would be none.
             trainer._last_val_time = validated
@@ -150,13 +153,20 @@ class FitLoop(FitLoopBase):
                 "write training_step(batch, batch_idx)"
             )
         if self.planner.needs_data and self._combined_loader is not None:
-            self.epoch_loop.max_steps = self.planner.steps_in_budget()
+            self.epoch_loop.samples_to_see = self.planner.samples_to_count
+            if self.epoch_loop.samples_to_see is None:
+                self.epoch_loop.max_steps = self.planner.steps_in_budget()
 
     def _load_combined_loader_states(self) -> None:
         super()._load_combined_loader_states()
         if batch_sampler(self.trainer) is None and self._combined_loader is not None:  # an iterator is made next
             foreign = self.epoch_loop.foreign_loaders
             self._put_generators_back = foreign.set_up(self._combined_loader, self.epoch_loop.epoch)
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        state, loaders = super().on_save_checkpoint(), self.epoch_loop.foreign_loaders
+        states = loaders.states_to_save(self._data_fetcher)
+        return state if states is None else state | {"combined_loader": states}
 
     def teardown(self) -> None:
         # With it goes the last iterator of the loader, whose workers end where nobody holds it any more. Held by the

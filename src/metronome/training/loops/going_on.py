@@ -77,16 +77,16 @@ class GoesOn(StepLimit):
     def on_run_start(self, data_fetcher: DataFetcher) -> None:
         check_judged(self.trainer)
         steps_taken = self.batch_progress.current.ready  # of this epoch; more than 0 only after a resume
-        if steps_taken == 0:
-            self.state.counters.epochs += 1
-        else:
+        sampler = batch_sampler(self.trainer)
+        self.state.counters.begin_epoch(getattr(sampler, "mix", None), self.epoch, steps_taken)
+        if steps_taken:
             # Values of the epoch's first step replace those before it; this is not the first.
             logger_connector(self.trainer)._first_loop_iter = False
         data_fetcher._start_profiler = self._on_before_fetch
         data_fetcher._stop_profiler = self._on_after_fetch
-        sampler = batch_sampler(self.trainer)
         if sampler is not None:
-            begin_ours(sampler, data_fetcher, (self.epoch, steps_taken), self._order_before)
+            order_before, self._order_before = self._order_before, None
+            begin_ours(sampler, data_fetcher, (self.epoch, steps_taken), order_before)
         else:
             assert self._seed_fetch is not None
             is_over = steps_taken and self._num_ready_batches_reached()

@@ -2,11 +2,14 @@
 
 import logging
 from collections.abc import Callable
+from copy import deepcopy
 from inspect import GEN_CREATED, GEN_SUSPENDED, getgeneratorstate, isgenerator
+from math import inf
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor
 from torch.utils.data import SequentialSampler
@@ -31,6 +34,8 @@ def begin_ours(
     """
     if position[1] and order_before is not None:
         sampler.check_order(order_before)
+    elif order_before is not None:
+        sampler.check_change(order_before)
     if sampler.position != position:
         # An iterator was made when the loader was, or for the epoch before: make it anew from this position.
         sampler.position = position
@@ -55,32 +60,58 @@ class ForeignLoaders:
         self._is_begun = False  # whether the loaders' setup has made the iterator of the first epoch
         self._at_start: list[Tensor] = []  # of the loaders' own generators, where the epoch began
         self._before: dict[str, list[Tensor]] = {}  # the same, and as they were later, of the checkpoint
+        self._states: list[Any] | None = None  # the loaders' own states, where Lightning has fetched a batch ahead
 
     def set_up(self, loader: CombinedLoader, epoch: int) -> Callable[[], None]:
         """Before the first iterator is made; what is returned is to be called after that."""
         self._is_begun, self._at_start = epoch == 0, _states(loader)
-        return self._seed(epoch)
+        steps_taken = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready if self.restored else 0
+        return self._going_on(loader, epoch, steps_taken)
 
-    def _seed(self, epoch: int) -> Callable[[], None]:
-        """Seed for the order of an epoch; what is returned puts the generators back."""
+    def _going_on(self, loader: CombinedLoader, epoch: int, steps_taken: int) -> Callable[[], None]:
+        """Before an iterator is made of loaders that keep their state; what is returned is to be called after that.
+        Without a length, a batch is read in the fetch of the step before."""
+        limits = loader.limits or [inf] * len(loader.flattened)
+        has_length = all(
+            sized_len(each) is not None or limit < inf for each, limit in zip(loader.flattened, limits, strict=True)
+        )
+        return self._seed(epoch, 0 if has_length else max(steps_taken - 1, 0))
+
+    def _seed(self, epoch: int, step: int = 0) -> Callable[[], None]:
+        """Seed for the order of an epoch, or for a fetch in it; what is returned puts the generators back."""
         device = self.trainer.strategy.root_device
         put_back = remember_generators(device)
-        StepSeeds(self.state.seed, device, None)(epoch, 0)
+        StepSeeds(self.state.seed, device, None)(epoch, step)
         return put_back
+
+    # ---- loaders without a length -----------------------------------------------------------------------
+
+    def remember(self, fetcher: DataFetcher) -> None:
+        """Called before each of Lightning's fetches. Of a loader without a length it fetches one batch more than the step
+        takes, to see the end come: where the loader is then, is no place to go on from."""
+        loader = fetcher.combined_loader
+        if fetcher.length is None and (states := loader._state_dicts()):
+            self._states = deepcopy(states)  # the loader may go on in it
+
+    def states_to_save(self, fetcher: DataFetcher | None) -> list[Any] | None:
+        """What a checkpoint is to keep of the loaders, where that is not their state of now."""
+        if fetcher is None or fetcher.length is not None:
+            return None
+        return None if fetcher.done and _know_their_end(fetcher.combined_loader) else self._states
 
     def begin(self, fetcher: DataFetcher, epoch: int, steps_taken: int, fetch: Callable[[int], Any] | None) -> None:
         """An epoch of which this many steps have been made. `fetch` seeds for the fetch of a batch."""
         loader, before, is_begun = fetcher.combined_loader, self._before, self._is_begun and epoch == 0
         states, self.restored, self._before, self._is_begun = self.restored, [], {}, False
-        if self._is_restored and fetcher.done:
+        if self._is_restored and fetcher.done and not _know_their_end(loader):
             # Some note at their end alone that they begin anew; by its length Lightning does not go there.
             for each in _generators_of(loader, GEN_SUSPENDED):
                 next(each, None)
             self._is_restored = False
         self._is_restored |= bool(states)
         if states and (steps_taken or epoch):
-            self._begin_restored(fetcher, states, is_over=fetch is None or not steps_taken)
-            if steps_taken:
+            self._begin_restored(fetcher, states, epoch, steps_taken, is_over=fetch is None or not steps_taken)
+            if steps_taken or _know_their_end(loader):
                 fetcher.fetched += steps_taken
                 return
         elif fetch is None:  # nothing is left of the epoch
@@ -99,16 +130,20 @@ class ForeignLoaders:
                 fetch(step)
                 next(fetcher)
 
-    def _begin_restored(self, fetcher: DataFetcher, states: list[Any], is_over: bool) -> None:
+    def _begin_restored(
+        self, fetcher: DataFetcher, states: list[Any], epoch: int, steps_taken: int, is_over: bool
+    ) -> None:
         """`is_over`: the states are of an epoch's end."""
         loader, fit_loop = fetcher.combined_loader, self.trainer.fit_loop
         if fit_loop._combined_loader_states_to_load:  # the setup came before the checkpoint
             fit_loop._combined_loader_states_to_load = []
             loader._load_state_dicts(states)
+            put_back = self._going_on(loader, epoch, steps_taken)
             iter(fetcher)
+            put_back()
         # A loader whose `__iter__` is a generator takes its state up with the first batch only: without one its next
         # epoch would begin where this one has ended.
-        waiting = _generators_of(loader, GEN_CREATED) if is_over else []
+        waiting = _generators_of(loader, GEN_CREATED) if is_over and not _know_their_end(loader) else []
         has_more = [next(each, _NOTHING) is not _NOTHING for each in waiting]
         if has_more == [True] and len(loader.flattened) == 1:  # at its end it says where its next epoch begins
             loader._load_state_dicts(states)
@@ -125,7 +160,8 @@ class ForeignLoaders:
                 "resumed with persistent_workers=True: what the workers draw goes on from epoch to epoch, and cannot "
                 "be had again; the order of the samples is the same"
             )
-        log.info("resumed in mid-epoch: read past the %s batches before the checkpoint", f"{steps_taken:,}")
+        many = "batch" if steps_taken == 1 else f"{steps_taken:,} batches"
+        log.info("resumed in mid-epoch: read past the %s before the checkpoint", many)
 
     # ---- in a checkpoint --------------------------------------------------------------------------------
 
@@ -137,6 +173,11 @@ class ForeignLoaders:
     def load_state_dict(self, epoch_state: dict[str, Any]) -> None:
         """From what a checkpoint has kept of an epoch."""
         self._before, self.is_of_lightning = epoch_state.get("generators", {}), "counters" not in epoch_state
+
+
+def _know_their_end(loader: CombinedLoader) -> bool:
+    """Whether the loaders' states tell an epoch's end, and the next iterator begins where they say."""
+    return all(getattr(each, "knows_its_end", False) for each in loader.flattened)
 
 
 def _states(loader: CombinedLoader) -> list[Tensor]:

@@ -14,13 +14,18 @@ class StepLimit(TrainingEpochLoopBase):
 
     Attributes:
         counts_batches: whether the limit is one of batches. Then `max_steps` is -1 until they are made.
+        samples_to_see: the limit where it is one of samples, of data whose length nobody knows; likewise.
     """
 
     counts_batches = False
+    samples_to_see: int | None = None
     _limit = -1
 
     @property
     def max_steps(self) -> int:  # pyright: ignore
+        if self.samples_to_see is not None:
+            seen: int = self.state.counters.samples  # pyright: ignore
+            return self.global_step if seen >= self.samples_to_see else -1
         if not self.counts_batches or self._limit == -1:
             return self._limit
         progress: Any = self.batch_progress
