@@ -30,7 +30,7 @@ from metronome.app.run.checkpoints import (
 from metronome.app.run.clock import Clock
 from metronome.runs.deciding import deciding
 from metronome.runs.folders import RunFolder, hold, relative, runs_in
-from metronome.runs.going_on import Start, choose_start
+from metronome.runs.going_on import Start, choose_start, leave_word_of_start
 from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
 from metronome.runs.overrides import GOING_ON
 from metronome.training.checkpoints.files import PART, written_aside
@@ -87,6 +87,7 @@ class Run:
         run = cls(folder, experiment, overrides, in_sweep(), settings, _with_file(start), lock)
         if is_first and not start.goes_on:
             run.write_config()
+        leave_word_of_start()
         return run
 
     @classmethod
