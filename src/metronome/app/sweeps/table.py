@@ -110,7 +110,8 @@ class Table:
         """The lines of jobs that have none yet; `new_ones`: only of those that ended since the start."""
         for number, (folder, content) in self._ended().items():
             before = self._is_from_before(folder)
-            if number in self.told or (new_ones and before):
+            # One that was told to stop may be started again by its cluster.
+            if number in self.told or (new_ones and (before or content["status"] == "stopped")):
                 continue
             self.told.add(number)
             print(ended_lines(self._place(number), self._own(number), folder, content, before), flush=True)
