@@ -13,7 +13,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 
 from metronome.app.errors.exits import JobFailed, sigterm_stops
-from metronome.app.sweeps.cluster import lost_jobs
+from metronome.app.sweeps.cluster import keep_quiet, lost_jobs
 from metronome.app.sweeps.table import Table
 from metronome.runs.order import write_order
 
@@ -87,6 +87,7 @@ class _Told:
         if self.table is None and self.leave_results:
             jobs = [job for of_batch in self.sweeper.overrides or [] for job in of_batch]
             self.table = Table(Path(self.sweeper.config.hydra.sweep.dir), jobs, self.launcher)  # pyright: ignore
+        keep_quiet(self.launcher)
         with self.table.at_work() if self.table is not None else nullcontext(), lost_jobs(self.launcher) as lost:
             done = self.launcher.launch(batch, initial_job_idx=initial_job_idx)
         self.failed += [job for job in done if job.status is JobStatus.FAILED]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from metronome.units import InputError
@@ -26,6 +27,21 @@ def gpus_per_node(config: Any) -> int | None:
     """Those that the trainer takes; None where it trains on the CPU."""
     accelerator = config.get("trainer", {}).get("accelerator")
     return tasks_per_node(config) if accelerator in ("gpu", "cuda") else None
+
+
+def jobs_in_queue(sweep: Path) -> list[str]:
+    """The numbers under which SLURM has the jobs of a sweep, an array of them once, as far as submitit's folder in that
+    of the sweep tells."""
+    scripts = (sweep / ".submitit").glob("*/*_submission.sh")
+    return sorted({script.name.partition("_")[0] for script in scripts})
+
+
+def keep_quiet(launcher: Any) -> None:
+    """Ray would print here what each of its jobs does, whose lines are told already, and a welcome."""
+    init = getattr(getattr(launcher, "ray_cfg", None), "init", None)
+    if init is not None:
+        for key, value in (("log_to_driver", False), ("logging_level", "error")):
+            init.setdefault(key, value)
 
 
 @contextmanager

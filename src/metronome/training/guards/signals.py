@@ -81,8 +81,7 @@ class SignalConnector(SignalConnectorBase):
         return start_again(self._submitit)
 
     def teardown(self) -> None:
-        numbers = [number for number in (signal.SIGUSR1, signal.SIGUSR2) if number in self._original_handlers]
         super().teardown()
-        if self._is_started_again:  # whose turn it is then would ask for it once more
-            for number in numbers:
+        if self._is_started_again:  # the handlers from before would ask for it once more
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
                 self._register_signal(number, signal.SIG_IGN)
