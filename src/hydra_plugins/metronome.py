@@ -12,6 +12,8 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.utils import JobReturn, JobStatus
 
+from metronome.app.errors.exits import JobFailed, sigterm_stops
+from metronome.app.sweeps.cluster import keep_quiet, lost_jobs
 from metronome.app.sweeps.table import Table
 from metronome.runs.order import write_order
 
@@ -54,7 +56,8 @@ class Sweeper(BasicSweeper):
         in_study = "study" in config.hydra.runtime.choices
         self.launcher = launcher = _Told(self, self.launcher)  # pyright: ignore
         try:
-            done = super().sweep(arguments)
+            with sigterm_stops():  # between two jobs too
+                done = super().sweep(arguments)
         except (KeyboardInterrupt, SystemExit):
             if launcher.table is not None and not in_study:
                 launcher.table.interrupted()
@@ -64,6 +67,8 @@ class Sweeper(BasicSweeper):
             launcher.table.end(why, speaks_of_best=not in_study)
         if launcher.failed:
             raise launcher.failed[0]._return_value
+        if launcher.lost:
+            raise JobFailed(f"no result of {', '.join(launcher.lost)}")
         return done
 
 
@@ -75,16 +80,19 @@ class _Told:
         self.table: Table | None = None
         self.leave_results = sweeper.config.hydra.job.config_name != "plan"  # pyright: ignore
         self.failed: list[JobReturn] = []
+        self.lost: list[str] = []
 
     def launch(self, batch: Any, initial_job_idx: int) -> list[JobReturn]:
         # By now the sweeper knows its jobs, and has kept what it is in its folder.
         if self.table is None and self.leave_results:
             jobs = [job for of_batch in self.sweeper.overrides or [] for job in of_batch]
             self.table = Table(Path(self.sweeper.config.hydra.sweep.dir), jobs, self.launcher)  # pyright: ignore
-        with self.table.at_work() if self.table is not None else nullcontext():
+        keep_quiet(self.launcher)
+        with self.table.at_work() if self.table is not None else nullcontext(), lost_jobs(self.launcher) as lost:
             done = self.launcher.launch(batch, initial_job_idx=initial_job_idx)
         self.failed += [job for job in done if job.status is JobStatus.FAILED]
-        return [job for job in done if job.status is not JobStatus.FAILED]
+        self.lost += lost
+        return [job for job in done if job.status is JobStatus.COMPLETED]
 
 
 def _number(job: JobReturn) -> int:

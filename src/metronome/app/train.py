@@ -14,6 +14,7 @@ from metronome.app.config.build import Job
 from metronome.app.console import output
 from metronome.app.console.jobs import job_of_a_sweep
 from metronome.app.errors.exits import codes_of_signals, sigterm_stops
+from metronome.app.processes.company import in_company
 from metronome.app.processes.start import processes_to_start, run_processes
 from metronome.app.run.checkpoints import KEY, call_after_first_save, model_checkpoint, read_checkpoint
 from metronome.app.run.choices import choices, swept
@@ -55,7 +56,8 @@ def train(config: DictConfig) -> float | None:
                 with result.of_processes():
                     run_processes(run, count)
             else:
-                fit_and_test(run, job, result)
+                with in_company():
+                    fit_and_test(run, job, result)
         output.show_result(run, result.content)
         return result.objective
 

@@ -17,7 +17,7 @@ from metronome.units import InputError
 
 
 def resumes(resume: object) -> bool:
-    """Whether a command is to pick up what an earlier start of it has left: asked to, or started again by SLURM.
+    """Whether a command is to pick up what an earlier start of it has left: asked to, or started again by a cluster.
 
     Raises:
         InputError: for an unknown word.
@@ -26,8 +26,29 @@ def resumes(resume: object) -> bool:
         raise InputError(
             f"resume={resume} is not known; use resume=auto (or retry: failed jobs of a sweep too), or null"
         )
-    # SLURM starts a requeued job with the same command.
-    return resume is not None or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    return resume is not None or is_started_again()
+
+
+def is_started_again() -> bool:
+    """Whether SLURM has requeued the job of this process, which it starts with the same command, or submitit one that
+    it makes on this machine, which does not say so."""
+    if os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        return True
+    return (word := _word_of_start()) is not None and word.exists()
+
+
+def leave_word_of_start() -> None:
+    """For `is_started_again` in the next start of this job, where nobody else says it. Once a folder is this start's."""
+    if (word := _word_of_start()) is not None:
+        word.touch()
+
+
+def _word_of_start() -> Path | None:
+    folder, job = os.environ.get("SUBMITIT_FOLDER"), os.environ.get("SUBMITIT_LOCAL_JOB_ID")
+    if folder is None or job is None:
+        return None
+    path = Path(folder.replace("%j", job))
+    return path / f"{job}_started" if path.is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -79,8 +100,9 @@ def choose_folder(asked: Asked, new: Path, there: Sequence[RunFound], around: Ru
        finished, which stays as it is.
     2. The path of a checkpoint: the run that it lies in, if that was cut off there: it is not finished, and has nothing
        newer. Else a new one.
-    3. `resume`: of the runs of the same overrides the one started last, those not finished first; a finished one too,
-       so that there is nothing left to do.
+    3. `resume`: `new`, if it holds a run of the same overrides (SLURM's number of the job is its name); else of the
+       runs of the same overrides the one started last, those not finished first; a finished one too, so that there is
+       nothing left to do.
     4. Else a new one.
 
     Args:
@@ -102,6 +124,8 @@ def choose_folder(asked: Asked, new: Path, there: Sequence[RunFound], around: Ru
         return around.folder if newest == Path(asked.checkpoint).absolute() else new
     if asked.resume:
         same = [run for run in there if run.overrides == asked.overrides]
+        if new in [run.folder for run in same]:
+            return new
         if same:
             return max(same, key=lambda run: (run.status != "finished", run.started)).folder
     return new

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from metronome.app.config.asked import asked_sweep, typed
 from metronome.app.console.help import help_text
+from metronome.app.sweeps.cluster import gpus_per_node, tasks_per_node
 from metronome.app.sweeps.direction import direction_of_search
 from metronome.app.sweeps.search import trials_done, trials_left
 from metronome.runs.overrides import goes_on, key_and_value
@@ -114,6 +115,8 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("sweep_name", sweep_name, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("job_name", job_name, replace=True)
     OmegaConf.register_new_resolver("direction_of_search", _direction_of_search, replace=True)
+    OmegaConf.register_new_resolver("tasks_per_node", lambda *, _root_: tasks_per_node(_root_), replace=True)
+    OmegaConf.register_new_resolver("gpus_per_node", lambda *, _root_: gpus_per_node(_root_), replace=True)
     OmegaConf.register_new_resolver("this_sweep", _this_sweep, replace=True)
     OmegaConf.register_new_resolver("help", help_text, replace=True)
     OmegaConf.register_new_resolver("trials_left", trials_left, replace=True)

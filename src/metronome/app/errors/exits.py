@@ -58,4 +58,6 @@ def codes_of_signals() -> Iterator[None]:
     except SystemExit as stop:
         from lightning.pytorch.utilities.exceptions import SIGTERMException  # it is imported by now
 
-        raise SystemExit(EXIT_SIGTERM if isinstance(stop, SIGTERMException) else EXIT_SIGINT) from stop
+        # One that has had its job started again has a code that says so.
+        code = stop.code or EXIT_SIGTERM if isinstance(stop, SIGTERMException) else EXIT_SIGINT
+        raise SystemExit(code) from stop

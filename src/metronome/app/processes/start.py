@@ -23,6 +23,7 @@ from metronome.app.errors.messages import cannot_go_on, mistake, one_line
 from metronome.app.run.claim import Run
 from metronome.runs.names import CONFIG_FILE
 from metronome.training import Trainer
+from metronome.training.guards.requeue import started_again_when_told
 from metronome.training.lightning_private import processes_of
 from metronome.units import InputError, RunFailed
 
@@ -79,16 +80,17 @@ def run_processes(run: Run, count: int) -> None:
             for rank in range(count)
         ]
         handler = signal.signal(signal.SIGTERM, lambda *_: _signal_all(processes, signal.SIGTERM))
-        try:
-            _wait(processes)
-        except KeyboardInterrupt:
-            _signal_all(processes, signal.SIGINT)
-            _wait(processes)
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-            _signal_all(processes, signal.SIGKILL)
-        _raise_what_it_came_to(Path(reports), processes)
+        with started_again_when_told(lambda: _signal_all(processes, signal.SIGTERM)):
+            try:
+                _wait(processes)
+            except KeyboardInterrupt:
+                _signal_all(processes, signal.SIGINT)
+                _wait(processes)
+                raise
+            finally:
+                signal.signal(signal.SIGTERM, handler)
+                _signal_all(processes, signal.SIGKILL)
+            _raise_what_it_came_to(Path(reports), processes)
 
 
 def end_with_parent() -> None:

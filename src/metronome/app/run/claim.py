@@ -31,7 +31,7 @@ from metronome.app.run.clock import Clock
 from metronome.app.storage.bringing import bring_back, runs_known
 from metronome.runs.deciding import deciding
 from metronome.runs.folders import RunFolder, hold, relative
-from metronome.runs.going_on import Start, choose_start
+from metronome.runs.going_on import Start, choose_start, leave_word_of_start
 from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
 from metronome.runs.overrides import GOING_ON
 from metronome.runs.storage.address import is_address
@@ -97,6 +97,7 @@ class Run:
         run = cls(folder, experiment, overrides, in_sweep(), settings, _with_file(start), lock)
         if is_first and not start.goes_on:
             run.write_config()
+        leave_word_of_start()
         return run
 
     @classmethod

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from metronome.app.sweeps.cluster import jobs_in_queue
 from metronome.app.sweeps.lines import best_lines, failed_lines, job_line, report_lines, seconds
 from metronome.app.sweeps.place import Place, forget
 from metronome.runs.best import Best, best_of
@@ -88,6 +89,8 @@ class Table:
         """Someone has stopped the sweep: how to see what is there, and to go on."""
         forget()
         lines = report_lines(self.sweep, "so far") if self._ended() else []
+        if numbers := jobs_in_queue(self.sweep):
+            lines.append(f"{'queue':11}the jobs stay in it; to end them: scancel {' '.join(numbers)}")
         print("\n".join([*lines, f"{'go on':11}the same command with resume=auto"]), file=sys.stderr, flush=True)
 
     def _ended(self) -> dict[int, tuple[Path, dict[str, Any]]]:
@@ -110,7 +113,8 @@ class Table:
         """The lines of jobs that have none yet; `new_ones`: only of those that ended since the start."""
         for number, (folder, content) in self._ended().items():
             before = self._is_from_before(folder)
-            if number in self.told or (new_ones and before):
+            # One that was told to stop may be started again by its cluster.
+            if number in self.told or (new_ones and (before or content["status"] == "stopped")):
                 continue
             self.told.add(number)
             print(ended_lines(self._place(number), self._own(number), folder, content, before), flush=True)

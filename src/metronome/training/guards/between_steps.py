@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from metronome.training.checkpoints.callback import Checkpoint
 from metronome.training.guards.agreement import Agreement
 from metronome.training.guards.nonfinite import Watch
-from metronome.training.guards.signals import Request, SignalConnector, requeue
+from metronome.training.guards.signals import Request, SignalConnector
 
 log = logging.getLogger("metronome.training")
 
@@ -75,6 +75,12 @@ class BetweenSteps:
             for save in self.checkpoints:
                 save.save_last_now(trainer)
             log.info("told to stop: saved and stopped after step %s", f"{trainer.global_step:,}")
-        if request is Request.REQUEUE and trainer.is_global_zero:
-            requeue()
-        raise KeyboardInterrupt if request is Request.INTERRUPT else SIGTERMException
+        if request is Request.INTERRUPT:
+            raise KeyboardInterrupt
+        code: tuple[int, ...] = ()
+        if trainer.is_global_zero and Request.REQUEUE in (request, self.signals.request):  # or heard while it saved
+            code = (self.signals.start_again(),)
+        if request is Request.REQUEUE:
+            # A task that ends before the job is asked for may make SLURM end all of them.
+            self.agreement.largest(0)
+        raise SIGTERMException(*code)

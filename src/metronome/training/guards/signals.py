@@ -1,9 +1,7 @@
 """Signals: what they ask of a run, noted while a step is made."""
 
-import logging
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +10,8 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from metronome.training.guards.requeue import Submitit, start_again, submitit_here
 from metronome.training.lightning_private import SignalConnectorBase
-
-log = logging.getLogger("metronome.training")
 
 
 class Request(IntEnum):
@@ -23,7 +20,7 @@ class Request(IntEnum):
     NOTHING = 0
     INTERRUPT = 1  # SIGINT
     END = 2  # SIGTERM
-    REQUEUE = 3  # the signal by which SLURM announces the end of a job's time
+    REQUEUE = 3  # the signal by which a cluster announces the end of a job
 
 
 class SignalConnector(SignalConnectorBase):
@@ -36,6 +33,9 @@ class SignalConnector(SignalConnectorBase):
 
     request = Request.NOTHING
     _waits = False
+    _process = 0
+    _submitit: Submitit | None = None
+    _is_started_again = False
 
     @contextmanager
     def waiting_for_the_step(self) -> Iterator[None]:
@@ -47,8 +47,11 @@ class SignalConnector(SignalConnectorBase):
             self._waits = False
 
     def register_signal_handlers(self) -> None:
-        self.request = Request.NOTHING
+        self.request, self._process = Request.NOTHING, os.getpid()
         super().register_signal_handlers()
+        self._submitit = submitit_here()
+        if self._submitit is not None:
+            self._register_signal(self._submitit.number, self._slurm_sigusr_handler_fn)
         interruptible = signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.SIG_DFL, None)
         if interruptible and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, self._on_interrupt)
@@ -66,20 +69,19 @@ class SignalConnector(SignalConnectorBase):
         self.request = max(self.request, Request.END)
 
     def _slurm_sigusr_handler_fn(self, signum: Any, _: Any) -> None:
+        if os.getpid() != self._process:  # a worker of a loader, which has the handlers of whom it was forked from
+            return
         self.request = Request.REQUEUE
+        if not self._waits and self.trainer.is_global_zero:  # the others end with it
+            raise SIGTERMException(self.start_again())
 
+    def start_again(self) -> int:
+        """Have the job started again, and hear no more of its end; the exit code that tells of it."""
+        self._is_started_again = True
+        return start_again(self._submitit)
 
-def requeue() -> None:
-    """Have SLURM start this job again, when it can."""
-    job = os.environ["SLURM_JOB_ID"]
-    if (array := os.environ.get("SLURM_ARRAY_JOB_ID")) is not None:
-        job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    try:
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, timeout=60)
-        reason = done.stderr.strip() if done.returncode else None
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = str(error)
-    if reason is None:
-        log.info("SLURM starts job %s again", job)
-    else:
-        log.warning("SLURM did not requeue job %s: %s", job, reason)
+    def teardown(self) -> None:
+        super().teardown()
+        if self._is_started_again:  # the handlers from before would ask for it once more
+            for number in (signal.SIGUSR1, signal.SIGUSR2):
+                self._register_signal(number, signal.SIG_IGN)
