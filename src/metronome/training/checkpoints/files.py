@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from metronome.training.checkpoints.background import taken
 from metronome.units import RunFailed
 
 PART = ".part"  # what the name of a file ends with while it is written
@@ -22,7 +23,8 @@ class CheckpointFiles(TorchCheckpointIO):
     """Writes a checkpoint aside, syncs it to the disk, and only then renames it.
 
     Whenever the process or the machine dies, the file of that name is the old one or the new one, whole. Lightning's
-    own way writes a temporary file elsewhere and does not sync. Addresses (`s3://`) are left to Lightning.
+    own way writes a temporary file elsewhere and does not sync. Addresses (`s3://`) are left to Lightning. What
+    `Checkpoint(background=True)` saves is written by a thread.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -31,8 +33,23 @@ class CheckpointFiles(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_aside(path, "wb") as file:
-            torch.save(checkpoint, file)
+
+        def write(checkpoint: dict[str, Any]) -> None:
+            with written_aside(path, "wb") as file:
+                torch.save(checkpoint, file)
+
+        if not taken(checkpoint, write):
+            write(checkpoint)
+
+
+def reason_not_written(path: Any, error: BaseException) -> str | None:
+    """In a line, if the disk is why a checkpoint could not be written; None if it is not."""
+    # PyTorch's writer says RuntimeError where the disk said OSError.
+    reason = error if isinstance(error, OSError) else error.__context__
+    if not isinstance(error, OSError | RuntimeError) or not isinstance(reason, OSError):
+        return None
+    what = f"checkpoint {path} could not be written ({reason.strerror or reason})"
+    return f"{what}; what was there before is whole"
 
 
 @contextmanager
