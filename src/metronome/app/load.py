@@ -43,7 +43,7 @@ def read_whole(path: str | Path) -> dict[str, Any]:
     """A checkpoint that has been read to its last byte. Raises InputError for any other file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's thoughts about bytes that make no sense
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, parts=("state_dict",))
     check_whole(path)
     return checkpoint
 

@@ -23,9 +23,9 @@ def moved(state: dict[str, Any], before: Path, here: Path) -> dict[str, Any]:
         return str(here / Path(path).relative_to(before)) if inside else path
 
     best = {there(path): score for path, score in state["best_k_models"].items()}
-    if not all(Path(path).is_file() for path in best):
+    if not all(Path(path).exists() for path in best):
         # A new run goes on from another, whose best stays where it is: Lightning removes none outside of its folder.
-        is_there = best and all(Path(path).is_file() for path in state["best_k_models"])
+        is_there = best and all(Path(path).exists() for path in state["best_k_models"])
         return state | {"dirpath": str(here), "last_model_path": ""} if is_there else state
     names = ("best_model_path", "kth_best_model_path", "last_model_path", "last_checkpoint_saved")
     return state | {name: there(state.get(name, "")) for name in names} | {"dirpath": str(here), "best_k_models": best}

@@ -10,9 +10,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from metronome.training.checkpoints.background import taken
+from metronome.training.checkpoints.places import PART, discard, put_in_place
+from metronome.training.checkpoints.sharded.folder import is_sharded
 from metronome.units import RunFailed
-
-PART = ".part"  # what the name of a file ends with while it is written
 
 
 class NotWritten(RunFailed):
@@ -41,6 +41,20 @@ class CheckpointFiles(TorchCheckpointIO):
         if not taken(checkpoint, write):
             write(checkpoint)
 
+    def load_checkpoint(self, path: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """A folder of shards too, which one device or several with whole weights go on from."""
+        if "://" not in str(path) and is_sharded(path):
+            from metronome.training.checkpoints.sharded.read import consolidate  # takes a while to import
+
+            return consolidate(path)
+        return super().load_checkpoint(path, *arguments, **named)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        if "://" in str(path):
+            super().remove_checkpoint(path)
+        else:
+            discard(Path(path))
+
 
 def reason_not_written(path: Any, error: BaseException) -> str | None:
     """In a line, if the disk is why a checkpoint could not be written; None if it is not."""
@@ -61,21 +75,10 @@ def written_aside(path: Path, mode: str = "w", **options: Any) -> Iterator[Any]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        put_in_place(aside, path)
     except BaseException as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)  # on a full disk it has none
         raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last, where the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
