@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import tempfile
 import traceback
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 
@@ -31,7 +33,7 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
                 for process in processes:
                     process.kill()
                 raise AssertionError(f"process {rank}: {error}")
-            found[rank] = value
+            found[rank] = torch.load(io.BytesIO(value), weights_only=False)
         for process in processes:
             process.join()
     return [found[rank] for rank in range(count)]
@@ -45,7 +47,9 @@ def _rank(rank: int, count: int, store: str, queue: Any, work: Callable[..., Any
         value = work(rank, *arguments)
         dist.barrier()
         dist.destroy_process_group()
-        queue.put((rank, value, ""))
+        bytes_of = io.BytesIO()  # tensors would come as files of a process that has ended
+        torch.save(value, bytes_of)
+        queue.put((rank, bytes_of.getvalue(), ""))
     except BaseException:
         queue.put((rank, None, traceback.format_exc()))
 

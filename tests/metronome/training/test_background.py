@@ -14,7 +14,7 @@ from saving import FullDisk, checkpoint, step_of
 
 from metronome.training import Checkpoint
 from metronome.training.checkpoints import files
-from metronome.training.checkpoints.copies import Copies
+from metronome.training.checkpoints.copies import Copies, Memory
 from metronome.units import InputError, RunFailed
 
 
@@ -176,7 +176,7 @@ def test_a_link_is_refused(tmp_path: Path) -> None:
 def test_a_copy_is_as_it_was_then() -> None:
     weight = torch.arange(6.0)
     content = {"a": weight[:2], "b": weight, "n": [1], "p": torch.nn.Parameter(weight.clone())}
-    copies = Copies()
+    copies = Copies(Memory())
     first, _ = copies.of(content)
     again, _ = copies.of({"a": weight.detach()})
     assert again["a"].untyped_storage().data_ptr() == first["b"].untyped_storage().data_ptr()  # once
@@ -198,10 +198,22 @@ def test_a_copy_from_a_gpu() -> None:
     for _ in range(50):
         busy = busy @ busy / busy.norm()
     weight += 1
-    copied, arrive = Copies().of({"all": weight, "part": weight[5:9], "p": torch.nn.Parameter(weight)})
+    copied, arrive = Copies(Memory()).of({"all": weight, "part": weight[5:9], "p": torch.nn.Parameter(weight)})
     weight += 1
     arrive()
     assert copied["all"].is_pinned()
     assert all(torch.equal(tensor, torch.ones_like(tensor)) for tensor in copied.values())
     assert copied["part"].untyped_storage().data_ptr() == copied["all"].untyped_storage().data_ptr()
     assert float(weight[0]) == 2
+
+
+def test_memory_is_used_again() -> None:
+    memory, weight = Memory(), torch.arange(6.0)
+    places = []
+    for _ in range(2):
+        copied, _ = Copies(memory).of({"a": weight, "b": torch.tensor(1)})
+        places.append({name: tensor.data_ptr() for name, tensor in copied.items()})
+        memory.turn_over()
+    assert places[0] == places[1]
+    taken = Copies(memory).of([weight, weight + 1])[0]  # two at once are two
+    assert torch.equal(taken[1], taken[0] + 1)

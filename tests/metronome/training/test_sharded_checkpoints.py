@@ -16,6 +16,7 @@ from ranks import alone, on_ranks
 from metronome.app.load import read_whole
 from metronome.app.run.checkpoints import check_goes_on, check_whole, newest_whole, read_checkpoint
 from metronome.training.checkpoints.background import Group
+from metronome.training.checkpoints.copies import Memory
 from metronome.training.checkpoints.files import CheckpointFiles
 from metronome.training.checkpoints.places import PART, discard, put_back, put_in_place
 from metronome.training.checkpoints.sharded.folder import MARKER, PLAIN, is_sharded
@@ -287,7 +288,7 @@ def _in_background(rank: int, folder: Path) -> list[Any]:
     found = []
     for steps in (range(3), range(3, 5)):
         train(made, by, steps)
-        group = Group({})
+        group = Group({}, Memory())
         with group.saving("last.ckpt"):
             write(checkpoint(made, by, steps.stop), folder / "last.ckpt")
         kept = whole(made, by)

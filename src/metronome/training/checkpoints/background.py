@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from metronome.training.checkpoints.copies import Copies
+from metronome.training.checkpoints.copies import Copies, Memory
 
 log = logging.getLogger("metronome.training")
 
@@ -26,12 +26,15 @@ def taken(checkpoint: dict[str, Any], write: Callable[[dict[str, Any]], None]) -
 class Group:
     """The checkpoints of one moment, and the older ones that go when they are whole: all of it, or up to an error.
 
+    Args:
+        memory: to copy to.
+
     Attributes:
         books: what was known of the checkpoints before.
         error: what has ended it; nothing older was removed then.
     """
 
-    def __init__(self, books: dict[str, Any]) -> None:
+    def __init__(self, books: dict[str, Any], memory: Memory) -> None:
         self.books = books
         self.error: BaseException | None = None
         self.path = ""  # that is being written
@@ -40,7 +43,7 @@ class Group:
         self._paths: list[str] = []
         self._writes: list[Callable[[], None]] = []
         self._removals: list[Callable[[], None]] = []
-        self._copies: Copies | None = Copies()
+        self._copies: Copies | None = Copies(memory)
         self._thread: threading.Thread | None = None
 
     @contextmanager
@@ -117,11 +120,12 @@ class Beside:
         self.is_on, self.has_saved = is_on, False
         self.open: Group | None = None  # that of the moment at hand
         self.pending: Group | None = None
+        self.memory = Memory()
 
     @contextmanager
     def moment(self, books: dict[str, Any]) -> Iterator[None]:
         """What is saved while it lasts becomes a group. An error ends it, and nothing of it is written."""
-        self.open = Group(books) if self.is_on and self.has_saved else None
+        self.open = Group(books, self.memory) if self.is_on and self.has_saved else None
         try:
             yield
             if self.open is not None and self.open.saves:
@@ -135,6 +139,7 @@ class Beside:
         group, self.pending = self.pending, None
         if group is not None:
             group.wait()
+            self.memory.turn_over()
         return group
 
 

@@ -11,6 +11,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metronome.training.checkpoints.background import Beside, Group, Lost
+from metronome.training.checkpoints.copies import Memory
 from metronome.training.checkpoints.books import BOOKS, kept, moved
 from metronome.training.checkpoints.files import NotWritten, reason_not_written
 from metronome.training.checkpoints.monitored import settle
@@ -275,6 +276,7 @@ class Checkpoint(ModelCheckpoint):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         self._wait_alone()
+        self.beside.memory = Memory()
 
     # ---- what is kept of it ---------------------------------------------------------------------------------
 
