@@ -16,23 +16,34 @@ from metronome.training.checkpoints.sharded.states import by_index, names_in
 from metronome.units import InputError
 
 
-@torch.no_grad()
 def restore(path: str | Path, module: nn.Module, optimizers: list[Any], strict: bool = True) -> dict[str, Any]:
-    """Put a checkpoint's weights into a sharded module, and its states into the module's optimizers.
+    """Put a checkpoint's weights into a sharded module, and its states into the module's optimizers; see `read_like`.
 
-    Each process reads what is its own, and waits for no other.
+    Args:
+        strict: whether the weights must have the same names.
+    """
+    content = read_like(path, module, optimizers)
+    module.load_state_dict(content["state_dict"], strict=strict)
+    for optimizer, state in zip(optimizers, content.get("optimizer_states", []), strict=False):
+        optimizer.load_state_dict(state)
+    return content
+
+
+@torch.no_grad()
+def read_like(path: str | Path, module: nn.Module, optimizers: list[Any]) -> dict[str, Any]:
+    """A checkpoint as a sharded training of the module has it: each process reads what is its own, and waits for no
+    other.
 
     Args:
         path: a folder that `write` has written, or a file of one device or of several with whole weights.
         module: cut up as it is to be trained.
         optimizers: over its weights; none where only these are wanted.
-        strict: whether the weights must have the same names.
 
     Returns:
-        The checkpoint; weights and states in it are those of the module and of the optimizers, where these are given.
+        The checkpoint, weights and states in it as DTensors like the module's own; optimizers' states by number.
 
     Raises:
-        InputError: if it does not fit.
+        InputError: if it does not fit, or is damaged.
     """
     if is_sharded(path):
         content, reader = read_plain(path), Shards(path)
@@ -43,7 +54,7 @@ def restore(path: str | Path, module: nn.Module, optimizers: list[Any], strict: 
         reader = Whole(stored)
 
     weights = {
-        f"state_dict.{name}": tensor.detach()
+        f"state_dict.{name}": torch.empty_like(tensor.detach(), dtype=stored[f"state_dict.{name}"].dtype)
         for name, tensor in module.state_dict().items()
         if isinstance(tensor, DTensor) and f"state_dict.{name}" in stored
     }
@@ -60,9 +71,8 @@ def restore(path: str | Path, module: nn.Module, optimizers: list[Any], strict: 
         for name, tensor in _targets(path, optimizer, state, f"optimizer_states.{number}.state").items()
     }
     content = _with(content, targets, reader)
-    module.load_state_dict(content["state_dict"], strict=strict)
-    for optimizer, state in zip(optimizers, content.get("optimizer_states", []), strict=False):
-        optimizer.load_state_dict(by_index(state))
+    if states:
+        content["optimizer_states"] = [by_index(state) for state in content["optimizer_states"]]
     return content
 
 
