@@ -45,7 +45,7 @@ def read_whole(path: str | Path) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's thoughts about bytes that make no sense
         file = at_hand(path)
-        checkpoint = read_checkpoint(file)
+        checkpoint = read_checkpoint(file, parts=("state_dict",))
     check_whole(file)
     return checkpoint
 

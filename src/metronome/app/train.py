@@ -109,7 +109,7 @@ def begin_logs(run: Run, job: Job, result: Result) -> None:
     """The logs as they were at the checkpoint that the run goes on from, or new ones."""
     before: dict[str, Any] = {}
     if run.checkpoint is not None:
-        checkpoint = read_checkpoint(run.checkpoint)
+        checkpoint = read_checkpoint(run.checkpoint, parts=())
         before = checkpoint.get(KEY, {}).get("logs", {})
         result.take_start(run.checkpoint, checkpoint["global_step"])
         output.show_start(run, checkpoint["global_step"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,12 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> dict[Path, int]:
-        """Its files, and when each was written, in nanoseconds."""
-        files = [*self.folder.glob("*.ckpt"), *self.folder.glob("checkpoints/**/*.ckpt")]
-        return {file: file.stat().st_mtime_ns for file in files}
+        """Its files, or folders of shards, and when each was written, in nanoseconds."""
+        found: dict[Path, int] = {}
+        for file in [*self.folder.glob("*.ckpt"), *self.folder.glob("checkpoints/**/*.ckpt")]:
+            with suppress(FileNotFoundError):  # a run that goes on now has put another in its place
+                found[file] = file.stat().st_mtime_ns
+        return found
 
 
 def runs_in(base: Path) -> list[RunFolder]:

@@ -11,7 +11,8 @@ from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from metronome.training.batches.loaders import DataConnector
 from metronome.training.batches.seeds import check_seed, seed_of_everything
 from metronome.training.batches.shares import Shares
-from metronome.training.checkpoints.files import CheckpointFiles, NotWritten
+from metronome.training.checkpoints.background import wait_for_all
+from metronome.training.checkpoints.files import CheckpointFiles, NotWritten, reason_not_written
 from metronome.training.checkpoints.restoring import CheckpointConnector
 from metronome.training.flags import check_flags, check_strategy, limits_of, plain
 from metronome.training.guards.agreement import Agreement
@@ -216,19 +217,17 @@ class Trainer(L.Trainer):
         if self.model is None:
             raise AttributeError("there is nothing to save before fit, validate, test or predict were called")
         self._watch.settle()
+        wait_for_all(self)
         with self.profiler.profile("save_checkpoint"), self.fit_loop.epoch_loop.saving():  # pyright: ignore
             checkpoint, failure = checkpoint_connector(self).dump_checkpoint(weights_only), None
             try:
                 self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
             except (OSError, RuntimeError) as error:
-                # PyTorch's writer says RuntimeError where the disk said OSError.
-                reason = error if isinstance(error, OSError) else error.__context__
-                if not isinstance(reason, OSError):
+                if (failure := reason_not_written(filepath, error)) is None:
                     raise
-                failure = f"checkpoint {filepath} could not be written ({reason.strerror or reason})"
             failure = self.strategy.broadcast(failure)
         if failure:
-            raise NotWritten(f"{failure}; what was there before is whole")
+            raise NotWritten(failure)
 
     def _run(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> Any:
         self.speed.lay_out(model)

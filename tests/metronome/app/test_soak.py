@@ -119,3 +119,13 @@ def test_one_process(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     survive(tmp_path, max(2, KILLS // 5), "trainer=ddp_cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_checkpoints_in_the_background(trainer: str, tmp_path: Path) -> None:
+    """Of 3 MB, each 3 steps: most kills come while one is written."""
+    runs = KILLS if trainer == "cpu" else max(2, KILLS // 5)
+    options = ("background=true", "save_last_every=3steps", "filename='{step}'")
+    arguments = [f"callbacks.checkpoint.{option}" for option in options]
+    survive(tmp_path, runs, f"trainer={trainer}", "model.network.hidden=[600,600]", "+callbacks.checkpoint.save_top_k=2", *arguments)

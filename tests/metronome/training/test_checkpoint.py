@@ -6,40 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from jobs import Data, Net, fit, weights
+from jobs import Data, fit, weights
+from saving import FullDisk, checkpoint, step_of
 
 from metronome.training import Checkpoint
 from metronome.training.checkpoints.files import PART
 from metronome.units import InputError, RunFailed
-
-
-def checkpoint(folder: Path, **options: Any) -> Checkpoint:
-    given: dict[str, Any] = {
-        "filename": "best",
-        "monitor": "val/loss",
-        "save_last": True,
-        "enable_version_counter": False,
-    }
-    return Checkpoint(folder, **given | options)
-
-
-def step_of(path: Path) -> int:
-    return torch.load(path, weights_only=True)["global_step"]
-
-
-class FullDisk(Net):
-    """The disk is full once these steps have begun: what is written goes to /dev/full."""
-
-    def __init__(self, steps: range, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__()
-        self.steps, self.is_full = steps, False
-        monkeypatch.setattr("metronome.training.checkpoints.files.open", self.open, raising=False)
-
-    def open(self, path: Path, mode: str) -> Any:
-        return open("/dev/full" if self.is_full else path, mode)
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self.is_full = self.trainer.global_step in self.steps
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

@@ -1,7 +1,7 @@
 """Checkpoints as files: what is kept in them beside Lightning's own, and how they are read."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from metronome.app.run.logs import log_positions
 from metronome.runs.deciding import flat, without_known_mode
 from metronome.runs.folders import relative
 from metronome.training import Trainer
+from metronome.training.checkpoints.sharded import folder as shards
 from metronome.units import InputError, Plan
 from metronome.version import __version__
 
@@ -78,28 +79,49 @@ def _not_plain(content: Any) -> Any:
     return None if plain or content is None else content
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's contents, tensors on the CPU. Never runs code from the file.
+def read_checkpoint(path: str | Path, parts: Iterable[str] | None = None) -> dict[str, Any]:
+    """A checkpoint's contents, tensors on the CPU. Never runs code from the file, or from the folder of shards.
+
+    Args:
+        path: the file or folder.
+        parts: of which tensors are looked at, beside their shapes; None: all. A folder's others are not read; a file is
+            read where it is looked at anyway.
 
     Raises:
         InputError: if there is no such file, or it is no checkpoint of plain containers and tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "not there"
-        raise InputError(f"checkpoint {path} is {kind}; give the path of a file such as runs/.../checkpoints/best.ckpt")
+    is_sharded = shards.is_sharded(path)
+    if not path.is_file() and not is_sharded:
+        kind = "a folder of another kind" if path.is_dir() else "not there"
+        raise InputError(f"checkpoint {path} is {kind}; give the path of one such as runs/.../checkpoints/best.ckpt")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = _read_shards(path, parts) if is_sharded else _read_file(path)
+    except InputError:
+        raise
     except Exception as error:  # a damaged file raises whatever its bytes happen to say
-        raise InputError(f"checkpoint {path} cannot be read as plain data: {_reason(error, path)}") from error
+        reason = _reason(error, path / shards.PLAIN if is_sharded else path)
+        raise InputError(f"checkpoint {path} cannot be read as plain data: {reason}") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise InputError(f"checkpoint {path} is a file of another kind: it has no state_dict")
     return checkpoint
 
 
+def _read_file(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+def _read_shards(path: Path, parts: Iterable[str] | None) -> dict[str, Any]:
+    from metronome.training.checkpoints.sharded.read import consolidate  # takes a while to import
+
+    return consolidate(path, parts)
+
+
 def _reason(error: Exception, path: Path) -> str:
     """Why PyTorch cannot load a file, without its advice for programs."""
     text = str(error)
+    if isinstance(error, OSError):
+        return error.strerror or text
     if not is_zipfile(path) or "mmap can only be used" in text:
         return "it is no checkpoint, or a damaged one" if path.stat().st_size else "it is empty"
     lines = (text.partition("WeightsUnpickler error:")[2] or text).strip().splitlines() or [type(error).__name__]
@@ -111,7 +133,7 @@ def newest_whole(files: list[Path]) -> Path | None:
     found: list[tuple[int, int, Path]] = []
     for file in files:
         try:
-            checkpoint = read_checkpoint(file)
+            checkpoint = read_checkpoint(file, parts=())
             check_goes_on(checkpoint, file)
             found.append((checkpoint["global_step"], file.stat().st_mtime_ns, file))
         except InputError as error:
@@ -127,6 +149,9 @@ def newest_whole(files: list[Path]) -> Path | None:
 
 def check_whole(path: str | Path) -> None:
     """Read a checkpoint to its last byte. Raises InputError if a sum in it does not fit."""
+    if shards.is_sharded(path):
+        shards.check_whole(path)
+        return
     if not is_zipfile(path):
         return  # in PyTorch's old format, which has no sums
     try:

@@ -37,6 +37,7 @@ from metronome.runs.overrides import GOING_ON
 from metronome.runs.storage.address import is_address
 from metronome.runs.storage.cache import at_hand
 from metronome.training.checkpoints.files import PART, written_aside
+from metronome.training.checkpoints.places import discard, put_back
 from metronome.units import InputError
 
 _ABOUT = ("experiment", "overrides", "in_sweep")
@@ -84,6 +85,8 @@ class Run:
         experiment = hydra.runtime.choices.get("experiment") or "default"
         is_first = rank_zero_only.rank == 0
         lock = hold(folder) if is_first else None
+        if is_first:
+            put_back(folder / "checkpoints")
         base = Path("runs") / experiment
         here, storage = RunFolder(Path(relative(folder))), settings.get("storage")
         if ask.resume or ask.checkpoint == "last":
@@ -130,7 +133,7 @@ class Run:
         if self.start.goes_on:
             (self.folder / RESULT_FILE).unlink(missing_ok=True)  # it is of an end that was none
             for half_written in [file for name in _FILES for file in self.folder.glob(f"{name}{PART}")]:
-                half_written.unlink(missing_ok=True)
+                discard(half_written)
         elif (self.folder / CONFIG_FILE).exists():
             raise InputError(
                 f"the folder {self.relative_folder} holds a run already; give another one, or go on with it: "
@@ -144,7 +147,7 @@ class Run:
         own = [KeepConfig(self.folder, self.experiment, self.config), Clock()]
         job = build_job(self.config, self.overrides, own)
         if self.checkpoint is not None:
-            checkpoint = read_checkpoint(self.checkpoint)
+            checkpoint = read_checkpoint(self.checkpoint, parts=())
             check_fits(checkpoint, job.model, self.checkpoint)
             check_same(checkpoint, self.config)
             check_end(checkpoint, job.trainer, job.plan)
@@ -182,7 +185,7 @@ class Run:
 def _with_file(start: Start) -> Start:
     """The same with the checkpoint as a file, read to its last byte. Raises InputError if it is damaged."""
     if start.checkpoint is not None:
-        check_goes_on(read_checkpoint(start.checkpoint), start.checkpoint)
+        check_goes_on(read_checkpoint(start.checkpoint, parts=()), start.checkpoint)
         check_whole(start.checkpoint)
     if start.newest_in is None:
         return start

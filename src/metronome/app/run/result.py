@@ -191,10 +191,10 @@ class Result:
 
     def _best(self, trainer: Trainer) -> dict[str, Any] | None:
         callback = model_checkpoint(trainer)
-        if callback is None or callback.best_model_score is None or not Path(callback.best_model_path).is_file():
+        if callback is None or callback.best_model_score is None or not Path(callback.best_model_path).exists():
             return None
         try:
-            step = read_checkpoint(callback.best_model_path)["global_step"]
+            step = read_checkpoint(callback.best_model_path, parts=())["global_step"]
         except InputError:
             step = None  # this runs while errors pass too, and must not hide them
         return {

@@ -2,27 +2,24 @@
 
 import logging
 import time
-from ast import literal_eval
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import proxy
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from metronome.training.checkpoints.files import NotWritten
+from metronome.training.checkpoints.background import Beside, Group, Lost
+from metronome.training.checkpoints.copies import Memory
+from metronome.training.checkpoints.books import BOOKS, kept, moved
+from metronome.training.checkpoints.files import NotWritten, reason_not_written
 from metronome.training.checkpoints.monitored import settle
 from metronome.units import Duration, InputError
 
 log = logging.getLogger("metronome.training")
 
-# What a save changes. A save that fails has changed none of it.
-_BOOKS = ("best_k_models", "kth_best_model_path", "kth_value", "best_model_path", "best_model_score", "current_score",
-          "last_model_path", "_last_global_step_saved", "_last_checkpoint_saved", "_defer_save_until_validation",
-          "_last_time_checked")  # fmt: skip
-# What a checkpoint keeps of the best ones, where there are none yet.
-_NO_BEST = {"best_k_models": {}, "kth_best_model_path": "", "best_model_path": "", "best_model_score": None,
-            "current_score": None}  # fmt: skip
+_GOES_ON = "%s; the training goes on, and saves the next time"
 
 
 class Checkpoint(ModelCheckpoint):
@@ -34,6 +31,8 @@ class Checkpoint(ModelCheckpoint):
     - `save_last_every` saves the last step in between too, however long an epoch is.
     - A save that fails (a full disk) leaves the checkpoints, and the knowledge of them, as they were; the training goes
       on, and saves the next time. Only where nothing comes after it the run fails.
+    - In the background, a save holds the training up only as long as it takes to copy what is saved; the rest a thread
+      does. At most one moment's checkpoints are on their way: the next ones wait for them, as does the end of a fit.
     - The best ones are known again after a resume, also where the folder was moved.
     - Whether the least or the greatest value of `monitor` is the best is worked out, where `mode` does not say it.
 
@@ -42,6 +41,8 @@ class Checkpoint(ModelCheckpoint):
         save_last_every: a Duration in steps, epochs, samples or time (`10 min`); None: only with the others.
         save_last_after_validation: whether the last step is saved after every validation; without, where validations
             are many and cheap, only as often as `save_last_every` says, and at the end.
+        background: whether checkpoints are written while the training goes on; main memory must hold what is in one
+            once more.
         options: those of ModelCheckpoint.
 
     Raises:
@@ -55,6 +56,7 @@ class Checkpoint(ModelCheckpoint):
         mode: str | None = None,
         save_last_every: str | Duration | None = None,
         save_last_after_validation: bool = True,
+        background: bool = False,
         **options: Any,
     ) -> None:
         for name, value in (
@@ -77,6 +79,9 @@ class Checkpoint(ModelCheckpoint):
                 f"save_last_every={save_last_every} must be steps, epochs, samples or time, above 0 and beside "
                 "save_last=true; for example '10 min', or null"
             )
+        if not isinstance(background, bool) or (background and self.save_last == "link"):
+            raise InputError(f"background={background} is true or false, and true beside save_last=true or false only")
+        self.beside = Beside(background)
         self.save_last_after_validation = save_last_after_validation
         self.seconds_saving = 0.0  # of this start
         self._after_step: list[Callable[[], None]] = []
@@ -92,7 +97,7 @@ class Checkpoint(ModelCheckpoint):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
-        self._saved_at = (time.monotonic(), trainer.global_step)
+        self._saved_at, self.beside.has_saved = (time.monotonic(), trainer.global_step), False
         if self.every is not None and self.every.unit != "seconds":
             plan = trainer.plan
             if plan is None and self.every.unit != "steps":
@@ -105,6 +110,8 @@ class Checkpoint(ModelCheckpoint):
 
     def after_step(self, trainer: L.Trainer) -> None:
         """Called when a step is done and its values are logged."""
+        if self.beside.pending is not None and trainer.is_global_zero:
+            self._say_failure(self.beside.pending)
         due, self._after_step = self._after_step, []
         for save in due:
             self._or_as_before(save)
@@ -130,7 +137,7 @@ class Checkpoint(ModelCheckpoint):
             return
         # Lightning does it only where the best ones have changed.
         if not self._should_skip_saving_checkpoint(trainer) and self._saved_at[1] != trainer.global_step:
-            self.save_last_now(trainer)
+            self._save_last(trainer)
 
     def is_time(self, trainer: L.Trainer) -> bool:
         """Whether as much time as `save_last_every` says has gone by; each device's clock is its own."""
@@ -147,18 +154,29 @@ class Checkpoint(ModelCheckpoint):
         return not trainer.fast_dev_run and trainer.global_step != self._last_global_step_saved  # pyright: ignore
 
     def save_last_if_due(self, trainer: L.Trainer) -> None:
-        self._or_as_before(lambda: self.save_last_now(trainer))
+        self._or_as_before(lambda: self._save_last(trainer))
 
     def save_last_now(self, trainer: L.Trainer) -> None:
-        """Write last.ckpt, if it is wanted and a step has been made. Raises NotWritten if it cannot be."""
+        """Write last.ckpt, if it is wanted and a step has been made; then all is on the disk. Raises NotWritten if it
+        cannot be."""
+        self.wait(trainer)
+        self._save_last(trainer)
+
+    def _save_last(self, trainer: L.Trainer) -> None:
         if self.save_last and not trainer.fast_dev_run and trainer.global_step:  # pyright: ignore
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.wait(trainer)
         if self._last_global_step_saved != trainer.global_step or not self._last_checkpoint_saved:
             self.save_last_now(trainer)
 
+    def _save_last_checkpoint(self, trainer: Any, monitor_candidates: dict[str, Any]) -> None:
+        self._look_back(trainer)
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+
     def _save_topk_checkpoint(self, trainer: Any, monitor_candidates: dict[str, Any]) -> None:
+        self._look_back(trainer)
         is_there = self.monitor is None or self.monitor in monitor_candidates
         if not is_there and self.save_top_k != 0 and trainer.fit_loop.epoch_loop.val_loop._has_run:
             names = ", ".join(sorted(name for name in monitor_candidates if name not in ("epoch", "step"))) or "nothing"
@@ -172,24 +190,93 @@ class Checkpoint(ModelCheckpoint):
         before, self._last_global_step_saved = self._last_global_step_saved, trainer.global_step
         began = time.monotonic()
         try:
-            super()._save_checkpoint(trainer, filepath)
+            if (group := self.beside.open) is None:
+                super()._save_checkpoint(trainer, filepath)
+            else:
+                with group.saving(filepath):
+                    trainer.save_checkpoint(filepath, self.save_weights_only)
+                self._last_checkpoint_saved = filepath
         except BaseException:
             self._last_global_step_saved = before
             raise
         finally:
             self.seconds_saving += time.monotonic() - began
+        self.beside.has_saved = True
         if filepath == self.last_model_path:
             self._saved_at = (time.monotonic(), trainer.global_step)
 
+    def _remove_checkpoint(self, trainer: Any, filepath: str) -> None:
+        remove = super()._remove_checkpoint
+        if (group := self.beside.open) is None:
+            remove(trainer, filepath)
+        else:
+            group.remove_afterwards(lambda: remove(trainer, filepath))
+
     def _or_as_before(self, save: Callable[[], None]) -> None:
-        books = {name: _kept(getattr(self, name)) for name in _BOOKS}
+        books = {name: kept(getattr(self, name)) for name in (*BOOKS, "_saved_at")}
         try:
-            save()
+            with self.beside.moment(books):
+                save()
+        except Lost:
+            self._or_as_before(save)  # what was judged by it is judged anew
         except NotWritten as error:
-            vars(self).update(books)
-            # Not asked again before the next step's time has come.
-            self._saved_at = (time.monotonic(), self._saved_at[1])
-            log.warning("%s; the training goes on, and saves the next time", error)
+            self._put_back(books)
+            log.warning(_GOES_ON, error)
+
+    def _put_back(self, books: dict[str, Any]) -> None:
+        vars(self).update(books)
+        # Not asked again before the next step's time has come.
+        self._saved_at = (time.monotonic(), books["_saved_at"][1])
+
+    # ---- what is written beside it --------------------------------------------------------------------------
+
+    def wait(self, trainer: L.Trainer) -> bool:
+        """Until all that was saved is on the disk; where that has failed it is as if it had not been begun, and False.
+        All devices must call it together."""
+        if (group := self._ended()) is None:
+            return True
+        if group.error is not None and reason_not_written(group.path, group.error) is None:
+            raise group.error  # a mistake, as it would be raised where it is written at once
+        if trainer.is_global_zero:
+            self._say_failure(group)
+        if trainer.strategy.broadcast(group.error is not None):
+            waits = self._defer_save_until_validation
+            self._put_back(group.books)
+            self._defer_save_until_validation |= waits
+            return False
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(proxy(self))  # pyright: ignore
+        return True
+
+    def _look_back(self, trainer: L.Trainer) -> None:
+        if not self.wait(trainer):
+            raise Lost
+
+    def _wait_alone(self) -> None:
+        """The same where others may not come to it."""
+        if (group := self._ended()) is not None and group.error is not None:
+            self._say_failure(group)
+            self._put_back(group.books)
+
+    def _ended(self) -> Group | None:
+        began = time.monotonic()
+        group = self.beside.take_pending()
+        self.seconds_saving += 0.0 if group is None else time.monotonic() - began
+        return group
+
+    def _say_failure(self, group: Group) -> None:
+        if group.error is not None and not group.is_told:
+            group.is_told = True
+            log.warning(_GOES_ON, reason_not_written(group.path, group.error) or repr(group.error))
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._wait_alone()
+        super().on_exception(trainer, pl_module, exception)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._wait_alone()
+        self.beside.memory = Memory()
 
     # ---- what is kept of it ---------------------------------------------------------------------------------
 
@@ -202,57 +289,8 @@ class Checkpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         before, here = state_dict.get("dirpath"), self.dirpath
         if before is not None and here is not None and before != here:
-            state_dict = _moved(state_dict, Path(before), Path(here))
+            state_dict = moved(state_dict, Path(before), Path(here))
         super().load_state_dict(state_dict)
         self.current_score = state_dict.get("current_score")
         self._last_global_step_saved = state_dict.get("last_step_saved", 0)
         self._last_checkpoint_saved = state_dict.get("last_checkpoint_saved", "")
-
-
-def hand_over(states: dict[str, Any], callbacks: Iterable[Any]) -> None:
-    """What a checkpoint has of a `Checkpoint` with other options goes to the one that has taken its place: the
-    last checkpoint, and the best, unless it was the best by another metric, or the worst; then it counts anew.
-
-    Args:
-        states: of the checkpoint's callbacks; changed.
-        callbacks: those of the training that goes on.
-    """
-    all_ours = [callback for callback in callbacks if type(callback) is Checkpoint]
-    known = {callback.state_key for callback in all_ours}
-    ours = [callback for callback in all_ours if callback.state_key not in states]
-    theirs = [key for key in states if str(key).startswith(f"{Checkpoint.__name__}{{") and key not in known]
-    if len(ours) != 1 or len(theirs) != 1:
-        return  # none has changed, or which is which cannot be told
-    here, there = (_best_by(key) for key in (ours[0].state_key, theirs[0]))
-    state = states.pop(theirs[0])
-    states[ours[0].state_key] = state if here == there else state | _NO_BEST | {"kth_value": ours[0].kth_value}
-    if here != there:
-        log.warning("the best counts anew: by %s, before by %s", here, there)
-
-
-def _best_by(state_key: str) -> str:
-    options = literal_eval(state_key.removeprefix(Checkpoint.__name__))
-    if options["monitor"] is None:
-        return "no metric"
-    return f"the {'highest' if options['mode'] == 'max' else 'lowest'} {options['monitor']}"
-
-
-def _kept(value: Any) -> Any:
-    # This is asked for after each step, and only a dict is changed in place.
-    return dict(value) if isinstance(value, dict) else value
-
-
-def _moved(state: dict[str, Any], before: Path, here: Path) -> dict[str, Any]:
-    """The same books where the best ones now lie in another folder; as they were where they do not."""
-
-    def moved(path: str) -> str:
-        inside = path and Path(path).is_relative_to(before)
-        return str(here / Path(path).relative_to(before)) if inside else path
-
-    best = {moved(path): score for path, score in state["best_k_models"].items()}
-    if not all(Path(path).is_file() for path in best):
-        # A new run goes on from another, whose best stays where it is: Lightning removes none outside of its folder.
-        is_there = best and all(Path(path).is_file() for path in state["best_k_models"])
-        return state | {"dirpath": str(here), "last_model_path": ""} if is_there else state
-    names = ("best_model_path", "kth_best_model_path", "last_model_path", "last_checkpoint_saved")
-    return state | {name: moved(state.get(name, "")) for name in names} | {"dirpath": str(here), "best_k_models": best}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from metronome.training.checkpoints.averaging import averaging, go_on_in_mid_epoch, is_renewing_batch_norm
-from metronome.training.checkpoints.callback import hand_over
+from metronome.training.checkpoints.handing_over import hand_over
 from metronome.training.lightning_private import CheckpointConnectorBase
 from metronome.units import InputError
 
