@@ -10,3 +10,5 @@ STUDY_FILE, ORDER_FILE = "study.json", "order.json"
 LOCK_FILE = ".lock"
 # A report: its page, and a row for each run.
 REPORT_FILE, SUMMARY_FILE = "report.html", "summary.csv"
+# Of a run: the torchruns that have started its processes, so that they find it when they start them again.
+STARTED_BY_FILE = ".torchrun"

@@ -8,6 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked, asked_sweep, typed
 from metronome.app.errors.exits import past_hydra
+from metronome.app.hosts.company import company
+from metronome.app.hosts.folder import agreed_folder
 from metronome.runs.folders import RunFolder, relative, run_around, runs_in
 from metronome.runs.going_on import choose_folder, resumes
 from metronome.runs.sweeps import newest_sweep
@@ -27,8 +29,12 @@ class ChooseFolder(Callback):
             there = runs_in(new.parent) if ask.resume or ask.checkpoint == "last" else []
             is_path = ask.checkpoint not in (None, "last")
             run = run_around(Path(str(ask.checkpoint))) if is_path else None
-            folder = choose_folder(ask, new, there, None if run is None else RunFolder(run))
-        _put(config, "hydra.run.dir", relative(folder))
+            around = None if run is None else RunFolder(run)
+            if (others := company()) is None:
+                folder = relative(choose_folder(ask, new, there, around))
+            else:
+                folder = agreed_folder(others, ask, new, lambda all_there: choose_folder(ask, new, all_there, around))
+        _put(config, "hydra.run.dir", folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if _is_given(config, "hydra.sweep.dir"):

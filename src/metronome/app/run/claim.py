@@ -1,8 +1,10 @@
 """One run, one folder; one process in it at a time."""
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import rmtree
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +17,9 @@ from metronome.app.config.asked import asked, in_search, in_sweep, typed
 from metronome.app.config.build import Job, build_job
 from metronome.app.config.foreign import give_groups
 from metronome.app.config.types import check_types
+from metronome.app.hosts.beginning import START_FROM, agreed_beginning
+from metronome.app.hosts.company import company
+from metronome.app.hosts.copies import keep_copies
 from metronome.app.run.checkpoints import (
     KeepConfig,
     NothingLeft,
@@ -30,12 +35,13 @@ from metronome.app.run.checkpoints import (
 from metronome.app.run.clock import Clock
 from metronome.runs.deciding import deciding
 from metronome.runs.folders import RunFolder, hold, relative, runs_in
-from metronome.runs.going_on import Start, choose_start
+from metronome.runs.going_on import Asked, RunFound, Start, choose_start
 from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
 from metronome.runs.overrides import GOING_ON
 from metronome.training.checkpoints.files import PART, written_aside
 from metronome.units import InputError
 
+_SECONDS_TO_LET_GO = 30
 _ABOUT = ("experiment", "overrides", "in_sweep")
 # What an earlier start may have left half written.
 _FILES = (CONFIG_FILE, RESULT_FILE, PLAN_FILE, "metrics.csv", "*.ckpt", "checkpoints/**/*.ckpt")
@@ -55,6 +61,8 @@ class Run:
     config: dict[str, Any]
     start: Start = field(default_factory=Start)
     _lock: Any = field(default=None, repr=False, compare=False)
+    is_keeper: bool = field(default_factory=lambda: rank_zero_only.rank == 0)  # whether this process writes its files
+    is_apart: bool = False  # whether other hosts keep it on disks of their own, too
 
     @classmethod
     def claim(cls, config: DictConfig) -> "Run":
@@ -78,14 +86,23 @@ class Run:
                 settings["test"] = False  # what a search looks at is no test any more
         experiment = hydra.runtime.choices.get("experiment") or "default"
         is_first = rank_zero_only.rank == 0
-        lock = hold(folder) if is_first else None
+        lock = _held(folder) if is_first else None
         base = Path("runs") / experiment
-        here = RunFolder(Path(relative(folder)))
-        start = choose_start(ask, here, in_sweep(), runs_in(base) if ask.checkpoint == "last" else (), base)
-        if start.is_done and start.before == "finished":
-            _check_unchanged(here.folder, settings)
-        run = cls(folder, experiment, overrides, in_sweep(), settings, _with_file(start), lock)
-        if is_first and not start.goes_on:
+
+        def choose(ask: Asked, here: RunFound) -> Start:
+            start = choose_start(ask, here, in_sweep(), runs_in(base) if ask.checkpoint == "last" else (), base)
+            if start.is_done and start.before == "finished":
+                _check_unchanged(here.folder, settings)
+            return start
+
+        run = cls(folder, experiment, overrides, in_sweep(), settings, _lock=lock)
+        if (others := company()) is None:
+            run = replace(run, start=_with_file(choose(ask, RunFolder(Path(relative(folder))))))
+        else:
+            begin = agreed_beginning(others, ask, folder, choose, _with_file, _read_whole)
+            run = replace(run, start=begin.start, is_apart=begin.is_apart, _lock=lock or begin.lock,
+                          is_keeper=is_first or begin.is_keeper)  # fmt: skip
+        if run.is_keeper and not run.start.goes_on:
             run.write_config()
         return run
 
@@ -130,8 +147,10 @@ class Run:
 
     def build(self) -> Job:
         """All that the training needs. Raises InputError if it does not fit the checkpoint that it is to start from."""
-        own = [KeepConfig(self.folder, self.experiment, self.config), Clock()]
+        own = [KeepConfig(self.folder, self.experiment, self.config, self.is_apart), Clock()]
         job = build_job(self.config, self.overrides, own)
+        if self.is_apart:
+            keep_copies(job.trainer, self.is_keeper and rank_zero_only.rank != 0)
         if self.checkpoint is not None:
             checkpoint = read_checkpoint(self.checkpoint)
             check_fits(checkpoint, job.model, self.checkpoint)
@@ -149,6 +168,8 @@ class Run:
             if isinstance(error, NothingLeft) and not self.start.goes_on:
                 self._leave_nothing()
             self._lock.close()
+        if self.is_apart and self.is_keeper:
+            rmtree(self.folder / START_FROM, ignore_errors=True)
 
     def _leave_nothing(self) -> None:
         """A folder that was made for this start goes, unless there is more in it."""
@@ -181,8 +202,29 @@ def _with_file(start: Start) -> Start:
     return replace(start, checkpoint=None if newest is None else str(newest))
 
 
+def _read_whole(file: Path) -> dict[str, Any]:
+    checkpoint = read_checkpoint(file)
+    check_goes_on(checkpoint, file)
+    check_whole(file)
+    return checkpoint
+
+
+def _held(folder: Path) -> Any:
+    """The folder, held. Where torchrun starts a run again, what it has ended may still be about to let it go."""
+    end = time.monotonic() + (_SECONDS_TO_LET_GO if company() is not None else 0)
+    while True:
+        try:
+            return hold(folder)
+        except InputError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
 def _check_unchanged(folder: Path, settings: dict[str, Any]) -> None:
     """Raises InputError if a finished run was one of other values: a file of the configuration has changed since."""
+    if not (folder / CONFIG_FILE).is_file():
+        return  # it lies on another host
     theirs, ours = deciding(yaml.safe_load((folder / CONFIG_FILE).read_text())), deciding(settings)
     for name in [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
         raise InputError(
