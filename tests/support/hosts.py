@@ -24,13 +24,23 @@ PORT = 29_500
 
 
 class Host:
-    """A host with the address `10.77.0.<number>`, from 1 up."""
+    """A host with the address `10.77.0.<number>`, from 1 up.
 
-    def __init__(self, number: int, root: Path, prefix: list[str]) -> None:
+    `by_name`: hosts know each other by name, as where there is a name server; else each only itself, as 127.0.1.1, as
+    Debian makes it.
+    """
+
+    def __init__(self, number: int, root: Path, prefix: list[str], by_name: bool) -> None:
         self.number, self.address, self.root = number, f"10.77.0.{number}", root
         self._prefix = prefix
-        begin = f"hostname host{number}; ip link set lo up; echo; exec cat"
-        self._holder = _waiting([*prefix, "unshare", *_SPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", begin])
+        root.mkdir(parents=True, exist_ok=True)
+        names = root / f".names_of_{number}"
+        known = [f"10.77.0.{n} host{n}" for n in range(1, 10)] if by_name else [f"127.0.1.1 host{number}"]
+        names.write_text("\n".join(["127.0.0.1 localhost", *known, ""]))
+        begin = f"hostname host{number}; ip link set lo up; mount --bind '{names}' /etc/hosts; echo; exec cat"
+        self._holder = _waiting(
+            [*prefix, "unshare", *_SPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-c", begin]
+        )
         # Of nsenter's, where there is one, unshare is the process itself; the host's first process is its child.
         self.first = int(Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text().split()[0])
         self._commands: list[Command] = []
@@ -95,9 +105,9 @@ class Network:
         self._do("ip", "link", "set", "switch0", "up")
         self.hosts: dict[int, Host] = {}
 
-    def add(self, number: int, root: Path | None = None) -> Host:
+    def add(self, number: int, root: Path | None = None, by_name: bool = False) -> Host:
         """A host, in the place of one of this number that was killed before; `root` is the folder it works in."""
-        host = Host(number, root or self.folder, self._prefix)
+        host = Host(number, root or self.folder, self._prefix, by_name)
         self._stack.callback(host.close)
         end = f"port{number}"
         subprocess.run([*self._in_switch(), "ip", "link", "del", end], capture_output=True)  # that of the one before
@@ -166,7 +176,8 @@ def _as_root() -> list[str]:
 def _waiting(command: list[str]) -> Any:
     """A process that has said a line, and ends when this one does."""
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None and process.stdout.readline() == b"\n"
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"\n"
     return process
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from metronome.app.config.foreign import GivesPlan, wants_to_know
 from metronome.app.config.monitored import leave_mode_open, without_open_mode
 from metronome.app.config.rates import scaled
-from metronome.app.hosts.layout import follow_torchrun
+from metronome.app.config.torchrun import follow_torchrun
 from metronome.data import DataModule
 from metronome.models.supervised import Supervised
 from metronome.runs.overrides import key_and_value

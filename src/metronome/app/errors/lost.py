@@ -16,7 +16,7 @@ _ADDRESS = re.compile(r"\[?((?:\d{1,3}\.){3}\d{1,3})\]?:\d+")
 def lost_company(error: BaseException) -> str | None:
     """The line for an error that means that another process of the run is gone; None for any other.
 
-    >>> lost_company(RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read error [10.0.0.2]:83: Connection reset by peer"))
+    >>> lost_company(RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read [10.0.0.2]:83: Connection reset"))
     'a process of this run is gone, at 10.0.0.2; the same command with resume=auto goes on from the last checkpoint'
     """
     if not isinstance(error, RuntimeError):
@@ -26,5 +26,10 @@ def lost_company(error: BaseException) -> str | None:
         return None
     remote = text.rpartition("remote=")[2]
     found = _ADDRESS.search(remote)
-    where = "" if found is None or found[1].startswith("127.") else f", at {found[1]}"
+    return gone(None if found is None or found[1].startswith("127.") else f"at {found[1]}")
+
+
+def gone(how: str | None = None) -> str:
+    """The line that says so, with where or how."""
+    where = "" if how is None else f", {how}"
     return f"a process of this run is gone{where}; the same command with resume=auto goes on from the last checkpoint"

@@ -23,6 +23,7 @@ from typing import Any
 
 from metronome.app.errors.exits import EXIT_FAILED, EXIT_INPUT
 from metronome.app.hosts.network import choose_interface
+from metronome.app.hosts.watch import Watch
 from metronome.units import InputError, RunFailed
 
 _SECONDS = 300  # for all to come: torchrun starts them at once, but imports may take their time
@@ -63,6 +64,14 @@ class Company:
         if self.hosts > 1:
             choose_interface(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
         self.store = _meet(self.rank, self.size)
+        self._watch = None
+        if self.hosts > 1 and self.is_keeper:
+            self._watch = Watch(self.host, self.hosts, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+
+    def part(self) -> None:
+        """The run is done in this process."""
+        if self._watch is not None:
+            self._watch.end()
 
     def first_says(self, decide: Callable[[], Any]) -> Any:
         """What the first process decides, for all: plain data. What it cannot decide it tells itself, and the others

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from metronome.app.hosts.company import Company
 
+# A file system over the network may show late what another host has written.
+_PAUSES = (0.0, 0.3, 1.0)  # seconds
+
 
 def keepers_of(company: Company, folder: Path) -> list[int]:
     """For each host the first of those that share its disk; `[0, 0, 0]` where all do. It writes what the run keeps."""
@@ -18,7 +21,7 @@ def keepers_of(company: Company, folder: Path) -> list[int]:
 
     def first_seen() -> int:
         first = company.host
-        for pause in (0.0, 0.3, 1.0):  # a file system over the network may show late what another host has written
+        for pause in _PAUSES:
             time.sleep(pause)
             first = min(host for host in range(company.hosts) if host == company.host or file(host).exists())
             if first == 0:

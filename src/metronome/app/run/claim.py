@@ -168,6 +168,8 @@ class Run:
             if isinstance(error, NothingLeft) and not self.start.goes_on:
                 self._leave_nothing()
             self._lock.close()
+        if (others := company()) is not None and not self.in_sweep and isinstance(error, SystemExit | None):
+            others.part()
         if self.is_apart and self.is_keeper:
             rmtree(self.folder / START_FROM, ignore_errors=True)
 
