@@ -164,16 +164,18 @@ def test_hosts_leave_and_come_back(net: Network) -> None:
     def come(number: int) -> Command:
         host = net.add(number, folder, by_name=True)
         line = torchrun("1:3", 0, *quick, *job, elastic="10.77.0.1")
-        return host.start(*line, PYTHONPATH=os.pathsep.join([str(PROJECT / "src"), support]))
+        # The store that it keeps for all starts has no place for a host that joins later (PyTorch 2.13).
+        environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        return host.start(*line, PYTHONPATH=os.pathsep.join([str(PROJECT / "src"), support]), **environment)
 
     commands = [come(number) for number in (1, 2, 3)]
     wait_for(lambda: "= 3 devices" in commands[0].said and has_saved(folder))
     net.hosts[3].kill()
     lost_at = time.monotonic()
-    wait_for(lambda: "goes on" in commands[0].said.rpartition("= 2 devices")[2])
+    wait_for(lambda: "goes on" in commands[0].said.partition("= 2 devices")[2])
     print(f"the others went on {time.monotonic() - lost_at:.1f} s after the loss")
     back = come(3)
-    wait_for(lambda: "goes on" in commands[0].said.rpartition("= 2 devices")[2].rpartition("= 3 devices")[2])
+    wait_for(lambda: "goes on" in commands[0].said.partition("= 2 devices")[2].partition("= 3 devices")[2])
     end_well([*commands[:2], back])
 
     one, other = (state_of(run_of(place) / "checkpoints/last.ckpt") for place in (alone, folder))

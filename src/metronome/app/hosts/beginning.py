@@ -32,13 +32,13 @@ class Beginning:
     Attributes:
         start: with its checkpoint as a file of this host.
         is_keeper: whether it keeps the run's files, on a disk that the first process does not see.
-        is_apart: whether any process does.
+        first_folder: the run's folder on the first host, if any process does.
         lock: of the folder on that disk.
     """
 
     start: Start
     is_keeper: bool = False
-    is_apart: bool = False
+    first_folder: Path | None = None
     lock: Any = None
 
 
@@ -71,6 +71,8 @@ def agreed_beginning(
         }
 
     told = company.from_hosts(look)
+    if is_apart and company.rank == 0:
+        log.info("%-11sno disk in common: each host keeps the run's checkpoints", "hosts")
 
     def decide() -> dict[str, Any]:
         run, again = _as_all_see_it(here, told, keepers)
@@ -78,7 +80,7 @@ def agreed_beginning(
         if again and started_before(asked, [replace(run, is_ours=True)]) is not None:
             as_asked = replace(asked, checkpoint=None, resume=True)
         start = choose(as_asked, run if is_apart else here)
-        plan = {"agents": [one["agent"] for one in told]}
+        plan: dict[str, Any] = {"agents": [one["agent"] for one in told], "folder": str(folder)}
         if is_apart and start.goes_on and start.checkpoint is None and start.newest_in in (None, str(here.folder)):
             return plan | _from_the_folder(start, told, sorted(set(keepers)))
         return plan | {"start": with_file(start).as_dict()}
@@ -96,7 +98,7 @@ def agreed_beginning(
         start = _from_outside(company, start, folder, keepers)
     if is_keeper:
         keep_agents(folder, plan["agents"])
-    return Beginning(start, is_keeper and company.rank != 0, is_apart, lock)
+    return Beginning(start, is_keeper and company.rank != 0, Path(plan["folder"]) if is_apart else None, lock)
 
 
 def _as_all_see_it(here: RunFolder, told: list[dict[str, Any]], keepers: list[int]) -> tuple[RunTold, bool]:
@@ -126,8 +128,7 @@ def _from_the_folder(start: Start, told: list[dict[str, Any]], keepers: list[int
     newest = max(theirs, key=lambda name: theirs[name]["steps"], default=None)
     if wanted and newest is not None:
         to = ", ".join(map(str, wanted))
-        log.info("%-11shost %s sends the checkpoint of step %s to host %s", "no disk", owner, f"{steps[owner]:,}", to)
-        log.info("%-11sin common; each host keeps one of its own\n", "")
+        log.info("%-11shost %s sends the checkpoint of step %s to host %s", "", owner, f"{steps[owner]:,}", to)
     return {"start": replace(start, checkpoint=newest, newest_in=None).as_dict(), "owner": owner, "wanted": wanted}
 
 

@@ -64,7 +64,7 @@ def _broadcast(company: Company, hosts: list[int], owner: int) -> Callable[[Any]
     return broadcast
 
 
-def _chunks(file: Path | None, broadcast: Callable[[Any], Any]) -> Iterator[bytes]:
+def _chunks(file: Path | None, broadcast: Callable[[Any], Any]) -> Iterator[bytearray]:
     """A file that lies on the owner's host, where it is given by its path."""
     import torch
 
@@ -81,7 +81,7 @@ def _chunks(file: Path | None, broadcast: Callable[[Any], Any]) -> Iterator[byte
         content.close()
 
 
-def _written(path: Path, chunks: Iterator[bytes]) -> str | None:
+def _written(path: Path, chunks: Iterator[bytearray]) -> str | None:
     """Why they could not be written, if so; all of them have come then too, since the other hosts go on."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,6 @@ def _written(path: Path, chunks: Iterator[bytes]) -> str | None:
     return None
 
 
-def _passed(chunks: Iterator[bytes]) -> None:
+def _passed(chunks: Iterator[bytearray]) -> None:
     for _ in chunks:
         pass

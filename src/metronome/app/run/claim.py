@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked, in_search, in_sweep, typed
@@ -19,7 +20,7 @@ from metronome.app.config.foreign import give_groups
 from metronome.app.config.types import check_types
 from metronome.app.hosts.beginning import START_FROM, agreed_beginning
 from metronome.app.hosts.company import company
-from metronome.app.hosts.copies import keep_copies
+from metronome.app.hosts.copies import OnEachHost
 from metronome.app.run.checkpoints import (
     KeepConfig,
     NothingLeft,
@@ -62,7 +63,7 @@ class Run:
     start: Start = field(default_factory=Start)
     _lock: Any = field(default=None, repr=False, compare=False)
     is_keeper: bool = field(default_factory=lambda: rank_zero_only.rank == 0)  # whether this process writes its files
-    is_apart: bool = False  # whether other hosts keep it on disks of their own, too
+    first_folder: Path | None = None  # on the first host, where others keep the run on disks of their own, too
 
     @classmethod
     def claim(cls, config: DictConfig) -> "Run":
@@ -100,7 +101,7 @@ class Run:
             run = replace(run, start=_with_file(choose(ask, RunFolder(Path(relative(folder))))))
         else:
             begin = agreed_beginning(others, ask, folder, choose, _with_file, _read_whole)
-            run = replace(run, start=begin.start, is_apart=begin.is_apart, _lock=lock or begin.lock,
+            run = replace(run, start=begin.start, first_folder=begin.first_folder, _lock=lock or begin.lock,
                           is_keeper=is_first or begin.is_keeper)  # fmt: skip
         if run.is_keeper and not run.start.goes_on:
             run.write_config()
@@ -147,10 +148,13 @@ class Run:
 
     def build(self) -> Job:
         """All that the training needs. Raises InputError if it does not fit the checkpoint that it is to start from."""
-        own = [KeepConfig(self.folder, self.experiment, self.config, self.is_apart), Clock()]
+        own: list[Callback] = [
+            KeepConfig(self.folder, self.experiment, self.config, self.first_folder is not None),
+            Clock(),
+        ]
+        if self.first_folder is not None:
+            own.append(OnEachHost(self.first_folder, self.folder, self.is_keeper and rank_zero_only.rank != 0))
         job = build_job(self.config, self.overrides, own)
-        if self.is_apart:
-            keep_copies(job.trainer, self.is_keeper and rank_zero_only.rank != 0)
         if self.checkpoint is not None:
             checkpoint = read_checkpoint(self.checkpoint)
             check_fits(checkpoint, job.model, self.checkpoint)
@@ -170,7 +174,7 @@ class Run:
             self._lock.close()
         if (others := company()) is not None and not self.in_sweep and isinstance(error, SystemExit | None):
             others.part()
-        if self.is_apart and self.is_keeper:
+        if self.first_folder is not None and self.is_keeper:
             rmtree(self.folder / START_FROM, ignore_errors=True)
 
     def _leave_nothing(self) -> None:
