@@ -22,7 +22,7 @@ APART = {("runs", "insight"), ("runs", "models"), ("runs", "data"), ("runs", "tr
          ("advice", "training")}  # fmt: skip
 # The same for the rooms inside rooms; what lies in the room itself is above them, but for what stands at the end.
 INNER = {
-    "app": ("processes", "console", "run", "storage", "sweeps", "config", "errors"),
+    "app": ("processes", "console", "run", "storage", "sweeps", "config", "hosts", "errors"),
     "training": ("trainer", "loops", "looks", "step", "guards", "planning", "flags", "signature", "speed", "logged",
                  "checkpoints", "batches", "state", "precise", "lightning_private"),
 }  # fmt: skip

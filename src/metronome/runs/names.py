@@ -12,3 +12,5 @@ LOCK_FILE = ".lock"
 REPORT_FILE, SUMMARY_FILE = "report.html", "summary.csv"
 # Of a run that is stored elsewhere too: what is on its way there, or back.
 STORAGE_FOLDER = ".storage"
+# Of a run: the torchruns that have started its processes, so that they find it when they start them again.
+STARTED_BY_FILE = ".torchrun"

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from metronome.app.config.foreign import GivesPlan, wants_to_know
 from metronome.app.config.monitored import leave_mode_open, without_open_mode
 from metronome.app.config.rates import scaled
+from metronome.app.config.torchrun import follow_torchrun
 from metronome.data import DataModule
 from metronome.models.supervised import Supervised
 from metronome.runs.overrides import key_and_value
@@ -60,6 +61,7 @@ def build_job(config: dict[str, Any], overrides: list[str], callbacks: list[Call
         raise InputError(f"test={config['test']} is neither true nor false")
     check_mode(config.get("mode"))
     choose_budget(config, overrides)
+    follow_torchrun(config["trainer"], overrides)
     trainer = build_trainer(config, callbacks)
     data = build_data(config)
     settings, rates = scaled(config["model"], lambda: first_batch_size(config, trainer, data))

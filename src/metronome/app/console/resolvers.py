@@ -8,6 +8,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import OmegaConf
 
 from metronome.app.config.asked import asked_sweep, typed
 from metronome.app.console.help import help_text
+from metronome.app.hosts.company import company, is_of_torchrun
 from metronome.app.sweeps.cluster import gpus_per_node, tasks_per_node
 from metronome.app.sweeps.direction import direction_of_search
 from metronome.app.sweeps.search import trials_done, trials_left
@@ -41,10 +43,16 @@ def run_name() -> str:
     """`<date>_<time>_<short id>`; where another program starts the processes of a run, a name that they all find."""
     if os.environ.get("SLURM_STEP_ID") and int(os.environ.get("SLURM_NTASKS", "1")) > 1:
         return f"slurm_{os.environ['SLURM_JOB_ID']}_{os.environ['SLURM_STEP_ID']}"
-    if (elastic := os.environ.get("TORCHELASTIC_RUN_ID")) is not None:
-        # torchrun calls a run "none" unless told otherwise; its processes have a parent in common.
-        name = f"{os.environ.get('MASTER_PORT', '')}_{os.getppid()}" if elastic == "none" else elastic
-        return f"torchrun_{name}_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    return _name_in_company() if is_of_torchrun() else _new_name()
+
+
+@cache
+def _name_in_company() -> str:
+    others = company()
+    return _new_name() if others is None else others.first_says(_new_name)
+
+
+def _new_name() -> str:
     return f"{datetime.now():%Y-%m-%d_%H%M%S}_{secrets.token_hex(3)}"
 
 

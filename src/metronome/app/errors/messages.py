@@ -17,6 +17,7 @@ from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBas
 
 from metronome.app.errors.extras import how_to_install, missing_package
 from metronome.app.errors.layers import layer_error
+from metronome.app.errors.lost import lost_company
 from metronome.app.errors.nearest import did_you_mean
 from metronome.app.errors.targets import not_there
 from metronome.units import InputError, RunFailed
@@ -58,7 +59,7 @@ def mistake(error: BaseException) -> str | None:
         return one_line(error)
     if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
         return one_line(error)
-    return layer_error(error)
+    return lost_company(error) or layer_error(error)
 
 
 def _raised_in(error: BaseException) -> str:
@@ -70,7 +71,8 @@ def _raised_in(error: BaseException) -> str:
 
 def cannot_go_on(error: BaseException) -> bool:
     """Whether an error is nobody's mistake, but of the run or the machine."""
-    return isinstance(error, RunFailed) or (isinstance(error, OSError) and error.errno in _DISK_FULL)
+    is_of_disk = isinstance(error, OSError) and error.errno in _DISK_FULL
+    return isinstance(error, RunFailed) or is_of_disk or lost_company(error) is not None
 
 
 def one_line(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from metronome.app.errors.exits import EXIT_FAILED, EXIT_SIGINT, EXIT_SIGTERM
+from metronome.app.errors.lost import lost_company
 from metronome.app.errors.messages import cannot_go_on, mistake, one_line
 from metronome.app.run.claim import Run
 from metronome.runs.names import CONFIG_FILE
@@ -114,10 +115,11 @@ def report_failure(error: BaseException) -> None:
     """In a process of a run: leave word of why it fails."""
     if not (folder := os.environ.get(_REPORTS)):
         return
-    line = mistake(error)
-    text = None if line else "".join(traceback.format_exception(error))
+    lost = lost_company(error)
+    line = mistake(error) if lost is None else None
+    text = None if line or lost else "".join(traceback.format_exception(error))
     report = {
-        "time": time.time(), "mistake": line, "error": one_line(error), "traceback": text,
+        "time": time.time(), "lost": lost, "mistake": line, "error": one_line(error), "traceback": text,
         "failed": cannot_go_on(error),
     }  # fmt: skip
     (Path(folder) / f"{os.environ['LOCAL_RANK']}.json").write_text(json.dumps(report))
@@ -148,13 +150,16 @@ def _raise_what_it_came_to(reports: Path, processes: list[subprocess.Popen]) -> 
     if known := next((report for report in found if report["mistake"]), None):
         raise (RunFailed if known["failed"] else InputError)(known["mistake"])
     codes = [process.returncode for process in processes]
-    if found:
-        print(found[0]["traceback"], file=sys.stderr)
-        raise ProcessFailed(found[0]["error"])
+    if own := [report for report in found if not report["lost"]]:
+        print(own[0]["traceback"], file=sys.stderr)
+        raise ProcessFailed(own[0]["error"])
     # Told to stop: in the training they end with a code of their own, before it by the signal.
     for signalled, code in ((signal.SIGTERM, EXIT_SIGTERM), (signal.SIGINT, EXIT_SIGINT)):
         if {-signalled, code} & set(codes):
             raise SystemExit(code)
+    if found:
+        # These only lost the company of one that could not say why.
+        raise RunFailed(found[0]["lost"])
     if any(codes):
         rank = next(i for i, code in enumerate(codes) if code)
         raise ProcessFailed(f"process {rank} of {len(codes)} ended with code {codes[rank]}")

@@ -32,8 +32,8 @@ class KeepConfig(Callback):
     """Keeps in each checkpoint the run's configuration, so that a checkpoint is all one needs, and how far the run's
     logs had come by then, so that they can be taken back."""
 
-    def __init__(self, folder: Path, experiment: str, config: dict[str, Any]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, experiment: str, config: dict[str, Any], on_all_hosts: bool = False) -> None:
+        self.folder, self.on_all_hosts = folder, on_all_hosts  # which each keep one
         self.about = {"version": __version__, "experiment": experiment, "config": config}
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -48,6 +48,8 @@ class KeepConfig(Callback):
                     "plain data; keep numbers, texts, lists and dicts, and save_hyperparameters(ignore=[...]) the rest"
                 )
         positions = log_positions(trainer.loggers, self.folder) if trainer.is_global_zero else {}
+        if self.on_all_hosts:
+            positions = trainer.strategy.broadcast(positions)
         checkpoint[KEY] = self.about | {"logs": positions}
 
 

@@ -8,6 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked, asked_sweep, typed
 from metronome.app.errors.exits import past_hydra
+from metronome.app.hosts.company import company
+from metronome.app.hosts.folder import agreed_folder
 from metronome.app.storage.bringing import bring_sweep, runs_known
 from metronome.runs.folders import RunFolder, relative, run_around
 from metronome.runs.going_on import choose_folder, resumes
@@ -25,11 +27,19 @@ class ChooseFolder(Callback):
             return
         with past_hydra():
             ask, new = asked(config, typed(config.hydra.overrides.task)), Path(config.hydra.run.dir)
-            there = runs_known(config.get("storage"), new.parent) if ask.resume or ask.checkpoint == "last" else []
+            storage = config.get("storage") if ask.resume or ask.checkpoint == "last" else None
             is_path = ask.checkpoint not in (None, "last")
             run = run_around(Path(str(ask.checkpoint))) if is_path else None
-            folder = choose_folder(ask, new, there, None if run is None else RunFolder(run))
-        _put(config, "hydra.run.dir", relative(folder))
+            around = None if run is None else RunFolder(run)
+            if (others := company()) is None:
+                there = runs_known(storage, new.parent) if ask.resume or ask.checkpoint == "last" else []
+                folder = relative(choose_folder(ask, new, there, around))
+            else:
+                folder = agreed_folder(
+                    others, ask, new,
+                    lambda there: choose_folder(ask, new, runs_known(storage, new.parent, there), around),
+                )  # fmt: skip
+        _put(config, "hydra.run.dir", folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         if _is_given(config, "hydra.sweep.dir"):

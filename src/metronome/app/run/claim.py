@@ -1,20 +1,26 @@
 """One run, one folder; one process in it at a time."""
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import rmtree
 from types import TracebackType
 from typing import Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from metronome.app.config.asked import asked, in_search, in_sweep, typed
 from metronome.app.config.build import Job, build_job
 from metronome.app.config.foreign import give_groups
 from metronome.app.config.types import check_types
+from metronome.app.hosts.beginning import START_FROM, agreed_beginning
+from metronome.app.hosts.company import company
+from metronome.app.hosts.copies import OnEachHost
 from metronome.app.run.checkpoints import (
     KeepConfig,
     NothingLeft,
@@ -31,7 +37,7 @@ from metronome.app.run.clock import Clock
 from metronome.app.storage.bringing import bring_back, runs_known
 from metronome.runs.deciding import deciding
 from metronome.runs.folders import RunFolder, hold, relative
-from metronome.runs.going_on import Start, choose_start, leave_word_of_start
+from metronome.runs.going_on import Asked, RunFound, Start, choose_start, leave_word_of_start
 from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
 from metronome.runs.overrides import GOING_ON
 from metronome.runs.storage.address import is_address
@@ -40,6 +46,7 @@ from metronome.training.checkpoints.files import PART, written_aside
 from metronome.training.checkpoints.places import discard, put_back
 from metronome.units import InputError
 
+_SECONDS_TO_LET_GO = 30
 _ABOUT = ("experiment", "overrides", "in_sweep")
 # What an earlier start may have left half written.
 _FILES = (CONFIG_FILE, RESULT_FILE, PLAN_FILE, "metrics.csv", "*.ckpt", "checkpoints/**/*.ckpt")
@@ -59,6 +66,8 @@ class Run:
     config: dict[str, Any]
     start: Start = field(default_factory=Start)
     _lock: Any = field(default=None, repr=False, compare=False)
+    is_keeper: bool = field(default_factory=lambda: rank_zero_only.rank == 0)  # whether this process writes its files
+    first_folder: Path | None = None  # on the first host, where others keep the run on disks of their own, too
 
     @classmethod
     def claim(cls, config: DictConfig) -> "Run":
@@ -84,21 +93,32 @@ class Run:
             ask = replace(ask, checkpoint=str(at_hand(str(ask.checkpoint), with_run=True)))
         experiment = hydra.runtime.choices.get("experiment") or "default"
         is_first = rank_zero_only.rank == 0
-        lock = hold(folder) if is_first else None
+        lock = _held(folder) if is_first else None
         if is_first:
             put_back(folder / "checkpoints")
         base = Path("runs") / experiment
-        here, storage = RunFolder(Path(relative(folder))), settings.get("storage")
-        if ask.resume or ask.checkpoint == "last":
+        here, storage, others = RunFolder(Path(relative(folder))), settings.get("storage"), company()
+        # Of several hosts the first brings it, which has the others told and sent what they lack.
+        if (ask.resume or ask.checkpoint == "last") and (others is None or is_first):
             bring_back(storage, here.folder, in_sweep())
-        elsewhere = runs_known(storage, base) if ask.checkpoint == "last" else ()
-        start = choose_start(ask, here, in_sweep(), elsewhere, base)
-        if start.newest_in is not None and not start.goes_on:
-            bring_back(storage, Path(start.newest_in), in_sweep())
-        if start.is_done and start.before == "finished":
-            _check_unchanged(here.folder, settings)
-        run = cls(folder, experiment, overrides, in_sweep(), settings, _with_file(start), lock)
-        if is_first and not start.goes_on:
+
+        def choose(ask: Asked, here: RunFound) -> Start:
+            elsewhere = runs_known(storage, base) if ask.checkpoint == "last" else ()
+            start = choose_start(ask, here, in_sweep(), elsewhere, base)
+            if start.newest_in is not None and not start.goes_on:
+                bring_back(storage, Path(start.newest_in), in_sweep())
+            if start.is_done and start.before == "finished":
+                _check_unchanged(here.folder, settings)
+            return start
+
+        run = cls(folder, experiment, overrides, in_sweep(), settings, _lock=lock)
+        if others is None:
+            run = replace(run, start=_with_file(choose(ask, here)))
+        else:
+            begin = agreed_beginning(others, ask, folder, choose, _with_file, _read_whole)
+            run = replace(run, start=begin.start, first_folder=begin.first_folder, _lock=lock or begin.lock,
+                          is_keeper=is_first or begin.is_keeper)  # fmt: skip
+        if run.is_keeper and not run.start.goes_on:
             run.write_config()
         leave_word_of_start()
         return run
@@ -144,7 +164,12 @@ class Run:
 
     def build(self) -> Job:
         """All that the training needs. Raises InputError if it does not fit the checkpoint that it is to start from."""
-        own = [KeepConfig(self.folder, self.experiment, self.config), Clock()]
+        own: list[Callback] = [
+            KeepConfig(self.folder, self.experiment, self.config, self.first_folder is not None),
+            Clock(),
+        ]
+        if self.first_folder is not None:
+            own.append(OnEachHost(self.first_folder, self.folder, self.is_keeper and rank_zero_only.rank != 0))
         job = build_job(self.config, self.overrides, own)
         if self.checkpoint is not None:
             checkpoint = read_checkpoint(self.checkpoint, parts=())
@@ -163,6 +188,10 @@ class Run:
             if isinstance(error, NothingLeft) and not self.start.goes_on:
                 self._leave_nothing()
             self._lock.close()
+        if (others := company()) is not None and not self.in_sweep and isinstance(error, SystemExit | None):
+            others.part()
+        if self.first_folder is not None and self.is_keeper:
+            rmtree(self.folder / START_FROM, ignore_errors=True)
 
     def _leave_nothing(self) -> None:
         """A folder that was made for this start goes, unless there is more in it."""
@@ -195,8 +224,29 @@ def _with_file(start: Start) -> Start:
     return replace(start, checkpoint=None if newest is None else str(newest))
 
 
+def _read_whole(file: Path) -> dict[str, Any]:
+    checkpoint = read_checkpoint(file)
+    check_goes_on(checkpoint, file)
+    check_whole(file)
+    return checkpoint
+
+
+def _held(folder: Path) -> Any:
+    """The folder, held. Where torchrun starts a run again, what it has ended may still be about to let it go."""
+    end = time.monotonic() + (_SECONDS_TO_LET_GO if company() is not None else 0)
+    while True:
+        try:
+            return hold(folder)
+        except InputError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
+
+
 def _check_unchanged(folder: Path, settings: dict[str, Any]) -> None:
     """Raises InputError if a finished run was one of other values: a file of the configuration has changed since."""
+    if not (folder / CONFIG_FILE).is_file():
+        return  # it lies on another host
     theirs, ours = deciding(yaml.safe_load((folder / CONFIG_FILE).read_text())), deciding(settings)
     for name in [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]:
         raise InputError(

@@ -15,7 +15,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from metronome.advice import advise
@@ -86,7 +85,7 @@ class Result:
 
     def take_over(self) -> None:
         """From here on the folder is this start's."""
-        if not self._may_write and rank_zero_only.rank == 0:
+        if not self._may_write and self.run.is_keeper:
             self.run.write_config()
             self._write_plan()
         self._may_write = True
@@ -101,7 +100,7 @@ class Result:
         record."""
         self.content["rates"] = rates
         self.content["plan"] = None if plan is None else plan.as_dict()
-        if self._may_write and rank_zero_only.rank == 0:
+        if self._may_write and self.run.is_keeper:
             self._write_plan()
 
     def _write_plan(self) -> None:
@@ -173,7 +172,7 @@ class Result:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._adopted or rank_zero_only.rank != 0 or not self._may_write or isinstance(error, NothingLeft):
+        if self._adopted or not self.run.is_keeper or not self._may_write or isinstance(error, NothingLeft):
             return
         self.content["status"] = "finished"
         if isinstance(error, KeyboardInterrupt | SystemExit):

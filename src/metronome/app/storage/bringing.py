@@ -1,6 +1,7 @@
 """Runs that are brought back from where they are stored, to go on with on this machine. Imports nothing heavy."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,16 @@ from metronome.runs.sweeps import sweep_of
 log = logging.getLogger("metronome")
 
 
-def runs_known(storage: Any, base: Path) -> list[RunFound]:
+def runs_known(storage: Any, base: Path, on_hosts: Sequence[RunFound] | None = None) -> list[RunFound]:
     """The runs in a folder, and those that would lie there and are stored: each as it is where it is newer.
+
+    Args:
+        on_hosts: those in the folder, of all hosts; None: of this one.
 
     Raises:
         InputError, RunFailed: for a storage that cannot be read.
     """
-    here = runs_in(base)
+    here = runs_in(base) if on_hosts is None else on_hosts
     if storage is None:
         return [*here]
     with told(f"reading storage={storage}"):

@@ -53,7 +53,7 @@ def runs_stored(place: Place, base: Path) -> list[StoredRun]:
     return [run for run in runs if run.overrides is not None and CONFIG_FILE in run.manifest.files]
 
 
-def runs_in_both(here: Sequence[RunFolder], stored: Sequence[StoredRun]) -> list[RunFolder | StoredRun]:
+def runs_in_both(here: Sequence[RunFound], stored: Sequence[StoredRun]) -> list[RunFound | StoredRun]:
     """Each run once: as it is on this machine, or as it is stored where that is newer."""
     newer = {run.folder.name: run for run in stored if is_newer(run.manifest, run.folder)}
     return [run for run in here if run.folder.name not in newer] + list(newer.values())
