@@ -19,6 +19,7 @@ from metronome.training.lightning_private import (
     transfers_batches,
     without_gradient_sync,
 )
+from metronome.training.sharded import ShardedStrategy
 from metronome.training.step.hooks import Hooks, is_written
 from metronome.units import InputError
 
@@ -44,6 +45,7 @@ class Ways:
         self.strategy, self.is_plain = trainer.strategy, _is_plain(trainer, hooks)
         self._books = vars(self.module)
         self._is_wrapped = self.strategy.model is not self.module
+        self._may_wait = self._is_wrapped or isinstance(self.strategy, ShardedStrategy)
         self._has_backward = is_written(self.module, "backward", L.LightningModule)
         self._has_zero_grad = is_written(self.module, "optimizer_zero_grad", L.LightningModule)
         self._has_step = is_written(self.module, "optimizer_step", L.LightningModule)
@@ -104,7 +106,7 @@ class Ways:
 
     def gradients_meet(self, wanted: bool) -> AbstractContextManager[Any]:
         """Around a backward pass: whether the devices' gradients are averaged in it."""
-        return NOTHING if wanted or not self._is_wrapped else without_gradient_sync(self.strategy, block=True)
+        return NOTHING if wanted or not self._may_wait else without_gradient_sync(self.strategy, block=True)
 
     # ---- the update ----------------------------------------------------------------------------------------
 
