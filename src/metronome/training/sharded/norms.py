@@ -1,5 +1,6 @@
 """The norm of a gradient of which each device has a part, and the gradient clipped."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,11 +32,8 @@ def _parts(gradient: Any) -> int:
     """Into how many different parts it is cut."""
     if not is_sharded(gradient):
         return 1
-    cuts = [gradient.device_mesh.size(i) for i, how in enumerate(gradient.placements) if how.is_shard()]
-    count = 1
-    for cut in cuts:
-        count *= cut
-    return count
+    mesh, placements = gradient.device_mesh, gradient.placements
+    return math.prod(mesh.size(i) for i, how in enumerate(placements) if not how.is_replicate())
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 block and each network in parts along the data-parallel one (PyTorch's `fully_shard`, FSDP2)."""
 
 import functools
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,8 @@ def parallelize(module: L.LightningModule, mesh: Any) -> None:
             "parallelize(self, mesh), as src/project/models/transformer.py has one; else use "
             "trainer.strategy.tensor_parallel_size=1"
         )
+    # It warns of a weight that is cut along both dimensions and made whole: by two collectives, which is what there is.
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     for owner in owners:
         owner.parallelize(mesh)  # pyright: ignore
 
