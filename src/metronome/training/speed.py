@@ -1,6 +1,6 @@
 """Flags that trade exactness for speed: what each changes of the numbers, and how it is put to work."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec

@@ -119,3 +119,8 @@ def test_one_process(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path) -> None:
     survive(tmp_path, max(2, KILLS // 5), "trainer=ddp_cpu")
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_sharded_model(tmp_path: Path) -> None:
+    survive(tmp_path, max(2, KILLS // 5), "trainer=fsdp_cpu")

@@ -84,7 +84,9 @@ def spread(
                 compute_again(block)
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
         # The last to be used and the first to be needed again: PyTorch keeps it between the passes.
-        fully_shard(network, mesh=mesh, mp_policy=policy, reshard_after_forward=None if reshard_after_forward else False)
+        fully_shard(
+            network, mesh=mesh, mp_policy=policy, reshard_after_forward=None if reshard_after_forward else False
+        )
     if weights_outside(module, [network for network, _ in networks]):
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         for name in _STEPS:

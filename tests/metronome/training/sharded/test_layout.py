@@ -1,14 +1,13 @@
 """One model spread over processes trains as on one: the same weights, values and metrics to rounding."""
 
-from collections.abc import Iterator
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from jobs import Data, Net, fit, plain_loop, weights
+from jobs import Net, fit, plain_loop
 from several import together
-from torch import Tensor, distributed
 
 from metronome.training.sharded import ShardedStrategy
 from metronome.training.sharded.tensors import whole
@@ -27,7 +26,7 @@ def seen(model: Any) -> dict[str, Any]:
 
 
 def on_shards(kind: type[Net], strategy: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    devices = int(__import__("os").environ["WORLD_SIZE"])
+    devices = int(os.environ["WORLD_SIZE"])
     sharded = ShardedStrategy(**strategy)
     model, _ = fit(model=kind(), devices=devices, strategy=sharded, precision="64-true", **flags)
     return seen(model)
@@ -53,8 +52,12 @@ def test_as_a_plain_loop(accumulation: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("processes", [2, 3])
 @pytest.mark.parametrize("accumulation", [1, 2, 3])
 @pytest.mark.parametrize("kind", [Net, Adam])
-@pytest.mark.parametrize("clip", [{}, {"gradient_clip_val": 0.3}, {"gradient_clip_val": 0.05, "gradient_clip_algorithm": "value"}])
-def test_as_on_one_device(kind: type[Net], accumulation: int, processes: int, clip: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "clip", [{}, {"gradient_clip_val": 0.3}, {"gradient_clip_val": 0.05, "gradient_clip_algorithm": "value"}]
+)
+def test_as_on_one_device(
+    kind: type[Net], accumulation: int, processes: int, clip: dict[str, Any], tmp_path: Path
+) -> None:
     flags = {"accumulate_grad_batches": accumulation, **clip}
     model, _ = fit(model=kind(), precision="64-true", **flags)
     for each in together(processes, tmp_path, on_shards, kind, {}, flags):

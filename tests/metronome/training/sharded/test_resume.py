@@ -6,11 +6,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from jobs import Data, Net, fit
+from jobs import Net, fit
 from lightning.pytorch.callbacks import Callback
 from several import together
 
-from metronome.training import Checkpoint
 from metronome.training.sharded import ShardedStrategy
 from metronome.training.sharded.tensors import whole
 
@@ -35,12 +34,12 @@ class SavesAt(Callback):
 
 def trained(layout: dict[str, Any], dropout: float, folder: Path, checkpoint: Path | None) -> Any:
     callbacks = [] if checkpoint else [SavesAt(STOP, folder / "at.ckpt")]
-    model, run = fit(
+    model, _ = fit(
         model=Adam(dropout), precision="64-true", callbacks=callbacks, accumulate_grad_batches=2,
         checkpoint=str(checkpoint) if checkpoint else None, **layout,
     )  # fmt: skip
-    return {"weights": torch.cat([whole(p.detach()).flatten() for p in model.parameters()]), "epochs": model.epoch_means,
-            "val": model.val_losses}  # fmt: skip
+    weights = torch.cat([whole(p.detach()).flatten() for p in model.parameters()])
+    return {"weights": weights, "epochs": model.epoch_means, "val": model.val_losses}
 
 
 def on(devices: int, dropout: float, folder: Path, checkpoint: Path | None) -> Any:

@@ -8,7 +8,6 @@ import pytest
 import torch
 from jobs import fit
 from several import together
-from torch import Tensor, nn
 
 from metronome.data import Splits
 from metronome.models.schedulers import constant
@@ -41,7 +40,6 @@ def trained(layout: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
     )  # fmt: skip
     metrics = {name: float(value) for name, value in run.callback_metrics.items() if "second" not in name}
     counters = run.counters.state_dict()
-    plan = run.plan.as_dict() | {"devices": None, "micro_batch_size": None, "per_epoch": None}
     return {"weights": {n: whole(p.detach()) for n, p in module.named_parameters()}, "metrics": metrics} | {
         "samples": counters["samples"], "steps": run.global_step, "devices": run.plan.devices,
     }  # fmt: skip
@@ -69,5 +67,7 @@ def test_as_on_one_device(processes: int, tensor_parallel: int, flags: dict[str,
         assert each["devices"] == processes // tensor_parallel
         assert (each["samples"], each["steps"]) == (expected["samples"], expected["steps"])
         for name, weight in expected["weights"].items():
-            torch.testing.assert_close(each["weights"][name], weight, rtol=1e-12, atol=1e-12, msg=lambda m: f"{name}: {m}")
+            torch.testing.assert_close(
+                each["weights"][name], weight, rtol=1e-12, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+            )
         assert each["metrics"] == pytest.approx(expected["metrics"], rel=1e-12)
