@@ -24,7 +24,7 @@ APART = {("runs", "insight"), ("runs", "models"), ("runs", "data"), ("runs", "tr
 INNER = {
     "app": ("processes", "console", "run", "storage", "sweeps", "config", "hosts", "errors"),
     "training": ("trainer", "loops", "looks", "step", "guards", "planning", "flags", "signature", "speed", "logged",
-                 "checkpoints", "batches", "state", "precise", "lightning_private"),
+                 "checkpoints", "batches", "state", "sharded", "networks", "place", "precise", "lightning_private"),
 }  # fmt: skip
 FRAMEWORKS = {"torch", "lightning", "hydra", "omegaconf", "optuna"}
 MOST_LINES, MOST_FILES = 300, 12

@@ -16,6 +16,7 @@ from metronome.data.rows import as_dataset, is_rows, whole_batch
 from metronome.data.streams.loader import loader_of
 from metronome.data.streams.reader import StreamReader, check_options, check_stream, is_stream
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
+from metronome.training.place import data_devices, data_rank
 from metronome.units import BatchSchedule, InputError, check_number, micro_batch_size
 from metronome.units.mixtures.mix import Mix
 
@@ -203,8 +204,8 @@ class DataModule(L.LightningDataModule):
             seed=trainer.seed,
             shuffle=self.shuffle and not trainer.overfit_batches,  # pyright: ignore
             drop_last=self.drop_last,
-            devices=trainer.world_size,
-            rank=trainer.global_rank,
+            devices=data_devices(trainer),
+            rank=data_rank(trainer),
         )
         sampler.position = trainer.epoch, 0
         return self._loader(self.splits.train, sampler, trainer)
@@ -245,8 +246,8 @@ class DataModule(L.LightningDataModule):
         else:
             size = size or (int(self.batch_size) if str(self.batch_size).isdigit() else 0) or 256
         if isinstance(trainer, Trainer):
-            size = micro_batch_size(size, trainer.world_size, trainer.accumulate) * trainer.world_size
-        sampler = EvaluationSampler(len(dataset), size, devices=trainer.world_size, rank=trainer.global_rank)
+            size = micro_batch_size(size, data_devices(trainer), trainer.accumulate) * data_devices(trainer)
+        sampler = EvaluationSampler(len(dataset), size, devices=data_devices(trainer), rank=data_rank(trainer))
         return self._loader(dataset, sampler, trainer)
 
     @property
@@ -261,8 +262,8 @@ class DataModule(L.LightningDataModule):
         sampler = EvaluationSampler(
             len(dataset),
             size,
-            devices=trainer.world_size,
-            rank=trainer.global_rank,
+            devices=data_devices(trainer),
+            rank=data_rank(trainer),
             at_once=self._samples_at_once(size, trainer),
         )
         return self._loader(dataset, sampler, trainer)
@@ -284,7 +285,7 @@ class DataModule(L.LightningDataModule):
         """What a device takes through one pass of an evaluation: as many as in training, or more of a larger batch."""
         if not isinstance(trainer, Trainer):
             return None
-        cut = micro_batch_size(size, trainer.world_size, trainer.accumulate)
+        cut = micro_batch_size(size, data_devices(trainer), trainer.accumulate)
         if self.splits.train is None or self.is_stream:
             return cut
         return max(cut, trainer.plan_for(self.num_samples, self.schedule, self.drop_last).micro_batch_size)

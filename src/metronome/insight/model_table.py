@@ -13,6 +13,7 @@ from torchmetrics import Metric, MetricCollection
 from metronome.training import Trainer
 from metronome.training.batches.beside import epoch_beside, generators_of
 from metronome.training.batches.seeds import remember_generators
+from metronome.training.networks import class_name
 from metronome.units import check_number
 
 log = logging.getLogger("metronome")
@@ -50,8 +51,8 @@ def table(module: L.LightningModule, max_depth: int, shapes: dict[str, str]) -> 
     found = summarize(module, max_depth=max_depth)
     counts = [f"{count:,}" if count else "" for count in found.param_nums]
     rows = [("part", "class", "parameters", "gives" if shapes else ""), *(
-        (name, kind, count, shapes.get(name, ""))
-        for name, kind, count in zip(found.layer_names, found.layer_types, counts, strict=True)
+        (name, class_name(module.get_submodule(name)), count, shapes.get(name, ""))
+        for name, count in zip(found.layer_names, counts, strict=True)
         if not isinstance(module.get_submodule(name), Metric | MetricCollection)
     )]  # fmt: skip
     name, kind, count = (max(len(row[i]) for row in rows) for i in range(3))

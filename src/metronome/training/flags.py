@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.nn import SyncBatchNorm
 
 from metronome.training.lightning_private import has_static_graph
+from metronome.training.sharded import ShardedStrategy
 from metronome.training.state import TrainingState
 from metronome.units import Duration, InputError
 
@@ -126,8 +127,13 @@ def limits_of(budget: Duration | None) -> dict[str, Any]:
 def check_strategy(trainer: L.Trainer, state: TrainingState) -> None:
     """Raises InputError for a strategy under which batches cannot be shared out and cut up as they are here."""
     strategy = trainer.strategy
-    if isinstance(strategy, ModelParallelStrategy):
-        raise InputError("ModelParallelStrategy shares one model out over devices; batches are shared out here")
+    if isinstance(strategy, ShardedStrategy):
+        strategy.check_sizes()
+    elif isinstance(strategy, ModelParallelStrategy):
+        raise InputError(
+            "ModelParallelStrategy shares one model out over devices, and takes batches for one device's; use "
+            "trainer=fsdp, or metronome.training.sharded.ShardedStrategy"
+        )
     if state.may_be_cut and strategy.handles_gradient_accumulation:
         raise InputError(
             f"strategy {type(strategy).__name__} accumulates gradients by itself; "

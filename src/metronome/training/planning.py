@@ -9,6 +9,7 @@ from metronome.training.batches.order import BatchSampler
 from metronome.training.batches.shares import largest_share
 from metronome.training.flags import limits_of
 from metronome.training.lightning_private import goes_on_from_a_checkpoint
+from metronome.training.place import data_devices
 from metronome.training.state import TrainingState
 from metronome.units import BatchSchedule, Duration, InputError, Plan
 from metronome.units.mixtures.mix import Mix
@@ -51,11 +52,11 @@ class Planner:
         trainer, accumulate = self.trainer, self.state.accumulate
         if self.state.auto_accumulate and schedule.accumulate:
             # Found for a larger batch, it may be more than this one has.
-            accumulate = min(accumulate, largest_share(schedule, trainer.world_size))
+            accumulate = min(accumulate, largest_share(schedule, data_devices(trainer)))
         return Plan.make(
             num_samples,
             schedule,
-            devices=trainer.world_size,
+            devices=data_devices(trainer),
             accumulate_grad_batches=accumulate,
             drop_last=drop_last,
             limit_train_batches=trainer.limit_train_batches,
@@ -73,7 +74,7 @@ class Planner:
             return None
         if not hasattr(loader.sampler, "__len__"):
             return None
-        num_samples, batch_size = len(loader.dataset), loader.batch_size * self.trainer.world_size  # pyright: ignore
+        num_samples, batch_size = len(loader.dataset), loader.batch_size * data_devices(self.trainer)  # pyright: ignore
         # A sampler of the user's own may yield more or fewer samples than the data set has. On several devices
         # Lightning deals a loader's samples out when the training starts; before that it still reads them all.
         dealt_out = batch_size if isinstance(loader.sampler, DistributedSampler) else loader.batch_size

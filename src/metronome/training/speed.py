@@ -1,6 +1,6 @@
 """Flags that trade exactness for speed: what each changes of the numbers, and how it is put to work."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from metronome.training.networks import networks_of
 from metronome.units import InputError
 
 
@@ -103,7 +104,7 @@ def _missing_compiler(device: torch.device) -> str | None:
 
 
 def _compile(module: L.LightningModule, backend: str) -> None:
-    networks = list(_networks(module.children()))
+    networks = list(networks_of(module.children()))
     if not networks:
         raise InputError(
             f"trainer.compile compiles the networks that a module is made of, and {type(module).__name__} has none "
@@ -126,15 +127,6 @@ def _compiled(network: nn.Module, backend: str) -> Any:
         return network._call_impl(*arguments, **named)
 
     return torch.compile(call, backend=backend)
-
-
-def _networks(modules: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The largest parts that have weights and can be called."""
-    for module in modules:
-        if type(module).forward in (nn.Module.forward, L.LightningModule.forward):
-            yield from _networks(module.children())  # a list of networks, say
-        elif next(module.parameters(), None) is not None:
-            yield module
 
 
 def _lay_out_states(optimizer: Optimizer) -> None:

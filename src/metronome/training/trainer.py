@@ -35,6 +35,7 @@ from metronome.training.loops.epoch import EpochLoop
 from metronome.training.loops.evaluation import EvaluationLoop
 from metronome.training.loops.fit import FitLoop
 from metronome.training.planning import Planner
+from metronome.training.sharded import with_precision
 from metronome.training.signature import with_lightnings_flags
 from metronome.training.speed import Speed
 from metronome.training.state import Counters, TrainingState
@@ -93,7 +94,7 @@ class Trainer(L.Trainer):
         self._watch = Watch(self, self.state_of_training, agreement := Agreement(self), on_nonfinite)
         # Lightning's own switch, on for loaders that are not ours; DataConnector leaves ours alone.
         flags.setdefault("use_distributed_sampler", True)
-        init_trainer(self, flags | limits_of(self.budget))
+        init_trainer(self, with_precision(flags) | limits_of(self.budget))
         check_strategy(self, self.state_of_training)
         with suppress(NotImplementedError):  # some strategies write in ways of their own
             if type(self.strategy.checkpoint_io) is TorchCheckpointIO:

@@ -32,7 +32,13 @@ def slurm(tmp_path: Path) -> Iterator[Slurm]:
 
 def happens(folder: Path, what: str, number: str = "USR2", step: int = 150) -> tuple[str, ...]:
     """In the middle of the second of two epochs of 100 steps."""
-    values = {"_target_": "slurm.training.Happens", "step": step, "what": what, "signal": number, "mark": folder / "marks"}
+    values = {
+        "_target_": "slurm.training.Happens",
+        "step": step,
+        "what": what,
+        "signal": number,
+        "mark": folder / "marks",
+    }
     return tuple(f"+callbacks.happens.{key}={value}" for key, value in values.items())
 
 

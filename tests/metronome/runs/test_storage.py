@@ -155,9 +155,7 @@ def test_a_manifest_that_is_cut_off_is_passed_over(faulty: Place, tmp_path: Path
     assert Store(faulty)._next_number() == 10
 
 
-def test_a_newer_state_while_one_is_fetched(
-    faulty: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_newer_state_while_one_is_fetched(faulty: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of the older one go in the middle of it."""
     here = write(tmp_path / "run", A)
     stored_now(faulty, here)
@@ -347,7 +345,9 @@ def test_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert name_in_storage(Path("runs/digits/sweep_a/seed=1")) == "digits/sweep_a/seed=1"
     assert name_in_storage(tmp_path / "runs/digits") == "digits"
     assert name_in_storage(tmp_path / "elsewhere/a") == "a"
-    assert stored_name("events.out.tfevents.1.host.0", "0123456789abcdef") == "events.out.tfevents.1.host-0123456789ab.0"
+    assert (
+        stored_name("events.out.tfevents.1.host.0", "0123456789abcdef") == "events.out.tfevents.1.host-0123456789ab.0"
+    )
 
 
 # ---- addresses --------------------------------------------------------------------------------------------
@@ -377,9 +377,7 @@ def test_addresses_that_lead_nowhere(address: str, words: str) -> None:
     [("s3fs", "s3://b/a", "s3fs"), ("gcsfs", "gs://b/a", "gcsfs"), ("paramiko", "sftp://h/a", "paramiko"),
      ("adlfs", "az://b/a", "adlfs")],
 )  # fmt: skip
-def test_a_package_that_is_not_there(
-    module: str, address: str, package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_that_is_not_there(module: str, address: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(InputError, match=f"needs the package {package}, .*: pip install {package}$"):
         place_of(address)

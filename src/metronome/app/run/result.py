@@ -27,6 +27,7 @@ from metronome.insight.watched.callback import watched_by
 from metronome.runs.names import CONFIG_FILE, PLAN_FILE, RESULT_FILE
 from metronome.training import Trainer
 from metronome.training.checkpoints.files import written_aside
+from metronome.training.sharded.tensors import whole
 from metronome.units import InputError, Plan
 from metronome.version import __version__
 
@@ -211,11 +212,12 @@ def _why_it_ended(callback: Any) -> str | None:
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 over the state dict: names in sorted order, each followed by its tensor's raw bytes."""
+    """SHA-256 over the state dict: names in sorted order, each followed by its tensor's raw bytes. Of tensors that are
+    spread over devices all must call it together; one is made whole after the other."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(whole(tensor.detach()).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from metronome.training import Trainer
+from metronome.training.sharded.tensors import whole
 from metronome.units import check_number
 
 
@@ -33,10 +34,11 @@ class Histograms(Callback):
         # Not at the end of the epoch: there a validation may have emptied the gradients.
         if not isinstance(trainer, Trainer) or not trainer.is_last_batch or (trainer.epoch + 1) % self.every_epochs:
             return
-        for logger in trainer.loggers if trainer.is_global_zero else ():
-            if isinstance(logger, TensorBoardLogger):
-                writer: Any = logger.experiment
-                for name, parameter in pl_module.named_parameters():
-                    for kind, tensor in (("weights", parameter), ("gradients", parameter.grad)):
-                        if tensor is not None and tensor.numel() and bool(tensor.isfinite().all()):
-                            writer.add_histogram(f"{kind}/{name}", tensor.detach().float(), trainer.logged_step)
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        for name, parameter in pl_module.named_parameters() if loggers else ():
+            for kind, tensor in (("weights", parameter), ("gradients", parameter.grad)):
+                tensor = whole(tensor)  # for which all devices meet
+                for logger in loggers if trainer.is_global_zero else ():
+                    writer: Any = logger.experiment
+                    if tensor is not None and tensor.numel() and bool(tensor.isfinite().all()):
+                        writer.add_histogram(f"{kind}/{name}", tensor.detach().float(), trainer.logged_step)

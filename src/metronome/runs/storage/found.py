@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from metronome.runs.folders import RunFolder
+from metronome.runs.going_on import RunFound
 from metronome.runs.names import CONFIG_FILE, SWEEP_FILE
 from metronome.runs.storage.address import Place
 from metronome.runs.storage.manifest import Manifest, folders_in

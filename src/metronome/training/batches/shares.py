@@ -8,6 +8,7 @@ import lightning as L
 
 from metronome.training.batches.cut import HINT, count_samples, cut_batch, micro_batch_sizes
 from metronome.training.batches.loaders import batch_sampler, batch_sizes, collates_by_default, parts_of
+from metronome.training.place import data_devices, one_of_each
 from metronome.training.state import TrainingState
 from metronome.units import BatchSchedule, InputError, RunFailed, accumulation_at, micro_batches_of, share_size
 
@@ -41,7 +42,7 @@ class Shares:
         if sampler is None:
             return self.state.accumulate
         size = sampler.schedule.at(sampler.epoch)
-        return accumulation_at(self.state.accumulate, sampler.schedule, size, self.trainer.world_size)
+        return accumulation_at(self.state.accumulate, sampler.schedule, size, data_devices(self.trainer))
 
     def sizes(self, share: Any) -> BatchSizes:
         """Samples in this device's share and in the whole batch, given the share. All devices must call it together.
@@ -58,7 +59,7 @@ class Shares:
         count = self._count_if_need_be(share)
         if trainer.world_size == 1:
             return BatchSizes(count, count, count)
-        every = self.of_each(count)
+        every = one_of_each(trainer, self.of_each(count))
         return BatchSizes(count, sum(every), max(every))
 
     def micro_batches(self, batch_samples: int, largest: int) -> int:
@@ -70,7 +71,7 @@ class Shares:
         accumulation = self.accumulation
         if accumulation == 1:
             return 1
-        sampler, devices = batch_sampler(self.trainer), self.trainer.world_size
+        sampler, devices = batch_sampler(self.trainer), data_devices(self.trainer)
         if sampler is not None:
             return micro_batches_of(batch_samples, sampler.schedule.at(sampler.epoch), devices, accumulation)
         return micro_batches_of(largest * devices, self._whole_share(largest) * devices, devices, accumulation)
@@ -99,7 +100,7 @@ class Shares:
 
     def cut_finer(self, batch_samples: int, largest: int, reason: str | None) -> None:
         """More micro-batches from this batch on. Raises RunFailed if they hold one sample each already."""
-        state, samples = self.state, largest or share_size(batch_samples, self.trainer.world_size, 0)
+        state, samples = self.state, largest or share_size(batch_samples, data_devices(self.trainer), 0)
         before = self.micro_batches(batch_samples, largest)
         if before >= samples:
             where = reason or "on another device"
@@ -110,7 +111,7 @@ class Shares:
         sampler = batch_sampler(self.trainer)
         most = self._whole_share(samples)
         if sampler is not None and sampler.schedule.accumulate:
-            most = largest_share(sampler.schedule, self.trainer.world_size)
+            most = largest_share(sampler.schedule, data_devices(self.trainer))
         while self.micro_batches(batch_samples, largest) == before:
             state.accumulate = min(2 * state.accumulate, most)
 
@@ -118,7 +119,7 @@ class Shares:
         """Samples in the largest share of a batch that is not a last, smaller one; of this one, where none is known."""
         sampler = batch_sampler(self.trainer)
         if sampler is not None:
-            return share_size(sampler.schedule.at(sampler.epoch), self.trainer.world_size, 0)
+            return share_size(sampler.schedule.at(sampler.epoch), data_devices(self.trainer), 0)
         size = getattr(self.trainer.train_dataloader, "batch_size", None)
         return max(size, largest) if isinstance(size, int) else largest
 
@@ -130,7 +131,7 @@ class Shares:
             parts = [(loader, part) for loader, part in parts_of(loaders, share) if part is not None]
             counts = [self._count_of(loader, part) for loader, part in parts]
         except InputError:
-            if self.trainer.world_size > 1 or self.state.may_be_cut:
+            if data_devices(self.trainer) > 1 or self.state.may_be_cut:
                 raise
             # Uncut and alone, the batch weighs 1 whatever is in it; only the counter needs a number.
             return getattr(loaders, "batch_size", None) or 1

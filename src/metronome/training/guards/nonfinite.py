@@ -15,6 +15,9 @@ from metronome.training.batches.loaders import batch_sampler
 from metronome.training.guards.agreement import Agreement
 from metronome.training.guards.arriving import is_far, send
 from metronome.training.precise import most_precise
+from metronome.training.sharded import ShardedStrategy
+from metronome.training.sharded.norms import norm_of_all
+from metronome.training.sharded.tensors import own_part
 from metronome.training.state import TrainingState
 from metronome.units import InputError, RunFailed
 
@@ -78,17 +81,22 @@ class Watch:
         Raises:
             RunFailed: if it is known already that it must not be, and the run is to stop.
         """
+        is_sharded = isinstance(self.trainer.strategy, ShardedStrategy)
+        if is_sharded and self.keeps_norm:
+            self.norm = norm_of_all(self._whole_gradients())  # before anything that is not alike on all devices
         if not self.skips and not self._is_far(loss):
             if self._are_finite_here(loss):
                 return True
-            if self.trainer.world_size > 1 and (norm := self._gradient_norm()) is not None and norm.isfinite():
-                # The gradient is the same on all devices, the loss each one's own: the others hear of it between steps.
+            norm = self._gradient_norm() if self.trainer.world_size > 1 else None
+            if norm is not None and (is_sharded or norm.isfinite()):
+                # The gradient is the same on all devices, the loss each one's own (and where weights are sharded the
+                # gradient too): the others hear of it between steps.
                 self._found = self._found or self._take_down(
                     _Probe(torch.stack([loss.double(), norm.double()]), None, self._facts())
                 )
                 return True
         norm = self._gradient_norm()
-        if self.keeps_norm:
+        if self.keeps_norm and not is_sharded:
             self.norm = norm
         dtype = most_precise(loss.device)
         values = torch.stack([value.detach().to(dtype).reshape(()) for value in (loss, norm) if value is not None])
@@ -112,7 +120,8 @@ class Watch:
         """Whether loss and gradient are finite, on a CPU."""
         if not math.isfinite(loss.item()):
             return False
-        if self.keeps_norm:  # in the place of the look below: finite is what has a finite norm
+        if self.keeps_norm and not isinstance(self.trainer.strategy, ShardedStrategy):
+            # In the place of the look below: finite is what has a finite norm.
             self.norm = self._gradient_norm()
             if self.norm is None or math.isfinite(self.norm.item()):
                 return True
@@ -156,7 +165,11 @@ class Watch:
             self._found = self._take_down(probe)
 
     def _gradients(self) -> list[Tensor]:
-        """Of what the optimizers train; none under a gradient scaler."""
+        """This device's part of those of what the optimizers train; none under a gradient scaler."""
+        gradients = self._whole_gradients()
+        return list(map(own_part, gradients)) if isinstance(self.trainer.strategy, ShardedStrategy) else gradients
+
+    def _whole_gradients(self) -> list[Tensor]:
         trainer = self.trainer
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             return []
@@ -196,6 +209,8 @@ class Watch:
         facts = {name: value for name, value in probe.facts.items() if name != "batch"}
         if facts["learning_rate"] is not None:
             facts["learning_rate"] = float(facts["learning_rate"])
+        if norm is not None and math.isfinite(norm) and isinstance(self.trainer.strategy, ShardedStrategy):
+            norm = None  # it is of this device's part of the weights
         return facts | {"loss": loss, "gradient_norm": norm, "samples": samples}
 
     def _line(self, entry: dict[str, Any]) -> str:

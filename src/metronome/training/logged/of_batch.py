@@ -137,6 +137,7 @@ class BatchMetrics:
         memo: dict[int, Any] = {}  # what the metric has seen is not copied: it may be much, and have a graph
         for part in modules_of(metric):
             if isinstance(part, Metric):
+                memo[id(part.process_group)] = part.process_group
                 names = [*state_names(part), "_forward_cache", "_computed"]
                 for value in (getattr(part, name, None) for name in names):
                     if isinstance(value, Tensor):
@@ -175,13 +176,14 @@ def _is_number(value: Any) -> bool:
 
 def _join(parts: list[Any]) -> bool:
     """Give these metrics what those of all devices have seen; whether any has seen something."""
+    group = parts[0].process_group
     tensors = [getattr(part, name) for part in parts for name in part._defaults]
     reductions = [part._reductions[name] for part in parts for name in part._defaults]
     if tensors and all(isinstance(t, Tensor) for t in tensors) and all(r is dim_zero_sum for r in reductions):
         # One sum, which a GPU is not waited for.
         dtype = most_precise(tensors[0].device)
         table = torch.cat([tensor.detach().reshape(-1).to(dtype) for tensor in tensors])
-        distributed.all_reduce(table)
+        distributed.all_reduce(table, group=group)
         pieces = iter(table.split([tensor.numel() for tensor in tensors]))
         for part in parts:
             part._update_count = max(1, part._update_count)
@@ -190,8 +192,8 @@ def _join(parts: list[Any]) -> bool:
                 setattr(part, name, next(pieces).reshape(tensor.shape).to(tensor.dtype))
         return True
     mine = [(part._update_count, {name: plain_copy(getattr(part, name)) for name in part._defaults}) for part in parts]
-    devices: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(devices, mine)
+    devices: list[Any] = [None] * distributed.get_world_size(group)
+    distributed.all_gather_object(devices, mine, group=group)
     devices = [device for device in devices if any(count for count, _ in device)]
     for i, part in enumerate(parts):
         part._update_count = sum(device[i][0] for device in devices)

@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor, distributed
 
+from metronome.training.place import data_devices, data_group
 from metronome.training.precise import most_precise
 from metronome.units import InputError
 
@@ -61,7 +62,7 @@ class Reducer:
     def send(self, parts: Mapping[str, Part]) -> Sent:
         """Begin: one collective for all sums and means, one for each largest or smallest; none is waited for, but
         where there are such as these for the first time. Raises as `received`."""
-        device = self.trainer.strategy.root_device
+        device, group = self.trainer.strategy.root_device, data_group(self.trainer)
         dtype = most_precise(device)
         keys = sorted(parts)
         sums = [key for key in keys if parts[key].operation in ("sum", "mean")]
@@ -77,7 +78,7 @@ class Reducer:
             table[0, 1 + i] = parts[key].value
             if isinstance(weights[i], Tensor):
                 table[1, 1 + i] = weights[i]
-        works = [_begin(table, "sum")]
+        works = [_begin(table, "sum", group)]
         if len(sums) < len(keys) and digest not in self._agreed:
             # Each of the others is a collective of its own, which must not meet something else of another device.
             works[0].wait()
@@ -86,7 +87,7 @@ class Reducer:
         for key in keys:
             if key not in sums:
                 others[key] = parts[key].value.to(device, dtype).clone()
-                works.append(_begin(others[key], parts[key].operation))
+                works.append(_begin(others[key], parts[key].operation, group))
         return Sent(digest, [parts[key].operation == "mean" for key in sums], sums, table, others, works)
 
     def received(self, sent: Sent) -> dict[str, Tensor]:
@@ -107,7 +108,7 @@ class Reducer:
         # Looking costs a wait for the device, so it is done where this device's keys are new; where one
         # device's keys differ from the others', they are new to it.
         total, squares = table[:, 0].tolist()
-        if total**2 != squares * self.trainer.world_size:
+        if total**2 != squares * data_devices(self.trainer):
             raise InputError(
                 f"the devices log different values in one step or epoch (here: {', '.join(keys) or 'nothing'}); log "
                 "the same on all, or use self.log(..., rank_zero_only=True)"
@@ -121,7 +122,7 @@ class Reducer:
         return reduced
 
 
-def _begin(value: Tensor, operation: str) -> Any:
-    work = distributed.all_reduce(value, _OPERATIONS[operation], async_op=True)
+def _begin(value: Tensor, operation: str, group: Any) -> Any:
+    work = distributed.all_reduce(value, _OPERATIONS[operation], group=group, async_op=True)
     assert work is not None
     return work

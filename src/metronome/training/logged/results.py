@@ -18,6 +18,7 @@ from metronome.training.lightning_private import ResultCollectionBase, ResultMet
 from metronome.training.logged.meeting import meet
 from metronome.training.logged.of_batch import BatchMetrics
 from metronome.training.logged.reducing import Part, Reducer, Sent
+from metronome.training.place import data_devices
 
 
 class Logged(ResultMetricBase):
@@ -110,7 +111,7 @@ class Results(ResultCollectionBase):
             self._of_batch.end_micro_batch()
         if over_devices:
             self._counted = True
-        if over_devices and self.trainer.world_size > 1:
+        if over_devices and data_devices(self.trainer) > 1:
             # They travel while the update is made, and are waited for where somebody asks; else until the next step.
             parts = {key: self._part(key, *part) for key, part in self._step_values.items()}
             shared = {key: part for key, part in parts.items() if not self[key].meta.sync.rank_zero_only}
@@ -120,7 +121,7 @@ class Results(ResultCollectionBase):
         for key, (value, weight) in self._step_values.items():
             self[key]._forward_cache = value / weight if self[key].meta.is_mean_reduction else value
         if self._metrics:
-            self._compute_metrics(over_devices and self.trainer.world_size > 1)
+            self._compute_metrics(over_devices and data_devices(self.trainer) > 1)
 
     def _compute_metrics(self, over_devices: bool) -> None:
         """Of the whole batch, in place of means."""
@@ -195,7 +196,7 @@ class Results(ResultCollectionBase):
         # Lightning would reduce over devices by a mean of means; all reductions are made here instead.
         super().log(fx, name, value, sync_dist=False, batch_size=batch_size, **options)  # pyright: ignore
         self._options[key] = options
-        if sync_dist and not self._in_step and self.trainer.world_size > 1:
+        if sync_dist and not self._in_step and data_devices(self.trainer) > 1:
             metric = self.get(f"{fx}.{name}")
             if metric is not None and metric.is_tensor and metric.meta.on_step and self.training:
                 cache = metric._forward_cache
@@ -241,7 +242,7 @@ class Results(ResultCollectionBase):
         self._step_values[key] = step_value, weight
 
     def metrics(self, on_step: bool) -> Any:
-        if self.trainer.world_size > 1:
+        if data_devices(self.trainer) > 1:
             self.arrive()
             if not on_step:
                 self.share_epoch_values()
@@ -273,7 +274,7 @@ class Results(ResultCollectionBase):
         Raises:
             InputError: if the devices have logged different values.
         """
-        if self.trainer.world_size == 1:
+        if data_devices(self.trainer) == 1:
             return
         due: dict[str, Part] = {}
         for key, metric in self.valid_items():

@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from metronome.training.lightning_private import LoggedMetadata, LoggedSync, ResultMetricBase, logger_connector
 from metronome.training.logged.metrics import joined_metrics, load_metric, moved_to, plain_copy
 from metronome.training.logged.results import Results
+from metronome.training.place import data_devices, data_rank, one_of_each
 
 _REDUCTIONS: dict[str, Any] = {
     "mean": torch.mean, "sum": torch.sum, "max": torch.max, "min": torch.min,
@@ -35,6 +36,7 @@ def results_state(trainer: L.Trainer, results: Results, metrics: dict[str, Any])
     if trainer.world_size > 1 and torch.distributed.is_initialized():
         devices = [None] * trainer.world_size
         torch.distributed.all_gather_object(devices, mine)
+        devices = one_of_each(trainer, devices)
     latest = {name: plain_copy(dict(getattr(logger_connector(trainer), name))) for name in _LATEST}
     return {"devices": devices, "latest": latest}
 
@@ -44,12 +46,12 @@ def load_results(trainer: L.Trainer, results: Results, state: dict[str, Any]) ->
     device, devices = trainer.strategy.root_device, state["devices"]
     for name in _LATEST:
         setattr(logger_connector(trainer), name, {k: moved_to(v, device) for k, v in state["latest"][name].items()})
-    if len(devices) == trainer.world_size:
-        mine = devices[trainer.global_rank]
+    if len(devices) == data_devices(trainer):
+        mine = devices[data_rank(trainer)]
         values, metrics = mine["values"], mine["metrics"]
     else:
         values, metrics = _joined_values(devices), joined_metrics(devices, trainer.lightning_module)
-        if trainer.global_rank > 0:
+        if data_rank(trainer) > 0:
             values, metrics = {k: _emptied(v) for k, v in values.items() if not v["rank_zero_only"]}, {}
     modules: dict[str, Any] = dict(trainer.lightning_module.named_modules())
     for name, metric in metrics.items():

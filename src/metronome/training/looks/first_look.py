@@ -18,6 +18,7 @@ from metronome.training.looks.across_samples import (
 from metronome.training.looks.left_behind import LeftBehind
 from metronome.training.looks.loss_calls import LossCalls, is_compiled
 from metronome.training.looks.loss_graph import LossGraph
+from metronome.training.place import data_devices
 from metronome.training.state import TrainingState
 from metronome.training.step.step import CutBatch, Passes, Step, StepPoints
 
@@ -44,7 +45,7 @@ class FirstLook:
     def begin(self) -> None:
         """Before the first step of a fit; nothing where no batch is cut."""
         automatic = self.trainer.lightning_module.automatic_optimization
-        self._is_over = not automatic or not (self.state.may_be_cut or self.trainer.world_size > 1)
+        self._is_over = not automatic or not (self.state.may_be_cut or data_devices(self.trainer) > 1)
         if not self._is_over and self.points.around_passes is not self:
             self._inner, self.points.around_passes = self.points.around_passes, self
 

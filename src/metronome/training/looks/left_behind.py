@@ -11,6 +11,7 @@ from torchmetrics import Metric
 from metronome.training.guards.attributes import BOOKS
 from metronome.training.looks.across_samples import spectral_norms
 from metronome.training.looks.plain_state import changed, plain_state, random_state
+from metronome.training.sharded.tensors import is_sharded
 
 
 class LeftBehind:
@@ -34,11 +35,15 @@ class LeftBehind:
 
     def before(self) -> None:
         self._versions = {name: (id(value), _version(value)) for name, value in self._values()}
+        # In a forward pass whole tensors stand in the place of sharded ones.
+        self._sharded = {name for name, value in self._values() if is_sharded(value)}
         self._there = {id(value): _version(value) for _, value in _tensors_of(self.module)}
         self._plain, self._random = plain_state(self.module), random_state()
 
     def after(self) -> None:
         for name, value in self._values():
+            if name in self._sharded:
+                continue
             if self._versions.get(name) != (id(value), _version(value)) and id(value) not in self._of_norms:
                 (self.weights if isinstance(value, nn.Parameter) else self.buffers).add(name)
         for name, value in _tensors_of(self.module):

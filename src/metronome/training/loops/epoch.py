@@ -21,6 +21,7 @@ from metronome.training.loops.evaluation import EvaluationLoop, fingerprint
 from metronome.training.loops.fetching import batches_of
 from metronome.training.loops.going_on import GoesOn
 from metronome.training.loops.phases import OF_A_STEP, Phase
+from metronome.training.place import data_rank
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks, remember_signature
 from metronome.training.step.manual import ManualStep
@@ -147,7 +148,7 @@ class EpochLoop(GoesOn):
         trainer = self.trainer
         self._connector, self._hooks = logger_connector(trainer), Hooks(trainer)
         seed, device = self.state.seed, trainer.strategy.root_device
-        self._seed = StepSeeds(seed, device, trainer.global_rank)
+        self._seed = StepSeeds(seed, device, data_rank(trainer))
         # Our own loaders draw nothing; other samplers may rely on equal generators in all processes.
         self._seed_fetch = StepSeeds(seed, device, None) if batch_sampler(trainer) is None else None
         remember_signature(trainer.lightning_module.training_step)

@@ -25,6 +25,7 @@ from metronome.training.lightning_private import (
 )
 from metronome.training.logged.metrics import ListsSoFar, metrics_as_before
 from metronome.training.logged.results import Results
+from metronome.training.place import data_devices
 from metronome.training.state import TrainingState
 from metronome.training.step.schedules import judge
 from metronome.training.step.weights import Weights
@@ -179,7 +180,7 @@ class EvaluationLoop(EvaluationLoopBase):
         results, weights, self._to_end = self._results, self._weights, None
         samples, parts = self._cut or (None, 1)
         parts *= self.pieces
-        if parts == 1 and (self._cut is None or self.trainer.world_size == 1):
+        if parts == 1 and (self._cut is None or data_devices(self.trainer) == 1):
             if weights.are_own:
                 results.batch_size = weights.divisor(batch, None)
             return step(batch, *arguments)

@@ -14,6 +14,7 @@ from metronome.training.guards.nonfinite import Watch
 from metronome.training.lightning_private import ManualOptimizationBase
 from metronome.training.logged.metrics import metrics_as_before
 from metronome.training.logged.results import Results
+from metronome.training.place import data_devices
 from metronome.training.state import TrainingState
 from metronome.training.step.weights import Weight, Weights
 from metronome.units import InputError
@@ -47,7 +48,7 @@ class ManualStep(ManualOptimizationBase):
         size = self.shares.sizes(share)
         counted = size.share > 0
         (weight,) = self._weights([share], [size.share], size.batch)
-        results.begin_step(is_cut=self.trainer.world_size > 1)
+        results.begin_step(is_cut=data_devices(self.trainer) > 1)
         results.begin_micro_batch(share, weight.divisor, counted)
         updates = self.optim_step_progress.total.completed
         with self._weighed(weight), nullcontext() if counted else metrics_as_before(self.trainer.lightning_module):

@@ -23,6 +23,7 @@ from metronome.training.batches.cut import join_outputs
 from metronome.training.batches.shares import Shares
 from metronome.training.logged.metrics import metrics_as_before
 from metronome.training.logged.results import Results
+from metronome.training.place import data_devices
 from metronome.training.state import TrainingState
 from metronome.training.step.hooks import Hooks
 from metronome.training.step.ways import NOTHING, Ways
@@ -99,7 +100,7 @@ class Step:
     def prepare(self, hooks: Hooks, optimizer: Optimizer, progress: Any) -> None:
         """Look up, once a fit, what each step would have to look up."""
         self.hooks, self.ways, self.optimizer = hooks, Ways(self.trainer, hooks), optimizer
-        self.devices, self.progress, self.weights = self.trainer.world_size, progress, Weights(self.trainer)
+        self.devices, self.progress, self.weights = data_devices(self.trainer), progress, Weights(self.trainer)
         self._loss_is_read = self.devices > 1 and (looks_at_its_loss(optimizer) or hooks.is_read("on_train_batch_end"))
         self.scales = getattr(self.trainer.precision_plugin, "scaler", None) is not None
 

@@ -19,6 +19,7 @@ from metronome.training.lightning_private import (
     transfers_batches,
     without_gradient_sync,
 )
+from metronome.training.sharded import ShardedStrategy
 from metronome.training.step.hooks import Hooks, is_written
 from metronome.training.step.through_ddp import through_ddp
 from metronome.units import InputError
@@ -46,6 +47,8 @@ class Ways:
         self._books = vars(self.module)
         self._is_wrapped = self.strategy.model is not self.module
         self._through_ddp, self._meets = through_ddp(self.strategy, self.module) if self.is_plain else None, True
+        may_wait = self._is_wrapped or isinstance(self.strategy, ShardedStrategy)
+        self._is_told = may_wait and self._through_ddp is None  # where gradients meet
         self._has_backward = is_written(self.module, "backward", L.LightningModule)
         self._has_zero_grad = is_written(self.module, "optimizer_zero_grad", L.LightningModule)
         self._has_step = is_written(self.module, "optimizer_step", L.LightningModule)
@@ -112,8 +115,7 @@ class Ways:
     def gradients_meet(self, wanted: bool) -> AbstractContextManager[Any]:
         """Around a forward and backward pass: whether the devices' gradients are averaged in it."""
         self._meets = wanted
-        goes_by = not self._is_wrapped or self._through_ddp is not None
-        return NOTHING if wanted or goes_by else without_gradient_sync(self.strategy, block=True)
+        return without_gradient_sync(self.strategy, block=True) if self._is_told and not wanted else NOTHING
 
     # ---- the update ----------------------------------------------------------------------------------------
 

@@ -19,7 +19,9 @@ import torch
 from torch import Tensor, distributed
 
 from metronome.training.batches.cut import times_weight
+from metronome.training.place import data_devices, data_group
 from metronome.training.precise import most_precise
+from metronome.training.sharded import ShardedStrategy
 from metronome.units import InputError
 
 Number = int | float | Tensor
@@ -46,7 +48,7 @@ class Weights:
     """
 
     def __init__(self, trainer: L.Trainer) -> None:
-        self.trainer, self.devices = trainer, trainer.world_size
+        self.trainer, self.devices = trainer, data_devices(trainer)
         self._own: Callable[[Any], Any] | None = getattr(trainer.lightning_module, "loss_weight", None)
 
     @property
@@ -84,6 +86,8 @@ class Weights:
         if isinstance(weight.factor, Tensor):
             return times_weight(loss, weight.factor)
         if weight.factor == 0 and self.are_own:
+            if isinstance(strategy := self.trainer.strategy, ShardedStrategy):
+                return strategy.weighs_nothing(loss)
             parameters = [p for p in self.trainer.lightning_module.parameters() if p.requires_grad]
             return sum([(parameter * 0).sum() for parameter in parameters], torch.zeros((), device=loss.device))
         return loss if weight.factor == 1 else loss * weight.factor
@@ -93,7 +97,7 @@ class Weights:
             return part
         device = self.trainer.strategy.root_device
         total = torch.as_tensor(part, dtype=most_precise(device), device=device).clone()
-        distributed.all_reduce(total)
+        distributed.all_reduce(total, group=data_group(self.trainer))
         return _at_hand(total)
 
 

@@ -95,7 +95,6 @@ class Shards(FileSystemReader):
             raise InputError(f"checkpoint {self.path} is damaged in .metadata: it holds a {type(metadata).__name__}")
         return metadata
 
-
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         try:
             return super().read_data(plan, planner)
