@@ -34,7 +34,7 @@ def in_chunks(whole: Any, size: int = 7) -> Any:
 def written(folder: Path, whole: Any, kind: str) -> Path:
     path = folder / f"t.{kind}"
     if kind == "parquet":
-        from pyarrow import parquet
+        from pyarrow import parquet  # pyright: ignore
 
         parquet.write_table(whole, path, row_group_size=20)
         return path
@@ -122,7 +122,7 @@ def test_mistakes_in_one_line(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_mapped(tmp_path: Path) -> None:
-    from pyarrow import feather
+    from pyarrow import feather  # pyright: ignore
 
     feather.write_feather(pa.table({"x": np.zeros(10**5)}), tmp_path / "a.feather", compression="lz4")
     assert "is compressed, and to read any of it" in refused(lambda: mapped(tmp_path / "a.feather"))

@@ -108,7 +108,7 @@ def _check_there(columns: Sequence[str] | None, names: list[str], path: Path) ->
 
 def _table(path: Path, columns: Sequence[str] | None) -> Stored:
     try:
-        import pyarrow
+        import pyarrow  # pyright: ignore
     except ModuleNotFoundError as error:
         raise InputError(f"{path} needs pyarrow: pip install -e '.[data]'") from error
     from metronome.data.stored.tables import Table
@@ -123,7 +123,7 @@ def _table(path: Path, columns: Sequence[str] | None) -> Stored:
 
 def _read(path: Path) -> Any:
     """The table in an Arrow file, or in a stream kept in a file, as datasets writes them; none of it is read."""
-    import pyarrow
+    import pyarrow  # pyright: ignore
 
     def opened() -> Any:
         source = pyarrow.memory_map(os.fspath(path))
@@ -148,8 +148,8 @@ def _read(path: Path) -> Any:
 
 def _as_arrow(path: Path) -> Path:
     """The Arrow file beside a parquet file, written first where it is not there or is of another."""
-    import pyarrow
-    from pyarrow import parquet
+    import pyarrow  # pyright: ignore
+    from pyarrow import parquet  # pyright: ignore
 
     made = path.with_name(path.name + ".arrow")
     state = path.stat()

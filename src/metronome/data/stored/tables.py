@@ -152,14 +152,14 @@ def _check_names(names: list[str]) -> None:
 
 
 def _indices(rows: np.ndarray) -> Any:
-    import pyarrow
+    import pyarrow  # pyright: ignore
 
     return pyarrow.array(rows)
 
 
 def _values(array: Any, name: str | None) -> np.ndarray:
     """What was taken of a chunk, as an array of shape (rows, ...): lists are a dimension each."""
-    import pyarrow
+    import pyarrow  # pyright: ignore
 
     kind, shape = array.type, [len(array)]
     while isinstance(array, pyarrow.ExtensionArray):
@@ -183,14 +183,14 @@ def _values(array: Any, name: str | None) -> np.ndarray:
 
 
 def _is_list(kind: Any) -> bool:
-    from pyarrow import types
+    from pyarrow import types  # pyright: ignore
 
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def _check(kind: Any, name: str | None, remove: str = "table.drop_columns") -> None:
     """Raises InputError for a type of Arrow's that holds no numbers."""
-    from pyarrow import types
+    from pyarrow import types  # pyright: ignore
 
     inner = kind
     while True:
