@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import fsspec
 from fsspec.implementations.memory import MemoryFileSystem
 
-WAYS = ("error", "half", "silent")
+WAYS = ("half", "silent", "error")
 
 
 class Faulty(MemoryFileSystem):

@@ -1,5 +1,6 @@
 """Addresses of storages, such as s3://bucket/project: what they lead to, and in one line why they lead nowhere."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,6 +72,8 @@ def place_of(address: str, key: str = "") -> Place:
     """
     from fsspec.core import url_to_fs
 
+    for name in ("aiobotocore", "botocore"):  # which say where they have found credentials
+        logging.getLogger(name).setLevel(logging.WARNING)
     said = f"{key}{address}"
     protocol, _, rest = address.partition("://") if is_address(address) else ("file", "", address)
     host = rest.partition("/")[0]
@@ -80,7 +83,7 @@ def place_of(address: str, key: str = "") -> Place:
             f"{said} has a password in it, which would be kept in config.yaml and in each checkpoint; leave it out, "
             "and give it as the file system takes it: environment variables, or ~/.config/fsspec"
         )
-    if not rest.strip("/ ") or (not host and protocol not in ("file", "local", "memory")):
+    if not rest.strip("/ ") or (not host and protocol in _FLAT - {"memory"}):
         raise InputError(f"{said} names no {'folder' if protocol in ('file', 'local') else 'bucket'}; {_EXAMPLE}")
     if not is_address(address):
         address = str(Path(address).absolute())
