@@ -12,6 +12,7 @@ import torch
 import yaml
 from commands import PROJECT, Commands
 from jobs import Data, Net, fit
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from metronome.app.paper.asked import read
@@ -233,7 +234,7 @@ def two_processes(rank: int, folder: str, shards: bool, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank)}
     from jobs import X, Y
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -300,7 +301,7 @@ def test_nothing_else_is_as_good_as_the_best() -> None:
     assert saving.between_failures < inf
 
 
-class Dies(L.pytorch.callbacks.Callback):
+class Dies(Callback):
     """Kills its process with SIGKILL after so many steps of this life."""
 
     def __init__(self, after: float) -> None:
@@ -316,7 +317,7 @@ class Dies(L.pytorch.callbacks.Callback):
 
 
 def a_life(folder: Path, after: float, every: int, steps: int) -> None:
-    saves = L.pytorch.callbacks.ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)
+    saves = ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)
     last = folder / "last.ckpt"
     fit(
         model=Net(), data=Data(batch_size=16), callbacks=[Dies(after), saves], max_epochs=-1, max_steps=steps,
