@@ -31,6 +31,7 @@ from metronome.training.batches.seeds import generators_as_before
 from metronome.units import InputError
 from metronome.units.paper.memory import Weight
 
+_LOOKED_AT = 256  # samples: where they differ in length, all of them are padded to the longest
 _FEW = 16  # samples of a micro-batch of real numbers, at the most
 _TYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 
@@ -109,7 +110,7 @@ def _batch(settings: dict[str, Any], trainer: Any, micro_batch: int) -> Any:
     data = build_data(settings)
     if isinstance(data, DataModule):
         data.batch_growth, data.num_workers = None, 0
-        data.batch_size = min(micro_batch, data.num_samples)
+        data.batch_size = min(max(micro_batch, _LOOKED_AT), data.num_samples)
     plan_training(trainer, data)
     loaders = data.train_dataloader()
     try:
