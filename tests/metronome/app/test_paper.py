@@ -12,6 +12,7 @@ import torch
 import yaml
 from commands import PROJECT, Commands
 from jobs import Data, Net, fit
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from metronome.app.paper.asked import read
@@ -166,22 +167,23 @@ WIDE = ("experiment=digits", "model=mlp", "model.network.hidden=[3000,3000,500]"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("batch_size", "parts"), [(8, 1), (1256, 1), (1256, 2)])
-def test_one_device_beside_what_is_measured(batch_size: int, parts: int, commands: Commands) -> None:
-    """Weights, gradients and states to the byte; the peak of the process to 10 %."""
-    job = (*WIDE, f"data.batch_size={batch_size}", f"trainer.accumulate_grad_batches={parts}", "num_threads=1")
-    memory = planned_memory(commands, *job)["memory_bytes"]
-    done = commands("plan", *job, "measure=true", "seconds=0.2", "format=json")
-    measured = json.loads(done.out)["measured"]["own"]["memory_bytes"]
-    assert memory["weights"] == measured["parameters"]
-    assert memory["gradients"] == measured["gradients"]
-    assert memory["optimizer"] == measured["optimizer"]
-    beside = measured["peak"] - measured["before"]
-    counted = memory["all"] - memory["weights"]
-    print(
-        f"{batch_size} in {parts}: {counted / 1e6:.1f} MB counted, {beside / 1e6:.1f} measured: {counted / beside:.3f}"
-    )
-    assert beside == pytest.approx(counted, rel=0.1)
+def test_one_device_beside_what_is_measured(commands: Commands) -> None:
+    """Weights, gradients and states to the byte; of the process's peak, which has Python's own in it, the difference that
+    a larger micro-batch makes to 15 %."""
+    peaks = []
+    for batch_size, parts in ((8, 1), (1256, 1), (1256, 2)):
+        job = (*WIDE, f"data.batch_size={batch_size}", f"trainer.accumulate_grad_batches={parts}", "num_threads=1")
+        memory = planned_memory(commands, *job)["memory_bytes"]
+        layouts = json.loads(commands("plan", *job, "measure=true", "seconds=0.2", "-m", "format=json").out)
+        measured = layouts[0]["measured"]["own"]["memory_bytes"]
+        for part, name in (("weights", "parameters"), ("gradients", "gradients"), ("optimizer", "optimizer")):
+            assert memory[part] == measured[name]
+        counted, found = memory["all"] - memory["weights"], measured["peak"] - measured["before"]
+        print(f"{batch_size} in {parts}: {counted / 1e6:.1f} MB counted, {found / 1e6:.1f} measured")
+        assert counted * 0.95 < found < counted * 1.05 + 40e6
+        peaks.append((counted, found))
+    (least, least_found), (most, most_found), _ = peaks
+    assert most_found - least_found == pytest.approx(most - least, rel=0.15)
 
 
 class Weighs(L.LightningModule):
@@ -233,7 +235,7 @@ def two_processes(rank: int, folder: str, shards: bool, port: int) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank)}
     from jobs import X, Y
-    from lightning.fabric.plugins.environments import LightningEnvironment
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
     from torch.utils.data import DataLoader, TensorDataset
 
@@ -300,7 +302,7 @@ def test_nothing_else_is_as_good_as_the_best() -> None:
     assert saving.between_failures < inf
 
 
-class Dies(L.pytorch.callbacks.Callback):
+class Dies(Callback):
     """Kills its process with SIGKILL after so many steps of this life."""
 
     def __init__(self, after: float) -> None:
@@ -316,11 +318,11 @@ class Dies(L.pytorch.callbacks.Callback):
 
 
 def a_life(folder: Path, after: float, every: int, steps: int) -> None:
-    saves = L.pytorch.callbacks.ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)
+    saves = ModelCheckpoint(folder, "last", every_n_train_steps=every, enable_version_counter=False)
     last = folder / "last.ckpt"
     fit(
         model=Net(), data=Data(batch_size=16), callbacks=[Dies(after), saves], max_epochs=-1, max_steps=steps,
-        ckpt_path=str(last) if last.is_file() else None,
+        checkpoint=str(last) if last.is_file() else None, enable_checkpointing=True, enable_progress_bar=False,
     )  # fmt: skip
 
 

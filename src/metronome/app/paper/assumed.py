@@ -10,7 +10,7 @@ def assumed(found: OnPaper) -> list[str]:
     looked_at = count(counted.looked_at, "sample")
     lines = [
         f"Activations are those that PyTorch keeps with its kernels for a CPU, of the first {looked_at} of the data "
-        "here, repeated where a micro-batch is larger; longer ones take more.",
+        "here, as long as the longest of them; longer ones take more.",
         "Not counted: what callbacks, compiled code and activation checkpointing change; CUDA's own and NCCL's memory, "
         "for which paper.reserve is left.",
     ]

@@ -24,11 +24,14 @@ from metronome.app.config.rates import unscaled
 from metronome.app.paper.step import Pass, Step
 from metronome.app.paper.tracker import bytes_of
 from metronome.data import DataModule
+from metronome.models.fused import fuse, is_better_fused
+from metronome.models.supervised import Supervised
 from metronome.training.batches.cut import count_samples
 from metronome.training.batches.seeds import generators_as_before
 from metronome.units import InputError
 from metronome.units.paper.memory import Weight
 
+_LOOKED_AT = 256  # samples: where they differ in length, all of them are padded to the longest
 _FEW = 16  # samples of a micro-batch of real numbers, at the most
 _TYPES = {"64-true": torch.float64, "bf16-true": torch.bfloat16, "16-true": torch.float16}
 
@@ -107,7 +110,7 @@ def _batch(settings: dict[str, Any], trainer: Any, micro_batch: int) -> Any:
     data = build_data(settings)
     if isinstance(data, DataModule):
         data.batch_growth, data.num_workers = None, 0
-        data.batch_size = min(micro_batch, data.num_samples)
+        data.batch_size = min(max(micro_batch, _LOOKED_AT), data.num_samples)
     plan_training(trainer, data)
     loaders = data.train_dataloader()
     try:
@@ -144,6 +147,7 @@ def _counted(
     with mode or nullcontext():
         _convert(module, dtype)
         optimizers = _prepared(module, trainer)
+        _work_as_on_a_gpu(module, optimizers)
         if mode is not None:
             batch = tree_map(lambda part: mode.from_tensor(part) if isinstance(part, Tensor) else part, batch)
         step = Step(module, optimizers, mixed)
@@ -189,6 +193,21 @@ def _prepared(module: L.LightningModule, trainer: Any) -> list[Optimizer]:
     if not found or not all(isinstance(part, Optimizer) for part in found):
         raise InputError(f"{type(module).__name__} has no optimizer, so there is nothing to train on paper")
     return found
+
+
+def _work_as_on_a_gpu(module: L.LightningModule, optimizers: list[Optimizer]) -> None:
+    """In one kernel where a model of ours would have it so there, else tensors together, which is PyTorch's default
+    there and takes more memory than one after the other."""
+    for optimizer in optimizers:
+        groups = optimizer.param_groups
+        types = {parameter.dtype for group in groups for parameter in group["params"]}
+        better = all(is_better_fused(type(optimizer), "cuda", group) for group in groups)
+        if isinstance(module, Supervised) and better and types <= {torch.float32, torch.float64}:
+            fuse(optimizer)
+            continue
+        for group in groups:
+            if group.get("foreach", False) is None and group.get("fused") is None:
+                group["foreach"] = True
 
 
 def _convert(module: nn.Module, dtype: torch.dtype | None) -> None:
