@@ -9,8 +9,8 @@ from typing import Any
 from metronome.units.duration import Duration
 from metronome.units.epoch_series import MAX_EPOCHS_LISTED, EpochPlan, EpochSeries, epochs_in_rows
 from metronome.units.errors import InputError
-from metronome.units.mixtures.planned import MixedPlan
 from metronome.units.mixtures.mix import Mix
+from metronome.units.mixtures.planned import MixedPlan
 from metronome.units.plan_text import plan_text
 from metronome.units.schedule import BatchSchedule
 from metronome.units.split import share_size

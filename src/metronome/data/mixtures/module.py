@@ -54,7 +54,9 @@ class MixtureModule(DataModule):
         ways = {id(module.collate): module.collate for module in self.sets.values()}
         if len(ways) > 1:
             names = ", ".join(f"{name} by {_name(module.collate)}" for name, module in self.sets.items())
-            raise InputError(f"the sets of a mixture make batches in different ways: {names}; let all use one `collate`")
+            raise InputError(
+                f"the sets of a mixture make batches in different ways: {names}; let all use one `collate`"
+            )
         self.collate = next(iter(ways.values()), default_collate)
         self.casts_floats = all(module.casts_floats for module in self.sets.values())
 

@@ -41,7 +41,10 @@ class StreamLoader(DataLoader):
         self._is_loaded = False
         taken: Taken
         for step, taken in enumerate(super().__iter__(), first):
-            self._sizes = {step - 1: self._sizes.get(step - 1, (0, 0)), step: (taken.share_samples, taken.batch_samples)}
+            self._sizes = {
+                step - 1: self._sizes.get(step - 1, (0, 0)),
+                step: (taken.share_samples, taken.batch_samples),
+            }
             self._place = None if taken.place is None else Place(*taken.place)
             yield taken.share
         if self._place is not None and self._place.epoch == epoch:

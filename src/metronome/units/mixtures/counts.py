@@ -1,4 +1,4 @@
-"""How many samples a training has seen of each set of a mixture: counted where an epoch begins, so that no step has to."""
+"""How many samples a training has seen of each set of a mixture: counted by the epoch, so that no step has to."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,9 @@ class CountsOfMixture:
 
     def in_words(self, samples: int) -> dict[str, dict[str, float]]:
         """The same: of each set its `samples`, and `epochs`, the times that it was gone through."""
-        return {name: {"samples": count, "epochs": count / size} for name, (count, size) in self.counts(samples).items()}
+        return {
+            name: {"samples": count, "epochs": count / size} for name, (count, size) in self.counts(samples).items()
+        }
 
     # ---- in a checkpoint --------------------------------------------------------------------------------
 
