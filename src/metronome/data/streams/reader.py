@@ -31,7 +31,7 @@ class Place(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """A device's share of a batch; the samples in the share (0 if it only keeps company) and in the batch; the place."""
+    """A device's share of a batch; the samples in the share (0: it only keeps company) and in the batch; the place."""
 
     share: Any
     share_samples: int
@@ -191,7 +191,7 @@ def check_stream(stream: Any, split: str) -> None:
     name, package = type(stream).__name__, type(stream).__module__.split(".")[0]
     if split != "training":
         raise InputError(
-            f"the {split} data set is a stream ({name}), of which nobody knows how many samples are a whole evaluation; "
+            f"the {split} data set is a stream ({name}), and nobody knows how many samples are a whole evaluation; "
             "give a data set with a length, such as a list of its samples"
         )
     if package in _SHARE_THEMSELVES_OUT:
@@ -214,6 +214,6 @@ def check_options(data: Any) -> None:
         raise InputError("data.batch_growth goes by epochs, and a stream has none of a known length; leave it out")
     if data.num_workers > 1:
         raise InputError(
-            f"data.num_workers={data.num_workers}: a stream is read in its order, by this process (0) or one worker (1); "
+            f"data.num_workers={data.num_workers}: a stream is read in order, by this process (0) or one worker (1); "
             "for more return a StatefulDataLoader of torchdata from train_dataloader()"
         )

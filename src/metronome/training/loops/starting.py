@@ -87,8 +87,8 @@ class ForeignLoaders:
     # ---- loaders without a length -----------------------------------------------------------------------
 
     def remember(self, fetcher: DataFetcher) -> None:
-        """Called before each of Lightning's fetches. Of a loader without a length it fetches one batch more than the step
-        takes, to see the end come: where the loader is then, is no place to go on from."""
+        """Called before each of Lightning's fetches. Of a loader without a length it fetches one batch more than the
+        step takes, to see the end come: where the loader is then, is no place to go on from."""
         loader = fetcher.combined_loader
         if fetcher.length is None and (states := loader._state_dicts()):
             self._states = deepcopy(states)  # the loader may go on in it

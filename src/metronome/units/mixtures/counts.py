@@ -1,4 +1,4 @@
-"""How many samples a training has seen of each set of a mixture: counted where an epoch begins, so that no step has to."""
+"""How many samples a training has seen of each set of a mixture: counted by the epoch, so that no step has to."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,7 @@
 """A mixture of data sets: which set each sample of a training comes from, and how often a set is gone through.
 
-The whole training is one line of samples, numbered from 0. It is made of blocks, all alike: with weights 3 and 1 a block
-is 4 samples, 3 of the first set and 1 of the second, evenly spread. So which set a place belongs to, and
+The whole training is one line of samples, numbered from 0. It is made of blocks, all alike: with weights 3 and 1 a
+block is 4 samples, 3 of the first set and 1 of the second, evenly spread. So which set a place belongs to, and
 how many of that set came before it, are known from the place alone: nothing is kept, and nothing is drawn.
 
 In a block the k-th sample of a set with w of P places stands between the places floor((k-1) P/w) and ceil(k P/w): of
@@ -188,7 +188,7 @@ def _spread(parts: Sequence[int]) -> array:
 
 
 def _epoch(sizes: Mapping[str, int], parts: Sequence[int], asked: str | int | None) -> int:
-    """Samples in an epoch. After ceil(N P/w) of them a set of N has been gone through, and not one sooner."""
+    """Samples in an epoch. After ceil(N P/w) of them a set of N has been gone through."""
     block = sum(parts)
     once = {name: ceil(Fraction(n * block, part)) for (name, n), part in zip(sizes.items(), parts, strict=True)}
     if asked is None:
