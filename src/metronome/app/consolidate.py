@@ -21,9 +21,7 @@ class Consolidated:
     step: int
 
 
-def consolidate(
-    path: str | Path, to: str | Path, weights_only: bool = False
-) -> Consolidated:
+def consolidate(path: str | Path, to: str | Path, weights_only: bool = False) -> Consolidated:
     """Write a checkpoint that is a folder of shards to one file, as one device writes it.
 
     Args:
@@ -39,7 +37,9 @@ def consolidate(
     if path.is_file():
         raise InputError(f"checkpoint {path} is one file already")
     if to.is_dir():
-        raise InputError(f"{to} is a folder; give the name of a file, such as {to.name.partition('.')[0] or 'best'}.ckpt")
+        raise InputError(
+            f"{to} is a folder; give the name of a file, such as {to.name.partition('.')[0] or 'best'}.ckpt"
+        )
     parts = ("state_dict",) if weights_only else None
     checkpoint: dict[str, Any] = read_checkpoint(path, parts)
     assert is_sharded(path)

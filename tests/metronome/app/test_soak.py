@@ -128,4 +128,11 @@ def test_checkpoints_in_the_background(trainer: str, tmp_path: Path) -> None:
     runs = KILLS if trainer == "cpu" else max(2, KILLS // 5)
     options = ("background=true", "save_last_every=3steps", "filename='{step}'")
     arguments = [f"callbacks.checkpoint.{option}" for option in options]
-    survive(tmp_path, runs, f"trainer={trainer}", "model.network.hidden=[600,600]", "+callbacks.checkpoint.save_top_k=2", *arguments)
+    survive(
+        tmp_path,
+        runs,
+        f"trainer={trainer}",
+        "model.network.hidden=[600,600]",
+        "+callbacks.checkpoint.save_top_k=2",
+        *arguments,
+    )

@@ -11,8 +11,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from metronome.training.checkpoints.background import Beside, Group, Lost
-from metronome.training.checkpoints.copies import Memory
 from metronome.training.checkpoints.books import BOOKS, kept, moved
+from metronome.training.checkpoints.copies import Memory
 from metronome.training.checkpoints.files import NotWritten, reason_not_written
 from metronome.training.checkpoints.monitored import settle
 from metronome.units import Duration, InputError

@@ -26,7 +26,7 @@ from metronome.training.checkpoints.sharded.nesting import absent, together
 from metronome.training.checkpoints.sharded.states import by_index
 from metronome.units import InputError
 
-# What the list of contents that torch.distributed.checkpoint writes is made of: it is a pickle, which might run anything.
+# What the list of contents that torch.distributed.checkpoint writes is made of: a pickle, which might run anything.
 _OF_CONTENTS = {
     "torch.distributed.checkpoint.metadata": (
         "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata",
@@ -94,7 +94,6 @@ class Shards(FileSystemReader):
         if not isinstance(metadata, Metadata):
             raise InputError(f"checkpoint {self.path} is damaged in .metadata: it holds a {type(metadata).__name__}")
         return metadata
-
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         try:

@@ -80,7 +80,9 @@ def _write(checkpoint: dict[str, Any], path: Path, group: Any) -> None:
             file.flush()
             os.fsync(file.fileno())
         rest = [file.name for file in part.iterdir() if file.name not in (*files, MARKER)]
-        write_marker(part, files | sums_of(part, rest), {"processes": 1 if group is None else dist.get_world_size(group)})
+        write_marker(
+            part, files | sums_of(part, rest), {"processes": 1 if group is None else dist.get_world_size(group)}
+        )
         sync_folder(part)
         put_in_place(part, path)
 
