@@ -141,7 +141,7 @@ def at_steps(steps: range) -> Any:
 def test_a_disk_that_stays_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run fails at its end, as it does without; the books are those of what is there."""
     save = checkpoint(tmp_path, background=True)
-    with pytest.raises(RunFailed, match="could not be written .No space left on device"):
+    with pytest.raises(RunFailed, match=r"could not be written .No space left on device"):
         fit(model=FullDisk(range(5, 100), monkeypatch), callbacks=[save], enable_checkpointing=True)
     assert step_of(tmp_path / "last.ckpt") == step_of(tmp_path / "best.ckpt") == 5
     assert save._last_global_step_saved == 5

@@ -26,7 +26,7 @@ from metronome.training.checkpoints.sharded.nesting import absent, together
 from metronome.training.checkpoints.sharded.states import by_index
 from metronome.units import InputError
 
-# What the list of contents that torch.distributed.checkpoint writes is made of: it is a pickle, which might run anything.
+# What the list of contents that torch.distributed.checkpoint writes is made of: a pickle, which might run anything.
 _OF_CONTENTS = {
     "torch.distributed.checkpoint.metadata": (
         "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata",
