@@ -19,6 +19,8 @@ from commands import PROJECT, wait_for
 from hosts import Command, Network, network, torchrun
 from seen import seen_in
 
+from metronome.runs.folders import RunFolder
+
 pytestmark = pytest.mark.slow
 
 LOSSES = int(os.environ.get("METRONOME_LOSSES", "3"))
@@ -91,6 +93,11 @@ def on_one_host(net: Network, count: int, name: str) -> Path:
     command[command.index("--master-addr") + 1] = "127.0.0.1"
     end_well([host.start(*command, folder=folder)])
     return folder
+
+
+def is_done(folder: Path) -> bool:
+    (run,) = folder.glob("runs/*/*")
+    return RunFolder(run).status == "finished"
 
 
 def test_two_hosts_are_two_processes_and_one_may_be_lost(net: Network) -> None:
@@ -194,8 +201,11 @@ def test_a_host_is_lost_at_a_random_moment(net: Network) -> None:
         wait_for(lambda: list((net.folder / "all").glob("runs/*/*/config.yaml")))
         time.sleep(chance.uniform(0, fit))
         net.hosts[lost := chance.choice([1, 2])].kill()
-        assert first[2 - lost].wait(60) != 0 or digest(net.folder / "all")
-        net.hosts.pop(lost)
+        # Lost at its very end the run may be done; torchrun waits for its like on the lost host then.
+        wait_for(lambda: first[2 - lost].process.poll() is not None or is_done(net.folder / "all"))
+        for host in net.hosts.values():
+            host.kill()
+        net.hosts.clear()
         end_well(start(net, 2, "resume=auto"))
         alike += left_by(net.folder / "all") == expected
         print(f"{turn + 1} hosts lost, {alike} runs ended alike", flush=True)
