@@ -19,6 +19,8 @@ from commands import PROJECT, wait_for
 from hosts import Command, Network, network, torchrun
 from seen import seen_in
 
+from metronome.runs.folders import RunFolder
+
 pytestmark = pytest.mark.slow
 
 LOSSES = int(os.environ.get("METRONOME_LOSSES", "3"))
@@ -93,6 +95,11 @@ def on_one_host(net: Network, count: int, name: str) -> Path:
     return folder
 
 
+def is_done(folder: Path) -> bool:
+    (run,) = folder.glob("runs/*/*")
+    return RunFolder(run).status == "finished"
+
+
 def test_two_hosts_are_two_processes_and_one_may_be_lost(net: Network) -> None:
     """The same weights as on one host; one host is lost: the other ends with one line, and the same commands go on to
     the weights, metrics and curves of a run that was never interrupted."""
@@ -158,7 +165,7 @@ def test_hosts_leave_and_come_back(net: Network) -> None:
     alone, folder, seen = net.folder / "alone", net.folder / "all", net.folder / "seen"
     end_well([net.add(9).start(sys.executable, *JOB, folder=alone)])
     job = (*JOB, "+callbacks.seen._target_=seen.Seen", f"+callbacks.seen.folder={seen}", "+callbacks.seen.pause=0.1")
-    quick = ["--max-restarts", "20", "--rdzv-conf", "last_call_timeout=3,keep_alive_interval=1,join_timeout=200"]
+    quick = ["--max-restarts", "20", "--rdzv-conf", "last_call_timeout=6,keep_alive_interval=1,join_timeout=200"]
     support = str(PROJECT / "tests" / "support")
 
     def come(number: int) -> Command:
@@ -172,10 +179,10 @@ def test_hosts_leave_and_come_back(net: Network) -> None:
     wait_for(lambda: "= 3 devices" in commands[0].said and has_saved(folder))
     net.hosts[3].kill()
     lost_at = time.monotonic()
-    wait_for(lambda: "goes on" in commands[0].said.partition("= 2 devices")[2])
+    wait_for(lambda: "goes on  " in commands[0].said.partition("= 2 devices")[2])
     print(f"the others went on {time.monotonic() - lost_at:.1f} s after the loss")
     back = come(3)
-    wait_for(lambda: "goes on" in commands[0].said.partition("= 2 devices")[2].partition("= 3 devices")[2])
+    wait_for(lambda: "goes on  " in commands[0].said.partition("= 2 devices")[2].partition("= 3 devices")[2], 300)
     end_well([*commands[:2], back])
 
     one, other = (state_of(run_of(place) / "checkpoints/last.ckpt") for place in (alone, folder))
@@ -194,8 +201,11 @@ def test_a_host_is_lost_at_a_random_moment(net: Network) -> None:
         wait_for(lambda: list((net.folder / "all").glob("runs/*/*/config.yaml")))
         time.sleep(chance.uniform(0, fit))
         net.hosts[lost := chance.choice([1, 2])].kill()
-        assert first[2 - lost].wait(60) != 0 or digest(net.folder / "all")
-        net.hosts.pop(lost)
+        # Lost at its very end the run may be done; torchrun waits for its like on the lost host then.
+        wait_for(lambda left=first[2 - lost]: left.process.poll() is not None or is_done(net.folder / "all"))
+        for host in net.hosts.values():
+            host.kill()
+        net.hosts.clear()
         end_well(start(net, 2, "resume=auto"))
         alike += left_by(net.folder / "all") == expected
         print(f"{turn + 1} hosts lost, {alike} runs ended alike", flush=True)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from metronome.app.errors.exits import EXIT_FAILED
 from metronome.app.errors.lost import gone
 
-_SECONDS = 30.0  # of silence: some calls keep all of a process's threads waiting, though not as long
+_SECONDS = 60.0  # of silence: some calls keep all threads of a process waiting, though not as long
 _PAUSE = 1.0  # between two looks
 _DONE = "done"
 
