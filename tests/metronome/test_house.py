@@ -23,8 +23,8 @@ APART = {("runs", "insight"), ("runs", "models"), ("runs", "data"), ("runs", "tr
 # The same for the rooms inside rooms; what lies in the room itself is above them, but for what stands at the end.
 INNER = {
     "app": ("processes", "console", "run", "storage", "sweeps", "config", "hosts", "errors"),
-    "training": ("trainer", "loops", "looks", "step", "guards", "planning", "flags", "signature", "speed", "logged",
-                 "checkpoints", "batches", "state", "sharded", "networks", "place", "precise", "lightning_private"),
+    "training": ("trainer", "loops", "looks", "step", "guards", "planning", "flags", "signature", "speed", "sharded",
+                 "logged", "checkpoints", "batches", "state", "networks", "place", "precise", "lightning_private"),
 }  # fmt: skip
 FRAMEWORKS = {"torch", "lightning", "hydra", "omegaconf", "optuna"}
 MOST_LINES, MOST_FILES = 300, 12

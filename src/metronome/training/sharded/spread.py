@@ -3,6 +3,7 @@ block and each network in parts along the data-parallel one (PyTorch's `fully_sh
 
 import functools
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ def parallelize(module: L.LightningModule, mesh: Any) -> None:
         )
     # It warns of a weight that is cut along both dimensions and made whole: by two collectives, which is what there is.
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+    # And of outputs that are views, as those of all tensor-parallel layers are: changed in place they would be a risk.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     for owner in owners:
         owner.parallelize(mesh)  # pyright: ignore
 

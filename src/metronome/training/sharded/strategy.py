@@ -15,15 +15,9 @@ from torch import Tensor, distributed, nn
 from torch.optim import LBFGS, Optimizer
 from torchmetrics import Metric
 
+from metronome.training.checkpoints.sharded.folder import is_sharded
 from metronome.training.sharded.norms import clip_norm, clip_values
-from metronome.training.sharded.spread import (
-    is_spread,
-    like_the_first,
-    outputs_of,
-    parallelize,
-    roots_of,
-    spread,
-)
+from metronome.training.sharded.spread import is_spread, like_the_first, outputs_of, parallelize, roots_of, spread
 from metronome.training.sharded.tensors import gathered, part_like, states_like
 from metronome.units import InputError
 
@@ -42,7 +36,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     that is given the mesh of that dimension, and replaces its parts' weights (`torch.distributed.tensor.parallel`).
 
-    Checkpoints are those of one device, whole in one file: any layout goes on from any other's.
+    A checkpoint is a folder to which each device writes its part. Any layout goes on from any other's.
 
     Args:
         data_parallel_size: among how many a batch is shared out, and each weight cut; auto: all devices there are.
@@ -54,6 +48,7 @@ class ShardedStrategy(ModelParallelStrategy):
         reshard_after_forward: whether weights are let go of between the two passes; false: more memory, less traffic.
         reduce_each_micro_batch: whether gradients meet after each micro-batch, and not only in a step's last: less
             memory, by a gradient of the whole model, and more traffic.
+        sharded_checkpoints: false: one file with whole weights, which pass through the first device's memory.
         options: of ModelParallelStrategy: `process_group_backend`, `timeout`.
 
     Raises:
@@ -69,6 +64,7 @@ class ShardedStrategy(ModelParallelStrategy):
         activation_checkpointing: bool = False,
         reshard_after_forward: bool = True,
         reduce_each_micro_batch: bool = False,
+        sharded_checkpoints: bool = True,
         **options: Any,
     ) -> None:
         sizes = (("data_parallel_size", data_parallel_size), ("tensor_parallel_size", tensor_parallel_size))
@@ -83,7 +79,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.tensor_parallel_size, self.wanted = tensor_parallel_size, data_parallel_size
         self.shard_modules = None if shard_modules is None else list(shard_modules)
         self.activation_checkpointing, self.reshard_after_forward = activation_checkpointing, reshard_after_forward
-        self.reduce_each_micro_batch = reduce_each_micro_batch
+        self.reduce_each_micro_batch, self.sharded_checkpoints = reduce_each_micro_batch, sharded_checkpoints
         self._roots: list[Any] = []
         self._outputs: list[Tensor] = []  # of the networks, in the micro-batch being made
 
@@ -245,11 +241,20 @@ class ShardedStrategy(ModelParallelStrategy):
         return Strategy.optimizer_state(self, optimizer)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        if self.sharded_checkpoints and "://" not in str(filepath) and storage_options is None:
+            from metronome.training.checkpoints.sharded.write import write  # takes a second, which others need not wait
+
+            write(checkpoint, filepath)
+            return
         whole = gathered(checkpoint, keeps=self.is_global_zero)
         ParallelStrategy.save_checkpoint(self, whole, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        # What is not read is not loaded: of each tensor this device's part.
+        """What the module and its optimizers lack, of each tensor this device's part; no more of it is read."""
+        if is_sharded(checkpoint_path):
+            from metronome.training.checkpoints.sharded.restore import read_like
+
+            return read_like(checkpoint_path, self.lightning_module, self.optimizers)  # pyright: ignore
         return torch.load(checkpoint_path, map_location="cpu", mmap=True, weights_only=weights_only)
 
     @property

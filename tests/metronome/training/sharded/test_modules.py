@@ -71,8 +71,9 @@ class SpreadsItself(Net):
     def configure_model(self) -> None:
         from torch.distributed.fsdp import FSDPModule, fully_shard
 
-        if self._device_mesh is not None and not isinstance(self.net, FSDPModule):
-            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+        mesh: Any = self.device_mesh
+        if mesh is not None and not isinstance(self.net, FSDPModule):
+            fully_shard(self.net, mesh=mesh["data_parallel"])
 
 
 class Cut(Net):
@@ -261,4 +262,5 @@ def test_which_blocks_there_are() -> None:
     assert blocks == list(module.net.blocks)
     [(_, named)] = networks_and_blocks(module, ["Linear", "TransformerEncoderLayer"])
     assert {type(part).__name__ for part in named} == {"Linear", "TransformerEncoderLayer"}
-    assert named.index(module.net.blocks[0].linear1) < named.index(module.net.blocks[0])
+    first: Any = module.net.blocks[0]
+    assert named.index(first.linear1) < named.index(first)
