@@ -73,6 +73,10 @@ class Slurm:
         for job in self.jobs:
             if job.state not in ENDED:
                 store(self.folder, job.id, requeue=False, cancelled=True)
-            for group in [*job.tasks, *([job.batch] if job.batch else []), *([job.controller] if job.controller else [])]:
+            for group in [
+                *job.tasks,
+                *([job.batch] if job.batch else []),
+                *([job.controller] if job.controller else []),
+            ]:
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(group, signal.SIGKILL)
