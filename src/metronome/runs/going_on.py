@@ -38,7 +38,7 @@ def is_started_again() -> bool:
 
 
 def leave_word_of_start() -> None:
-    """For `is_started_again` in the next start of this job, where nobody else says it. Once a folder is this start's."""
+    """For `is_started_again` at the next start of this job, where nobody else does. Once a folder is this start's."""
     if (word := _word_of_start()) is not None:
         word.touch()
 

@@ -1,4 +1,4 @@
-"""Jobs that a cluster makes, preempts and starts again: on a stand-in for SLURM, which `tests/support/slurm` describes."""
+"""Jobs that a cluster makes, preempts and starts again: on a stand-in for SLURM (tests/support/slurm)."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def slurm(tmp_path: Path) -> Iterator[Slurm]:
     slurm.close()
 
 
-def happens(folder: Path, what: str, number: str = "USR2", step: int = 150) -> tuple[str, ...]:
+def happens(folder: Path, what: str, number: str = "USR2", step: int = 110) -> tuple[str, ...]:
     """In the middle of the second of two epochs of 100 steps."""
     values = {
         "_target_": "slurm.training.Happens",
@@ -56,7 +56,7 @@ def what_it_came_to(results: list[Path]) -> dict[str, Any]:
 def _without_times(curves: str) -> list[dict[str, str]]:
     names, *rows = [line.split(",") for line in curves.splitlines()]
     rows = [dict(zip(names, row, strict=True)) for row in rows]
-    return [{name: value for name, value in row.items() if "second" not in name and "time" not in name} for row in rows]
+    return [{name: value for name, value in row.items() if "/ms_" not in name} for row in rows]
 
 
 def alone(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -95,8 +95,8 @@ def test_a_batch_script(what: str, slurm: Slurm, tmp_path: Path) -> None:
     assert job.log == ["PENDING", "RUNNING", "REQUEUED", "PENDING", "RUNNING", "COMPLETED"], output
     assert (slurm.folder / "requeued").read_text().split() == [job.name], "asked for once"
     assert ("SLURM starts job" in output) == (what == "announced")
-    assert "goes on    after step 15" in output
     (run,) = tmp_path.glob("runs/linear/*")
+    assert 110 <= json.loads((run / "result.json").read_text())["resumed_from"]["step"] < 200
     assert run.name.startswith(f"slurm_{job.id}_0")
     assert what_it_came_to([run / "result.json"]) == alone(tmp_path / "alone", *TWO_PROCESSES)
 
@@ -156,7 +156,7 @@ def test_submitit_on_this_machine(trainer: str, tmp_path: Path) -> None:
     assert log.read_text().count("Starting with") == 2
     assert log.read_text().count("Requeued job") == 1
     (result,) = tmp_path.glob("runs/linear/*/*/result.json")
-    assert json.loads(result.read_text())["resumed_from"]["step"] >= 150, "saved before it left"
+    assert json.loads(result.read_text())["resumed_from"]["step"] >= 110, "saved before it left"
     assert what_it_came_to([result]) == alone(tmp_path / "alone", *job, "-m", "seed=0")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -186,7 +187,7 @@ def scancel(words: list[str]) -> int:
 
 
 def sacct(words: list[str]) -> int:
-    names = [value for flag, value in zip(words, words[1:], strict=False) if flag in ("-j", "--jobs")]
+    names = [value for flag, value in itertools.pairwise(words) if flag in ("-j", "--jobs")]
     print("JobID|State|NodeList")
     for job in _asked_for(names):
         state = "COMPLETING" if job.requeue else job.state

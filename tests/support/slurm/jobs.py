@@ -182,10 +182,11 @@ def node_names(count: int) -> str:
 def _environment(job: Job) -> dict[str, str]:
     """What a batch script finds."""
     nodes, per_node = job.nodes, job.tasks_per_node
+    per_nodes = f"{per_node}(x{nodes})" if nodes > 1 else str(per_node)
     found = job.environment | {
         "SLURM_JOB_ID": str(job.id), "SLURM_JOBID": str(job.id), "SLURM_JOB_NAME": job.options.get("job-name", "job"),
         "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_NNODES": str(nodes), "SLURM_JOB_NODELIST": node_names(nodes),
-        "SLURM_NODELIST": node_names(nodes), "SLURM_TASKS_PER_NODE": f"{per_node}(x{nodes})" if nodes > 1 else str(per_node),
+        "SLURM_NODELIST": node_names(nodes), "SLURM_TASKS_PER_NODE": per_nodes,
         "SLURM_SUBMIT_DIR": job.folder, "SLURM_SUBMIT_HOST": "login", "SLURM_CLUSTER_NAME": "stand-in",
         "SLURM_JOB_PARTITION": job.options.get("partition", "main"), "SLURM_NODEID": "0", "SLURM_PROCID": "0",
         "SLURM_LOCALID": "0", "SLURM_GTIDS": "0", "SLURMD_NODENAME": "127.0.0.1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ class Happens(L.Callback):
             _from_outside("scancel", job, "--signal", self.signal)
         else:
             _from_outside("scontrol", "requeue", job)
+        end = time.monotonic() + 60
+        while not trainer._signal_connector.request and time.monotonic() < end:  # pyright: ignore
+            time.sleep(0.01)  # steps are short, and the training would be over before the signal is here
 
 
 def _from_outside(*command: str) -> None:
