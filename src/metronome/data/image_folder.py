@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from metronome.data.module import DataModule, Splits
+from metronome.data.module import DataModule
+from metronome.data.splits import Splits
 from metronome.units import InputError, check_number
 
 if TYPE_CHECKING:

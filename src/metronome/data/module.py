@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader, default_collate
@@ -13,25 +13,13 @@ from metronome.data.mixtures.sampler import MixtureSampler
 from metronome.data.mixtures.sets import Mixture
 from metronome.data.on_device import OnDevice
 from metronome.data.rows import as_dataset, is_rows, whole_batch
+from metronome.data.splits import Splits, data_sets_of
 from metronome.data.streams.loader import loader_of
-from metronome.data.streams.reader import StreamReader, check_options, check_stream, is_stream
+from metronome.data.streams.reader import StreamReader, is_stream
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
 from metronome.training.place import data_devices, data_rank
 from metronome.units import BatchSchedule, InputError, check_number, micro_batch_size
 from metronome.units.mixtures.mix import Mix
-
-
-class Splits(NamedTuple):
-    """The three data sets of a run. Each is a map-style Dataset, or tensors or arrays in any nesting
-    (`(x, y)`, `{"image": x, "label": y}`), one row a sample. Frames and series of pandas and polars are taken for
-    arrays, and floats are read in the type of the weights. What does not fit into memory (arrays mapped from files,
-    Arrow tables, data sets of Hugging Face's: `README.md`) is read a batch at a time. For training it may be a Mixture of
-    data sets too, or a stream: an IterableDataset, or anything that can be iterated over again and again. A split that
-    is None is skipped."""
-
-    train: Any
-    val: Any = None
-    test: Any = None
 
 
 class DataModule(L.LightningDataModule):
@@ -120,35 +108,7 @@ class DataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         if self._splits is not None or (stage == "predict" and not self._predicts_a_split):
             return
-        given = self.load()
-        if not isinstance(given, tuple) or len(given) != len(Splits._fields):
-            raise InputError(
-                f"{type(self).__name__}.load() must return Splits(train, val, test), and returns a "
-                f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, tuple | list) else ''}"
-            )
-        names = ("training", "validation", "test")
-        for name, split in zip(names, given, strict=True):
-            if is_stream(split):
-                check_stream(split, name)
-        train, val, test = (s if s is None or is_stream(s) else as_dataset(s, self.collate) for s in given)
-        if is_stream(train):
-            check_options(self)
-        for name, split in zip(names, (train, val, test), strict=True):
-            if is_stream(split):
-                continue
-            if split is not None and len(split) == 0:
-                raise InputError(f"the {name} data set of {type(self).__name__} is empty")
-            if split is not None and self._on_device.wanted is True and not (is_rows(split) and not split.is_stored):
-                is_what = (
-                    "stored, and only batches of it are read"
-                    if is_rows(split)
-                    else (f"a {type(split).__name__}, which is read sample by sample")
-                )
-                raise InputError(
-                    f"data.on_device=true keeps tensors and arrays, and the {name} data set of {type(self).__name__} "
-                    f"is {is_what}; use data.on_device=auto"
-                )
-        self._splits = Splits(train, val, test)
+        self._splits = data_sets_of(self, self.load(), self._on_device.wanted is True)
 
     @property
     def splits(self) -> Splits:

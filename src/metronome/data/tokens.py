@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from metronome.data.module import DataModule, Splits
+from metronome.data.module import DataModule
+from metronome.data.splits import Splits
 from metronome.data.stored.token_files import Documents, PackedTokens, TokenFile, document_starts
 from metronome.units import InputError, check_number
 

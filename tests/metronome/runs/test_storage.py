@@ -26,7 +26,7 @@ A = {"config.yaml": "experiment: digits\noverrides: [seed=1]\n", "checkpoints/be
      "checkpoints/last.ckpt": "last 1", "train.log": "one\n"}  # fmt: skip
 # A newer last, another best under another name, a sharded checkpoint, a longer log.
 B = {"config.yaml": A["config.yaml"], "checkpoints/step=2.ckpt": "best 2", "checkpoints/last.ckpt": "last 2, longer",
-     "checkpoints/sharded.ckpt/__0_0.distcp": "shard 0", "checkpoints/sharded.ckpt/.metadata": "no",
+     "checkpoints/sharded.ckpt/__0_0.distcp": "shard 0", "checkpoints/sharded.ckpt/.metadata": "of torch",
      "train.log": "one\ntwo\n", "result.json": '{"status": "finished"}'}  # fmt: skip
 
 
@@ -44,8 +44,8 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 
 def seen(files: dict[str, str]) -> dict[str, str]:
-    """Without what is hidden, which is not stored."""
-    return {name: text for name, text in files.items() if not Path(name).name.startswith(".")}
+    """Without what is hidden, which is not stored but for a checkpoint's."""
+    return {name: text for name, text in files.items() if not Path(name).name.startswith(".") or ".ckpt/" in name}
 
 
 def read(place: Place, folder: Path) -> dict[str, str] | None:

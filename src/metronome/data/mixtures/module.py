@@ -7,7 +7,8 @@ from typing import Any
 from torch.utils.data import default_collate
 
 from metronome.data.mixtures.sets import Mixture, Together
-from metronome.data.module import DataModule, Splits
+from metronome.data.module import DataModule
+from metronome.data.splits import Splits
 from metronome.units import InputError
 
 log = logging.getLogger("metronome.data")

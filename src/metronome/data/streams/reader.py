@@ -102,20 +102,20 @@ class StreamReader(IterableDataset):
         """The stream's samples, and how many batches have been read of this epoch."""
         start: Place | None = self.start
         if start is None:
-            return self._iterator(self.epoch), 0
+            return self._source_read(self.epoch), 0
         if start.epoch == self.epoch and not start.is_last:
-            return self._iterator(self.epoch, start.after), start.batch
+            return self._source_read(self.epoch, start.after), start.batch
         # An epoch is over, left where it stood or read to its end: some streams begin the next one from there. So its
         # last batch is read once more, and its end if it had come there.
-        samples = self._iterator(start.epoch, start.before)
+        samples = self._source_read(start.epoch, start.before)
         for batch in (start.batch - 1, start.batch)[: 2 if start.is_last else 1]:
             with self._seeded(batch, start.epoch):
                 list(islice(samples, self._to_read))
         if start.epoch == self.epoch:
             return iter(()), start.batch
-        return self._iterator(self.epoch), 0
+        return self._source_read(self.epoch), 0
 
-    def _iterator(self, epoch: int, state: Any = None) -> Iterator[Any]:
+    def _source_read(self, epoch: int, state: Any = None) -> Iterator[Any]:
         if callable(set_epoch := getattr(self.stream, "set_epoch", None)):
             set_epoch(epoch)
         if state is not None:  # some have none before their first sample

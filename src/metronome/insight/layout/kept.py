@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from metronome.training.guards.attributes import BOOKS
+from metronome.training.guards.put_back.attributes import BOOKS
 
 _PLAIN = (bool, int, float, str, type(None), Tensor, np.ndarray, list, tuple, dict, set, deque, random.Random,
           np.random.Generator, torch.Generator)  # fmt: skip

@@ -13,7 +13,7 @@ from metronome.insight.layout.kept import Kept
 from metronome.training import Trainer
 from metronome.training.batches.seeds import StepSeeds
 from metronome.training.guards.memory import is_out_of_memory, one_line
-from metronome.training.guards.undo import Undo
+from metronome.training.guards.put_back.undo import Undo
 from metronome.training.looks.across_samples import batch_norms, spectral_norms
 from metronome.training.step.step import CutBatch, Step
 from metronome.training.step.weights import Weight

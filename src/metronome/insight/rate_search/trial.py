@@ -15,7 +15,7 @@ from metronome.training import Trainer
 from metronome.training.batches.beside import epoch_beside, generators_of
 from metronome.training.batches.seeds import StepSeeds
 from metronome.training.guards.passes import PassesThatCanBeUndone, explained
-from metronome.training.guards.undo import Undo
+from metronome.training.guards.put_back.undo import Undo
 from metronome.training.lightning_private import logger_connector
 from metronome.training.step.step import StepPoints
 from metronome.training.step.whole_loss import mean_over_devices

@@ -44,7 +44,7 @@ def is_checkpoint(name: str) -> bool:
 def look(folder: Path, everything: bool = False) -> State:
     """The files of a run, by their names in its folder, and what each is like: those that matter for going on, or all.
 
-    Not what is half written, what is hidden, and what is another run's.
+    Not what is half written, what is hidden (but in a checkpoint that is a folder), and what is another run's.
     """
     found: State = {}
     for base, folders, files in os.walk(folder):
@@ -55,7 +55,8 @@ def look(folder: Path, everything: bool = False) -> State:
         for file in files:
             path = Path(base, file)
             name = path.relative_to(folder).as_posix()
-            if file.startswith(".") or file.endswith(".part") or not (everything or _matters(name)):
+            is_hidden = file.startswith(".") and not is_checkpoint(name.rpartition("/")[0])
+            if is_hidden or file.endswith(".part") or not (everything or _matters(name)):
                 continue
             with suppress(FileNotFoundError):  # gone since it was listed
                 found[name] = path.stat()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import Metric
 
-from metronome.training.guards.attributes import BOOKS
+from metronome.training.guards.put_back.attributes import BOOKS
 from metronome.training.looks.across_samples import spectral_norms
 from metronome.training.looks.plain_state import changed, plain_state, random_state
 from metronome.training.sharded.tensors import is_sharded

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from metronome.training.guards.attributes import BOOKS, own_modules
+from metronome.training.guards.put_back.attributes import BOOKS, own_modules
 
 _DEEP, _FEW, _MANY = 3, 1_000, 1_000_000
 

@@ -16,7 +16,7 @@ from metronome.training.batches.shares import Shares
 from metronome.training.checkpoints.monitored import look_at_logged
 from metronome.training.guards.between_steps import BetweenSteps
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
-from metronome.training.guards.undo import Undo
+from metronome.training.guards.put_back.undo import Undo
 from metronome.training.lightning_private import (
     EvaluationLoopBase,
     call_callback_hooks,

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
-from metronome.training.guards.attributes import Attributes, own_modules
+from metronome.training.guards.put_back.attributes import Attributes, own_modules
 from metronome.units import RunFailed
 
 _BATCH = "the batch"
