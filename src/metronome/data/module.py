@@ -14,7 +14,7 @@ from metronome.data.mixtures.sets import Mixture
 from metronome.data.on_device import OnDevice
 from metronome.data.rows import as_dataset, is_rows, whole_batch
 from metronome.data.streams.loader import loader_of
-from metronome.data.streams.reader import StreamReader, check_options, check_stream, is_stream
+from metronome.data.streams.reader import StreamReader, check_streams, is_stream
 from metronome.training import BatchSampler, EvaluationSampler, Trainer
 from metronome.units import BatchSchedule, InputError, check_number, micro_batch_size
 from metronome.units.mixtures.mix import Mix
@@ -124,15 +124,10 @@ class DataModule(L.LightningDataModule):
                 f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, tuple | list) else ''}"
             )
         names = ("training", "validation", "test")
-        for name, split in zip(names, given, strict=True):
-            if is_stream(split):
-                check_stream(split, name)
+        check_streams(self, dict(zip(names, given, strict=True)))
         train, val, test = (s if s is None or is_stream(s) else as_dataset(s) for s in given)
-        if is_stream(train):
-            check_options(self)
-        for name, split in zip(names, (train, val, test), strict=True):
-            if is_stream(split):
-                continue
+        sized = [(name, s) for name, s in zip(names, (train, val, test), strict=True) if not is_stream(s)]
+        for name, split in sized:
             if split is not None and len(split) == 0:
                 raise InputError(f"the {name} data set of {type(self).__name__} is empty")
             if split is not None and self._on_device.wanted is True and not is_rows(split):
@@ -203,17 +198,10 @@ class DataModule(L.LightningDataModule):
         return self._loader(self.splits.train, sampler, trainer)
 
     def _stream_loader(self, trainer: Trainer) -> DataLoader:
-        reader = StreamReader(
-            self.splits.train,
-            int(self.batch_size),
-            self.collate,
-            trainer.seed,
-            devices=trainer.world_size,
-            rank=trainer.global_rank,
-            drop_last=self.drop_last,
-            floats=floats_wanted(trainer) if self.casts_floats else None,
-            told=self._told,
-        )
+        floats = floats_wanted(trainer) if self.casts_floats else None
+        place = {"devices": trainer.world_size, "rank": trainer.global_rank}
+        ways = {"collate": self.collate, "drop_last": self.drop_last, "floats": floats, "told": self._told}
+        reader = StreamReader(self.splits.train, int(self.batch_size), seed=trainer.seed, **place, **ways)
         return loader_of(reader, lambda: trainer.epoch, **self._ways_to_load(trainer))
 
     def val_dataloader(self) -> DataLoader | list:
