@@ -171,17 +171,10 @@ class DataModule(L.LightningDataModule):
         return self._loader(self.splits.train, sampler, trainer)
 
     def _stream_loader(self, trainer: Trainer) -> DataLoader:
-        reader = StreamReader(
-            self.splits.train,
-            int(self.batch_size),
-            self.collate,
-            trainer.seed,
-            devices=data_devices(trainer),
-            rank=data_rank(trainer),
-            drop_last=self.drop_last,
-            floats=floats_wanted(trainer) if self.casts_floats else None,
-            told=self._told,
-        )
+        floats = floats_wanted(trainer) if self.casts_floats else None
+        place = {"devices": data_devices(trainer), "rank": data_rank(trainer)}
+        ways = {"collate": self.collate, "drop_last": self.drop_last, "floats": floats, "told": self._told}
+        reader = StreamReader(self.splits.train, int(self.batch_size), seed=trainer.seed, **place, **ways)
         return loader_of(reader, lambda: trainer.epoch, **self._ways_to_load(trainer))
 
     def val_dataloader(self) -> DataLoader | list:

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from metronome.data.rows import as_dataset, is_rows
-from metronome.data.streams.reader import check_options, check_stream, is_stream
+from metronome.data.streams.reader import check_streams, is_stream
 from metronome.units import InputError
 
 
@@ -38,18 +38,13 @@ def data_sets_of(module: Any, given: Any, stays_on_device: bool) -> Splits:
             f"{type(given).__name__}{f' of {len(given)}' if isinstance(given, tuple | list) else ''}"
         )
     kinds = ("training", "validation", "test")
-    for kind, split in zip(kinds, given, strict=True):
-        if is_stream(split):
-            check_stream(split, kind)
+    check_streams(module, dict(zip(kinds, given, strict=True)))
     train, val, test = (s if s is None or is_stream(s) else as_dataset(s, module.collate) for s in given)
-    if is_stream(train):
-        check_options(module)
-    for kind, split in zip(kinds, (train, val, test), strict=True):
-        if is_stream(split):
-            continue
-        if split is not None and len(split) == 0:
+    sized = [(kind, s) for kind, s in zip(kinds, (train, val, test), strict=True) if s is not None and not is_stream(s)]
+    for kind, split in sized:
+        if len(split) == 0:
             raise InputError(f"the {kind} data set of {name} is empty")
-        if split is not None and stays_on_device and not (is_rows(split) and not split.is_stored):
+        if stays_on_device and not (is_rows(split) and not split.is_stored):
             sample_by_sample = f"a {type(split).__name__}, which is read sample by sample"
             is_what = "stored, and only batches of it are read" if is_rows(split) else sample_by_sample
             raise InputError(

@@ -15,8 +15,8 @@ log = logging.getLogger("metronome.data")
 
 
 class MixtureModule(DataModule):
-    """The training sets of several data modules mixed, as `Mixture` says it; their validation and test sets one after the
-    other. Batches, shuffling and workers are this module's: those of the others do nothing.
+    """The training sets of several data modules mixed, as `Mixture` says it; their validation and test sets one after
+    the other. Batches, shuffling and workers are this module's: those of the others do nothing.
 
     Args:
         sets: data modules by name; one that is None is left out.

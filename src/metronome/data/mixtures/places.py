@@ -1,4 +1,4 @@
-"""What stands at the places of a mixture: the set, that set's own epoch, and the sample; a function of the place alone."""
+"""What stands at the places of a mixture: the set, its own epoch, and the sample; a function of the place."""
 
 from typing import NamedTuple
 

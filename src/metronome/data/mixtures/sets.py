@@ -57,8 +57,8 @@ class Mixture(Together):
 
     A training is one line of samples, of which each set has its weight: exactly after each block of it (here of 4), and
     never a whole sample more or less. A set is gone through from its first to its last sample, in an order of its own,
-    and then again in another; so a small one is seen several times while a large one is seen once. Which sample stands at
-    a place of the line is a function of the seed and the place: the same on any devices, with any workers, and after a
+    and then again in another; so a small one is seen several times while a large one is seen once. Which sample is at a
+    place of the line is a function of the seed and the place: the same on any devices, with any workers, and after a
     resume.
 
     An epoch of it is, unless `epoch` says otherwise, so many samples that every sample of every set is among them: one

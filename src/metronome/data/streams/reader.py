@@ -63,9 +63,9 @@ class StreamReader(IterableDataset):
         self,
         stream: Any,
         batch_size: int,
+        *,
         collate: Callable[[list[Any]], Any],
         seed: int,
-        *,
         devices: int,
         rank: int,
         drop_last: bool,
@@ -102,20 +102,20 @@ class StreamReader(IterableDataset):
         """The stream's samples, and how many batches have been read of this epoch."""
         start: Place | None = self.start
         if start is None:
-            return self._source_read(self.epoch), 0
+            return self._samples_from(self.epoch), 0
         if start.epoch == self.epoch and not start.is_last:
-            return self._source_read(self.epoch, start.after), start.batch
+            return self._samples_from(self.epoch, start.after), start.batch
         # An epoch is over, left where it stood or read to its end: some streams begin the next one from there. So its
         # last batch is read once more, and its end if it had come there.
-        samples = self._source_read(start.epoch, start.before)
+        samples = self._samples_from(start.epoch, start.before)
         for batch in (start.batch - 1, start.batch)[: 2 if start.is_last else 1]:
             with self._seeded(batch, start.epoch):
                 list(islice(samples, self._to_read))
         if start.epoch == self.epoch:
             return iter(()), start.batch
-        return self._source_read(self.epoch), 0
+        return self._samples_from(self.epoch), 0
 
-    def _source_read(self, epoch: int, state: Any = None) -> Iterator[Any]:
+    def _samples_from(self, epoch: int, state: Any = None) -> Iterator[Any]:
         if callable(set_epoch := getattr(self.stream, "set_epoch", None)):
             set_epoch(epoch)
         if state is not None:  # some have none before their first sample
@@ -186,7 +186,21 @@ def is_stream(source: Any) -> bool:
     )
 
 
-def check_stream(stream: Any, split: str) -> None:
+def check_streams(data: Any, splits: dict[str, Any]) -> None:
+    """Raises InputError for splits that are streams and cannot be read, and for options that mean nothing then.
+
+    Args:
+        data: the data module.
+        splits: by name: training, validation, test.
+    """
+    for name, split in splits.items():
+        if is_stream(split):
+            _check_stream(split, name)
+    if is_stream(splits["training"]):
+        _check_options(data)
+
+
+def _check_stream(stream: Any, split: str) -> None:
     """Raises InputError for a stream that cannot be read here."""
     name, package = type(stream).__name__, type(stream).__module__.split(".")[0]
     if split != "training":
@@ -206,7 +220,7 @@ def check_stream(stream: Any, split: str) -> None:
         )
 
 
-def check_options(data: Any) -> None:
+def _check_options(data: Any) -> None:
     """Raises InputError for options of a data module that mean nothing where its training data are a stream."""
     if not str(data.batch_size).isdigit() or int(data.batch_size) < 1:
         raise InputError(f"data.batch_size={data.batch_size} of a stream must be a number of samples, e.g. 64")

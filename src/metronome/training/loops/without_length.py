@@ -43,6 +43,6 @@ def check_interval(trainer: Any) -> Iterator[None]:
         if "val_check_interval" not in str(error):
             raise
         raise InputError(
-            f"trainer.val_check_interval={trainer.val_check_interval} is a part of an epoch, and the training data have "
-            "no length; use a number of steps with trainer.check_val_every_n_epoch=null, or a time"
+            f"trainer.val_check_interval={trainer.val_check_interval} is a part of an epoch, and the training data "
+            "have no length; use a number of steps with trainer.check_val_every_n_epoch=null, or a time"
         ) from error
