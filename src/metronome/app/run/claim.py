@@ -33,8 +33,8 @@ from metronome.runs.folders import RunFolder, hold, relative, runs_in
 from metronome.runs.going_on import Start, choose_start
 from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
 from metronome.runs.overrides import GOING_ON
-from metronome.training.checkpoints.files import PART, written_aside
-from metronome.training.checkpoints.places import discard, put_back
+from metronome.training.checkpoints.files import written_aside
+from metronome.training.checkpoints.places import PART, discard, put_back
 from metronome.units import InputError
 
 _ABOUT = ("experiment", "overrides", "in_sweep")
