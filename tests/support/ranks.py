@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore, HashStore
 
 
 def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -42,7 +43,7 @@ def on_ranks(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]
 def _rank(rank: int, count: int, store: str, queue: Any, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         dist.init_process_group(
-            "gloo", store=dist.FileStore(store, count), rank=rank, world_size=count, timeout=timedelta(seconds=60)
+            "gloo", store=FileStore(store, count), rank=rank, world_size=count, timeout=timedelta(seconds=60)
         )
         value = work(rank, *arguments)
         dist.barrier()
@@ -57,7 +58,7 @@ def _rank(rank: int, count: int, store: str, queue: Any, work: Callable[..., Any
 @contextmanager
 def alone() -> Iterator[None]:
     """This process as the only one of a group."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from jobs import Data, fit, weights
 from saving import FullDisk, checkpoint, step_of
 
 from metronome.training import Checkpoint
-from metronome.training.checkpoints.files import PART
+from metronome.training.checkpoints.places import PART
 from metronome.units import InputError, RunFailed
 
 

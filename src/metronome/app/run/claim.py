@@ -42,8 +42,8 @@ from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
 from metronome.runs.overrides import GOING_ON
 from metronome.runs.storage.address import is_address
 from metronome.runs.storage.cache import at_hand
-from metronome.training.checkpoints.files import PART, written_aside
-from metronome.training.checkpoints.places import discard, put_back
+from metronome.training.checkpoints.files import written_aside
+from metronome.training.checkpoints.places import PART, discard, put_back
 from metronome.units import InputError
 
 _SECONDS_TO_LET_GO = 30

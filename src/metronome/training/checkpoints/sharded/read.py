@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, load
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import (
     ChunkStorageMetadata,
     Metadata,
@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.storage import StorageReader
 from torch.futures import Future
 
@@ -27,17 +28,18 @@ from metronome.training.checkpoints.sharded.states import by_index
 from metronome.units import InputError
 
 # What the list of contents that torch.distributed.checkpoint writes is made of: a pickle, which might run anything.
+_DCP = "torch.distributed.checkpoint"
 _OF_CONTENTS = {
-    "torch.distributed.checkpoint.metadata": (
-        "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata",
-        "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING",
-    ),
-    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
-    "torch.serialization": ("_get_layout",),
-    "pathlib": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
-    "pathlib._local": ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"),
-    "collections": ("OrderedDict",),
-}  # fmt: skip
+    *(f"{_DCP}.metadata.{name}" for name in ("Metadata", "MetadataIndex", "StorageMeta", "TensorProperties")),
+    *(f"{_DCP}.metadata.{kind}StorageMetadata" for kind in ("Tensor", "Bytes", "Chunk")),
+    f"{_DCP}.metadata._MEM_FORMAT_ENCODING",
+    f"{_DCP}.filesystem._StorageInfo",
+    "torch.serialization._get_layout",
+    "torch.Size",
+    "collections.OrderedDict",
+    *(f"pathlib{inside}.{kind}Path" for inside in ("", "._local") for kind in ("Posix", "Windows")),
+    *(f"pathlib{inside}.Pure{kind}Path" for inside in ("", "._local") for kind in ("Posix", "Windows")),
+}
 
 
 def read_plain(path: str | Path) -> dict[str, Any]:
@@ -105,14 +107,11 @@ class Shards(FileSystemReader):
 
 class _Contents(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
-        if module_name == "torch" and global_name != "Size":
-            found = getattr(torch, global_name, None)
-            if not isinstance(found, torch.dtype | torch.layout):
-                raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
-            return found
-        if module_name == "torch" or global_name in _OF_CONTENTS.get(module_name, ()):
-            return super().find_class(module_name, global_name)
-        raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}")
+        name = f"{module_name}.{global_name}"
+        is_type = module_name == "torch" and isinstance(getattr(torch, global_name, None), torch.dtype | torch.layout)
+        if not is_type and name not in _OF_CONTENTS:
+            raise pickle.UnpicklingError(f"it asks for {name}")
+        return super().find_class(module_name, global_name)
 
 
 class Whole(StorageReader):

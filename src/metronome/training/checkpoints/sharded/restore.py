@@ -112,7 +112,7 @@ def _target(value: Tensor, weight: DTensor) -> DTensor:
     return DTensor.from_local(local, mesh, [Replicate()] * mesh.ndim, run_check=False)
 
 
-def _check_shapes(path: str | Path, weights: dict[str, DTensor], stored: dict[str, Tensor]) -> None:
+def _check_shapes(path: str | Path, weights: dict[str, Any], stored: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         if (there := tuple(stored[name].shape)) != (here := tuple(weight.shape)):
             raise InputError(
