@@ -83,7 +83,7 @@ class Command:
     def said(self) -> str:
         return self._file.read_text(errors="replace")
 
-    def wait(self, seconds: float = 240) -> int:
+    def wait(self, seconds: float = 600) -> int:
         return self.process.wait(seconds)
 
     def close(self) -> None:
