@@ -186,7 +186,7 @@ def test_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     [
         (Data(Plain(), batch_size="full"), {}, "data.batch_size=full of a stream must be a number"),
         (Data(Plain(), batch_growth={"factor": 2}), {}, "data.batch_growth goes by epochs"),
-        (Data(Plain(), num_workers=2), {}, "data.num_workers=2: a stream is read in its order"),
+        (Data(Plain(), num_workers=2), {}, "data.num_workers=2: a stream is read in order"),
         (Data(iter([1, 2])), {}, "can be gone through only once"),
         (Data((X, Y), val=Plain()), {}, "the validation data set is a stream .Plain."),
         (Data(Plain()), {"budget": "1.5 epochs", "max_epochs": None}, "give it in steps or samples"),
