@@ -98,8 +98,9 @@ class Planner:
     def samples_to_count(self) -> int | None:
         """Where the training ends by the samples that it has seen: a budget in samples of data without a length."""
         budget = self.budget
-        is_counted = budget is not None and budget.unit == "samples" and self.plan is None
-        return int(budget.value) if is_counted else None
+        if budget is None or budget.unit != "samples" or self.plan is not None:
+            return None
+        return int(budget.value)
 
     @property
     def steps_expected(self) -> int | None:
@@ -109,7 +110,7 @@ class Planner:
             return None
         size: Any = getattr(datamodule, "batch_size", None) if getattr(datamodule, "is_stream", False) else None
         if size is None and isinstance(each := getattr(self.trainer.train_dataloader, "batch_size", None), int):
-            size = each * self.trainer.world_size
+            size = each * data_devices(self.trainer)
         return None if size is None else -(-samples // int(size))
 
     def _budgets(self) -> list[Duration]:

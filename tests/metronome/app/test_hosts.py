@@ -169,7 +169,7 @@ def test_hosts_leave_and_come_back(net: Network) -> None:
     """torchrun starts those that are left again, on fewer devices, and all again when a host comes back: weights to
     rounding those of a run on one device, and each sample seen once an epoch."""
     alone, folder, seen = net.folder / "alone", net.folder / "all", net.folder / "seen"
-    end_well([net.add(9).start(sys.executable, *JOB, folder=alone)])
+    end_well([net.add(9).start(sys.executable, *JOB, folder=Path(alone))])
     job = (*JOB, "+callbacks.seen._target_=seen.Seen", f"+callbacks.seen.folder={seen}", "+callbacks.seen.pause=0.1")
     quick = ["--max-restarts", "20", "--rdzv-conf", "last_call_timeout=6,keep_alive_interval=1,join_timeout=200"]
     support = str(PROJECT / "tests" / "support")

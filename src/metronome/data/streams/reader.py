@@ -76,7 +76,8 @@ class StreamReader(IterableDataset):
         self.devices, self.rank, self.drop_last = devices, rank, drop_last
         self.floats, self.told = floats, told
         self.is_sharded, self.has_state = bool(getattr(stream, "is_sharded", False)), has_state(stream)
-        self.epoch, self.start = 0, None  # where the next iterator begins; `start` is a Place, if not at the beginning
+        self.epoch = 0  # where the next iterator begins
+        self.start: Place | None = None  # there, if not at the beginning
         self._seeds = StepSeeds(seed, torch.device("cpu"), None)
 
     def __iter__(self) -> Iterator[Taken]:

@@ -7,10 +7,10 @@ import lightning as L
 from torch import Tensor
 
 from metronome.training.batches.shares import Shares
-from metronome.training.guards.put_back.in_place import ChangedInPlace
 from metronome.training.guards.late_averaging import average_gradients, gradients_there, share_buffers
 from metronome.training.guards.memory import free_memory, is_out_of_memory, one_line
 from metronome.training.guards.nonfinite import Watch
+from metronome.training.guards.put_back.in_place import ChangedInPlace
 from metronome.training.guards.put_back.undo import Undo
 from metronome.training.logged.metrics import ListsSoFar
 from metronome.training.state import TrainingState
