@@ -64,7 +64,7 @@ def sbatch(words: list[str]) -> int:
     if "array" in options:
         found = re.fullmatch(r"(\d+)-(\d+)(?:%(\d+))?", options["array"])
         assert found is not None
-        indices, at_once = list(range(int(found[1]), int(found[2]) + 1)), found[3] and int(found[3])
+        indices, at_once = list(range(int(found[1]), int(found[2]) + 1)), int(found[3]) if found[3] else None
     with Locked(STATE):
         first = max([100, *(job.id for job in jobs_in(STATE))]) + 1
         # The last of an array has the array's number.
