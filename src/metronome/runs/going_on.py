@@ -124,7 +124,7 @@ def choose_folder(asked: Asked, new: Path, there: Sequence[RunFound], around: Ru
         return around.folder if newest == Path(asked.checkpoint).absolute() else new
     if asked.resume:
         same = [run for run in there if run.overrides == asked.overrides]
-        if new in [run.folder for run in same]:
+        if new.absolute() in [run.folder.absolute() for run in same]:
             return new
         if same:
             return max(same, key=lambda run: (run.status != "finished", run.started)).folder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metronome.runs.going_on import Asked, Start, choose_folder, choose_start, resumes
+from metronome.runs.going_on import Asked, Start, choose_folder, choose_start, leave_word_of_start, resumes
 from metronome.units import InputError
 
 BASE = Path("runs/x")
@@ -56,6 +56,7 @@ def in_run(name: str) -> str:
         (asks(resume=True), [Found("a", OTHERS)], "new"),
         (asks(resume=True), [Found("a", None)], "new"),
         (asks(resume=True), [Found("a", started=1), Found("b", started=2)], "b"),
+        (asks(resume=True), [Found("new", started=1), Found("b", started=2)], "new"),  # by SLURM's number
         (asks(resume=True), [Found("a", started=1), Found("b", status="finished", started=2)], "a"),
         (asks(resume=True), [Found("a", status="stopped", started=1), Found("b", status="failed", started=2)], "b"),
         (asks(resume=True), [Found("a", status="finished", started=1), Found("b", OTHERS, started=2)], "a"),
@@ -147,3 +148,17 @@ def test_slurm_starts_the_same_command_again(monkeypatch: pytest.MonkeyPatch) ->
     assert resumes(None)
     with pytest.raises(InputError, match="resume=nonsense is not known"):
         resumes("nonsense")
+
+
+def test_submitit_starts_a_job_on_this_machine_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which says nothing of it: the first start leaves word."""
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    monkeypatch.setenv("SUBMITIT_FOLDER", str(tmp_path / "%j"))
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "12")
+    (tmp_path / "12").mkdir()
+    assert not resumes(None)
+    leave_word_of_start()
+    assert resumes(None)
+    monkeypatch.setenv("SUBMITIT_LOCAL_JOB_ID", "13")
+    leave_word_of_start()
+    assert not resumes(None), "submitit makes the folder"

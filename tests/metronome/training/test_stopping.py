@@ -127,6 +127,46 @@ def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     assert not (tmp_path / "last.ckpt").exists()
 
 
+class Handler:
+    """As submitit's, which calls scontrol itself."""
+
+    __module__ = "submitit.core.job_environment"
+
+    def __init__(self, error: BaseException) -> None:
+        self.error, self.asked = error, 0
+
+    def checkpoint_and_try_requeue(self, *_: Any) -> None:
+        self.asked += 1
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(SystemExit(-1), 143), (SystemExit(144), 144), (RuntimeError("Job not requeued: timed-out too many times"), 143)],
+    ids=["slurm", "this machine", "too often"],
+)
+def test_submitit_starts_the_job_again(
+    error: BaseException, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked once, when the step is saved; a second signal is not heard."""
+    handler, before = Handler(error), signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    signal.signal(signal.SIGUSR2, handler.checkpoint_and_try_requeue)
+    try:
+        with pytest.raises(SIGTERMException) as stopped:
+            fit(
+                model=Told(signal.SIGUSR2, step=6, times=2),
+                callbacks=[checkpoint(tmp_path)],
+                enable_checkpointing=True,
+            )
+        os.kill(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    assert (handler.asked, stopped.value.code) == (1, code)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 7
+
+
 def test_slurm_starts_the_job_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through Lightning's plugin, and between two steps."""
     scontrol = tmp_path / "scontrol"

@@ -24,7 +24,7 @@ from metronome.app.errors.messages import cannot_go_on, mistake, one_line
 from metronome.app.run.claim import Run
 from metronome.runs.names import CONFIG_FILE
 from metronome.training import Trainer
-from metronome.training.guards.requeue import started_again_when_told
+from metronome.training.guards.clusters.requeue import started_again_when_told
 from metronome.training.lightning_private import processes_of
 from metronome.units import InputError, RunFailed
 

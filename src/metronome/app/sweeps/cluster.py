@@ -54,8 +54,8 @@ def lost_jobs(launcher: Any) -> Iterator[list[str]]:
         yield lost
         return
     from hydra.core.utils import JobReturn, JobStatus
-    from submitit.core.core import Job  # pyright: ignore
-    from submitit.core.utils import UncompletedJobError  # pyright: ignore
+    from submitit.core.core import Job  # pyright: ignore[reportMissingImports]
+    from submitit.core.utils import UncompletedJobError  # pyright: ignore[reportMissingImports]
 
     results = Job.results
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from metronome.training.guards.requeue import Submitit, start_again, submitit_here
+from metronome.training.guards.clusters.requeue import Submitit, start_again, submitit_here
 from metronome.training.lightning_private import SignalConnectorBase
 
 

@@ -3,8 +3,8 @@
 A cluster says so by a signal some seconds before it ends the job. Lightning's plugin for SLURM listens to SIGUSR1 and
 would call `scontrol requeue`; submitit, which starts the jobs of a sweep, listens to SIGUSR2 with a handler that
 pickles the job again, keeps count of its timeouts, calls the same, and leaves wherever the signal met it. Here both are
-only noted, and when the step is saved one is asked: submitit where it has started the process, because it must know, else
-SLURM.
+only noted, and when the step is saved one is asked: submitit where it has started the process, because it must know,
+else SLURM.
 """
 
 import logging
