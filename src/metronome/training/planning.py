@@ -97,8 +97,9 @@ class Planner:
     def samples_to_count(self) -> int | None:
         """Where the training ends by the samples that it has seen: a budget in samples of data without a length."""
         budget = self.budget
-        is_counted = budget is not None and budget.unit == "samples" and self.plan is None
-        return int(budget.value) if is_counted else None
+        if budget is None or budget.unit != "samples" or self.plan is not None:
+            return None
+        return int(budget.value)
 
     @property
     def steps_expected(self) -> int | None:

@@ -54,7 +54,8 @@ class Shares:
             return BatchSizes(sampler.share_size(self.state.step), sampler.batch_size(self.state.step))
         told = getattr(trainer.train_dataloader, "sizes_at", None)  # a loader that has seen the whole batch
         if told is not None and (sizes := told(self.state.step)) is not None:
-            return BatchSizes(*sizes, share_size(sizes[1], trainer.world_size, 0))
+            share_samples, samples = sizes
+            return BatchSizes(share_samples, samples, share_size(samples, trainer.world_size, 0))
         count = self._count_if_need_be(share)
         if trainer.world_size == 1:
             return BatchSizes(count, count, count)

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from lightning.fabric.utilities.data import sized_len
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from metronome.units import Duration, InputError
 
