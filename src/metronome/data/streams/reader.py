@@ -76,8 +76,8 @@ class StreamReader(IterableDataset):
         self.devices, self.rank, self.drop_last = devices, rank, drop_last
         self.floats, self.told = floats, told
         self.is_sharded, self.has_state = bool(getattr(stream, "is_sharded", False)), has_state(stream)
-        self.epoch = 0  # where the next iterator begins
-        self.start: Place | None = None  # there, if not at the beginning
+        self.epoch = 0
+        self.start: Place | None = None  # where the next iterator begins, if not at the beginning of the epoch
         self._seeds = StepSeeds(seed, torch.device("cpu"), None)
 
     def __iter__(self) -> Iterator[Taken]:
@@ -101,7 +101,7 @@ class StreamReader(IterableDataset):
 
     def _begun(self) -> tuple[Iterator[Any], int]:
         """The stream's samples, and how many batches have been read of this epoch."""
-        start: Place | None = self.start
+        start = self.start
         if start is None:
             return self._samples_from(self.epoch), 0
         if start.epoch == self.epoch and not start.is_last:
