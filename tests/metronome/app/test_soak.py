@@ -141,4 +141,3 @@ def test_checkpoints_in_the_background(trainer: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_with_a_sharded_model(tmp_path: Path) -> None:
     survive(tmp_path, max(2, KILLS // 5), "trainer=fsdp_cpu")
-
