@@ -177,7 +177,7 @@ def profiled(settings: dict[str, Any], answer: Any) -> None:
         found = measured(Request(settings, [], 1e9, validates=False))["memory"]
     now, most, events = 0, 0, made.profiler.kineto_results.events()  # pyright: ignore
     for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
-        now += event.nbytes()
+        now += event.nbytes()  # pyright: ignore
         most = max(most, now)
     data: Any = build_data(settings)
     data.setup("fit")
