@@ -142,6 +142,15 @@ def test_cut_in_any_way(job: str, accumulation: int) -> None:
         assert float(trainer.callback_metrics[name]) == pytest.approx(losses[-1], rel=1e-6)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("job", JOBS)
+def test_on_a_gpu(job: str) -> None:
+    """Where the weights stay on the device."""
+    model, _ = run(job, accumulate_grad_batches=4, accelerator="gpu", deterministic="warn")
+    torch.testing.assert_close(weights(model).cpu(), plain_loop(job)[0], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(("devices", "accumulation"), [(2, 1), (2, 4), (3, 3), (3, 11)])
 @pytest.mark.parametrize("job", ["both", "tokens, a mean by hand", "sum"])
 def test_on_several_devices(job: str, devices: int, accumulation: int, tmp_path: Path) -> None:
@@ -161,7 +170,7 @@ def test_on_several_devices(job: str, devices: int, accumulation: int, tmp_path:
 
 def test_weights_that_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU, which would be waited for: a micro-batch that counts nothing, whose loss is no number."""
-    monkeypatch.setattr("metronome.training.step.weights._at_hand", lambda number: torch.as_tensor(number).double())
+    monkeypatch.setattr("metronome.training.step.weights._is_far", lambda number: True)
     model, trainer = run("both", accumulate_grad_batches=16)
     expected, losses, val_loss = plain_loop("both")
     torch.testing.assert_close(weights(model), expected, rtol=1e-12, atol=1e-14)

@@ -105,7 +105,11 @@ def join_outputs(
 
 def times_weight(value: Tensor, weight: int | float | Tensor) -> Tensor:
     """A mean times what it weighs; that over nothing is no number, and times 0 would stay none."""
-    return value * weight if not isinstance(weight, Tensor) else torch.where(weight > 0, value, 0.0) * weight
+    if not isinstance(weight, Tensor):
+        return value * weight
+    if value.is_floating_point():
+        weight = weight.to(value.dtype)  # of two numbers the more precise type would win
+    return torch.where(weight > 0, value, 0.0) * weight
 
 
 def _reads(batch: Any, samples: int) -> bool | None:

@@ -106,8 +106,8 @@ def _at_hand(number: Any) -> Number:
     if isinstance(number, Tensor):
         if number.numel() != 1:
             raise InputError(f"loss_weight must return one number, not a tensor of shape {tuple(number.shape)}")
-        if number.is_cuda:
-            return number.detach().reshape(())
+        if _is_far(number):
+            return number.detach().reshape(()).to(most_precise(number.device))  # a count divides as a number of Python's
         number = number.item()
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
         raise InputError(
@@ -115,3 +115,8 @@ def _at_hand(number: Any) -> Number:
             "up, or None for a loss that is a sum"
         )
     return number
+
+
+def _is_far(number: Tensor) -> bool:
+    """Whether reading it would wait for a device."""
+    return number.is_cuda
