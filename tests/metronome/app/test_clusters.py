@@ -182,7 +182,9 @@ def test_a_sweep_side_by_side_that_was_ended_goes_on(launcher: str, number: int,
         os.kill(process.pid, number)
         process.wait(timeout=100)
     errors = said.read_text()
-    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    # Ray has a handler of its own for SIGTERM, after which the process aborts at its end.
+    codes = {143, -signal.SIGABRT} if launcher == "ray" else {143}
+    assert process.returncode in (codes if number == signal.SIGTERM else {-number})
     assert ("go on      the same command with resume=auto" in errors) == (number == signal.SIGTERM)
     wait_for(lambda: not _works(tmp_path))
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("runs/*/*/*/result.json")}
