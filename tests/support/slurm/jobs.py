@@ -146,6 +146,7 @@ def _has_room(state: Path, number: int) -> bool:
 
 def _run_batch(state: Path, job: Job) -> int:
     out, err = (_log_file(job, job.options.get(key)) for key in ("output", "error"))
+    out.parent.mkdir(parents=True, exist_ok=True)  # submitit makes it after `sbatch`; SLURM starts no job at once
     with out.open("ab") as out_file, (err or out).open("ab") as err_file:
         batch = subprocess.Popen(
             ["bash", str(state / f"{job.id}.sh")], cwd=job.folder, env=_environment(job), stdout=out_file,
