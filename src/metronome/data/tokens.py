@@ -15,7 +15,7 @@ class Tokens(DataModule):
     """The tokens of documents, one after the other, an end token behind each.
 
     A batch is `{"input_ids", "labels"}`, int64 of shape (samples, length): at each token the next one is to be
-    predicted, and -100 is no label. `LanguageModel` in `src/project/models` has such, and weighs a loss by its labels.
+    predicted, and -100 is no label. `LanguageModel` of `+experiment=tokens` has such, and weighs a loss by its labels.
 
     Args:
         folder: with `train.bin`, and `val.bin` and `test.bin` where there are such: nothing but numbers of `dtype`.

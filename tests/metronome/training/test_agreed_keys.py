@@ -26,7 +26,7 @@ class Looked(Reducer):
 
 
 class OneDevice:
-    world_size = 1
+    world_size, strategy = 1, None
 
 
 @pytest.mark.parametrize("steps", [4, 40])

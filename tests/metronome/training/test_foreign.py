@@ -278,5 +278,8 @@ def test_a_loader_without_length_has_no_plan() -> None:
     assert run.global_step == 6
     assert run.plan is None
     assert run.counters.samples == 24
+    counted = trainer(budget="50 samples")
+    counted.fit(BoringModel(), DataLoader(Stream(), batch_size=4))
+    assert (counted.global_step, counted.counters.samples) == (13, 52)
     with pytest.raises(InputError, match="known length"):
-        trainer(budget="50 samples").fit(BoringModel(), DataLoader(Stream(), batch_size=4))
+        trainer(budget="0.5 epochs").fit(BoringModel(), DataLoader(Stream(), batch_size=4))

@@ -119,7 +119,7 @@ def show_result(run: Run, content: dict[str, Any]) -> None:
     rate = content["samples_per_second"]
     speed = f", {rate:,.0f} samples/s" if rate else ""
     rows += _row("fit", [f"{seconds(content)}{speed}"])
-    by_set = (content["progress"] or {}).get("by_set", {})
+    by_set = (content.get("progress") or {}).get("by_set", {})
     rows += _row("sets", [f"{name} {seen['samples']:,} = {seen['epochs']:.4g} epochs" for name, seen in by_set.items()])
     rows.append(f"{'weights':11}sha256 {content['weights_sha256'][:16]}...")  # whole in result.json
     rows += joined(f"{'result':10}", f"{run.relative_folder}/{RESULT_FILE}").splitlines()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from errno import EINVAL
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def _read_shards(path: Path, parts: Iterable[str] | None) -> dict[str, Any]:
 def _reason(error: Exception, path: Path) -> str:
     """Why PyTorch cannot load a file, without its advice for programs."""
     text = str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno != EINVAL:  # which mapping a file that is too short raises
         return error.strerror or text
     if not is_zipfile(path) or "mmap can only be used" in text:
         return "it is no checkpoint, or a damaged one" if path.stat().st_size else "it is empty"

@@ -45,7 +45,7 @@ class MixtureReader(BatchReader):
         self.locate, self.is_rows = locate, dataset.is_rows
         sets = list(dataset.sets.values())
         if self.is_rows and self.floats is not None:  # as a whole, so that no step has to
-            sets = [rows if rows.is_mapped else rows.with_floats(self.floats) for rows in sets]
+            sets = [rows if rows.is_stored else rows.with_floats(self.floats) for rows in sets]
         self.readers = [
             BatchReader(each, seed_of_set(seed, name)) for name, each in zip(dataset.sets, sets, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -35,6 +36,11 @@ class Shares:
         self.trainer, self.state, self.of_each = trainer, state, of_each
         self._has_doubted = False
 
+    @cached_property
+    def devices(self) -> int:
+        """Among which a batch is shared out: asked for in each step, and always as many."""
+        return data_devices(self.trainer)
+
     @property
     def accumulation(self) -> int:
         """Micro-batches of a step in this epoch: it grows along with a growing batch, so that they stay as small."""
@@ -42,7 +48,7 @@ class Shares:
         if sampler is None:
             return self.state.accumulate
         size = sampler.schedule.at(sampler.epoch)
-        return accumulation_at(self.state.accumulate, sampler.schedule, size, data_devices(self.trainer))
+        return accumulation_at(self.state.accumulate, sampler.schedule, size, self.devices)
 
     def sizes(self, share: Any) -> BatchSizes:
         """Samples in this device's share and in the whole batch, given the share. All devices must call it together.
@@ -56,7 +62,7 @@ class Shares:
         told = getattr(trainer.train_dataloader, "sizes_at", None)  # a loader that has seen the whole batch
         if told is not None and (sizes := told(self.state.step)) is not None:
             share_samples, batch_samples = sizes
-            return BatchSizes(share_samples, batch_samples, share_size(batch_samples, data_devices(trainer), 0))
+            return BatchSizes(share_samples, batch_samples, share_size(batch_samples, self.devices, 0))
         count = self._count_if_need_be(share)
         if trainer.world_size == 1:
             return BatchSizes(count, count, count)
@@ -72,7 +78,7 @@ class Shares:
         accumulation = self.accumulation
         if accumulation == 1:
             return 1
-        sampler, devices = batch_sampler(self.trainer), data_devices(self.trainer)
+        sampler, devices = batch_sampler(self.trainer), self.devices
         if sampler is not None:
             return micro_batches_of(batch_samples, sampler.schedule.at(sampler.epoch), devices, accumulation)
         return micro_batches_of(largest * devices, self._whole_share(largest) * devices, devices, accumulation)
@@ -101,7 +107,7 @@ class Shares:
 
     def cut_finer(self, batch_samples: int, largest: int, reason: str | None) -> None:
         """More micro-batches from this batch on. Raises RunFailed if they hold one sample each already."""
-        state, samples = self.state, largest or share_size(batch_samples, data_devices(self.trainer), 0)
+        state, samples = self.state, largest or share_size(batch_samples, self.devices, 0)
         before = self.micro_batches(batch_samples, largest)
         if before >= samples:
             where = reason or "on another device"
@@ -112,7 +118,7 @@ class Shares:
         sampler = batch_sampler(self.trainer)
         most = self._whole_share(samples)
         if sampler is not None and sampler.schedule.accumulate:
-            most = largest_share(sampler.schedule, data_devices(self.trainer))
+            most = largest_share(sampler.schedule, self.devices)
         while self.micro_batches(batch_samples, largest) == before:
             state.accumulate = min(2 * state.accumulate, most)
 
@@ -120,7 +126,7 @@ class Shares:
         """Samples in the largest share of a batch that is not a last, smaller one; of this one, where none is known."""
         sampler = batch_sampler(self.trainer)
         if sampler is not None:
-            return share_size(sampler.schedule.at(sampler.epoch), data_devices(self.trainer), 0)
+            return share_size(sampler.schedule.at(sampler.epoch), self.devices, 0)
         size = getattr(self.trainer.train_dataloader, "batch_size", None)
         return max(size, largest) if isinstance(size, int) else largest
 
@@ -132,7 +138,7 @@ class Shares:
             parts = [(loader, part) for loader, part in parts_of(loaders, share) if part is not None]
             counts = [self._count_of(loader, part) for loader, part in parts]
         except InputError:
-            if data_devices(self.trainer) > 1 or self.state.may_be_cut:
+            if self.devices > 1 or self.state.may_be_cut:
                 raise
             # Uncut and alone, the batch weighs 1 whatever is in it; only the counter needs a number.
             return getattr(loaders, "batch_size", None) or 1

@@ -44,7 +44,7 @@ class Results(ResultCollectionBase):
 
     def __init__(self, trainer: L.Trainer, training: bool) -> None:
         super().__init__(training)
-        self.trainer = trainer
+        self.trainer, self.devices = trainer, data_devices(trainer)
         self._in_step = False
         self._parts = 0
         self._counted = True
@@ -111,7 +111,7 @@ class Results(ResultCollectionBase):
             self._of_batch.end_micro_batch()
         if over_devices:
             self._counted = True
-        if over_devices and data_devices(self.trainer) > 1:
+        if over_devices and self.devices > 1:
             # They travel while the update is made, and are waited for where somebody asks; else until the next step.
             parts = {key: self._part(key, *part) for key, part in self._step_values.items()}
             shared = {key: part for key, part in parts.items() if not self[key].meta.sync.rank_zero_only}
@@ -121,7 +121,7 @@ class Results(ResultCollectionBase):
         for key, (value, weight) in self._step_values.items():
             self[key]._forward_cache = value / weight if self[key].meta.is_mean_reduction else value
         if self._metrics:
-            self._compute_metrics(over_devices and data_devices(self.trainer) > 1)
+            self._compute_metrics(over_devices and self.devices > 1)
 
     def _compute_metrics(self, over_devices: bool) -> None:
         """Of the whole batch, in place of means."""
@@ -196,7 +196,7 @@ class Results(ResultCollectionBase):
         # Lightning would reduce over devices by a mean of means; all reductions are made here instead.
         super().log(fx, name, value, sync_dist=False, batch_size=batch_size, **options)  # pyright: ignore
         self._options[key] = options
-        if sync_dist and not self._in_step and data_devices(self.trainer) > 1:
+        if sync_dist and not self._in_step and self.devices > 1:
             metric = self.get(f"{fx}.{name}")
             if metric is not None and metric.is_tensor and metric.meta.on_step and self.training:
                 cache = metric._forward_cache
@@ -242,7 +242,7 @@ class Results(ResultCollectionBase):
         self._step_values[key] = step_value, weight
 
     def metrics(self, on_step: bool) -> Any:
-        if data_devices(self.trainer) > 1:
+        if self.devices > 1:
             self.arrive()
             if not on_step:
                 self.share_epoch_values()
@@ -274,7 +274,7 @@ class Results(ResultCollectionBase):
         Raises:
             InputError: if the devices have logged different values.
         """
-        if data_devices(self.trainer) == 1:
+        if self.devices == 1:
             return
         due: dict[str, Part] = {}
         for key, metric in self.valid_items():

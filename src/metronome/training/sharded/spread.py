@@ -47,7 +47,7 @@ def parallelize(module: L.LightningModule, mesh: Any) -> None:
     if not owners:
         raise InputError(
             f"trainer.strategy.tensor_parallel_size={mesh.size()} needs a network that says how it is cut up: a method "
-            "parallelize(self, mesh), as src/project/models/transformer.py has one; else use "
+            "parallelize(self, mesh), as conf/trainer/README.md shows; else use "
             "trainer.strategy.tensor_parallel_size=1"
         )
     # It warns of a weight that is cut along both dimensions and made whole: by two collectives, which is what there is.
