@@ -109,7 +109,7 @@ def _at_hand(number: Any) -> Number:
         if _is_far(number):
             return (
                 number.detach().reshape(()).to(most_precise(number.device))
-            )  # a count divides as a number of Python's
+            )  # as Python divides
         number = number.item()
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
         raise InputError(
