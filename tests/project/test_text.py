@@ -107,7 +107,10 @@ ADAMW = partial(torch.optim.AdamW, lr=0.003)
 @pytest.mark.parametrize(
     "optimizer", [pytest.param(SGD, id="sgd"), pytest.param(ADAMW, id="adamw", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize(("devices", "accumulation"), [(1, 1), (1, 3), (1, 7), (2, 1), (2, 3)])
+@pytest.mark.parametrize(
+    ("devices", "accumulation"),
+    [(1, 7), (2, 3), *(pytest.param(*layout, marks=pytest.mark.slow) for layout in ((1, 1), (1, 3), (2, 1)))],
+)
 def test_cut_in_any_way(
     devices: int, accumulation: int, optimizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,6 +209,7 @@ def _works(folder: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_told_to_stop_between_two_jobs(tmp_path: Path) -> None:
     stop = "+hydra.callbacks.stop._target_=slurm.stopping.StopAfterAJob"
     job = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "data.batch_size=250", "logger=none")

@@ -163,6 +163,7 @@ def _agent(host: int) -> str:
     return f"{socket.gethostname()}:of_{host}"
 
 
+@pytest.mark.slow
 def test_files_are_sent_to_those_that_want_them(
     torchrun: Torchrun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

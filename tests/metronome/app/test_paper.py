@@ -87,6 +87,7 @@ def test_accumulation_follows_from_the_memory(commands: Commands) -> None:
     assert finer["paper"]["memory_bytes"]["all"] > 4e6 >= found["paper"]["memory_bytes"]["all"]
 
 
+@pytest.mark.slow
 def test_several_are_one_table(commands: Commands) -> None:
     done = commands("plan", *LINEAR, "paper.step=0.1s", "-m", "paper.devices=2,64,7", "paper.tensor_parallel=2")
     lines = done.out.splitlines()

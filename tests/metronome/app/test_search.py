@@ -307,6 +307,7 @@ def test_without_the_package(commands: Commands) -> None:
         assert line == "error: no hydra/sweeper 'optuna'; others come with: pip install -e '.[sweeps]'"
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed(commands: Commands) -> None:
     """In the middle of its second trial of three; the same command makes the three of it."""
     folder = commands.folder / "mine"

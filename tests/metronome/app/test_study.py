@@ -83,6 +83,7 @@ def test_each_run_in_a_process_of_its_own(commands: Commands, undrawn: None) -> 
     assert done.result["metrics"]["train_set/loss"] > 0
 
 
+@pytest.mark.slow
 def test_the_order_is_drawn(commands: Commands, undrawn: None) -> None:
     """From one number always the same; a start that makes what is missing keeps to it."""
     options = ("hydra.sweep.dir=mine", "data.batch_size=16,32,64", "seed=0", *SMALL[:-1])
@@ -209,7 +210,12 @@ def test_all_studies_are_known() -> None:
     assert named & there == {*STUDIES, *OF_WALKERS, "gradient", "escape"}
 
 
-@pytest.mark.parametrize("name", [*STUDIES, *OF_WALKERS, "gradient", "escape"])
+# That of batch sizes has the most jobs.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name == "batch_size" else ())
+     for name in (*STUDIES, *OF_WALKERS, "gradient", "escape")],
+)  # fmt: skip
 def test_every_job_of_every_study_composes(name: str) -> None:
     """And no two of them are the same."""
     GlobalHydra.instance().clear()

@@ -203,11 +203,13 @@ def test_resume_from_the_command_line(commands: Commands) -> None:
         ("+debug=fast",),
         ("+debug=overfit", "trainer.max_epochs=3"),
         ("+debug=profile",),
-        ("+debug=anomaly", "trainer.max_epochs=1"),
-        ("logger=csv", "trainer.max_epochs=1"),
+        pytest.param(("+debug=anomaly", "trainer.max_epochs=1"), marks=pytest.mark.slow),
+        pytest.param(("logger=csv", "trainer.max_epochs=1"), marks=pytest.mark.slow),
         ("callbacks=none", "trainer.max_epochs=1"),
         ("model=mlp", "optimizer=adamw", "scheduler=cosine", "trainer.max_epochs=1"),
-        ("model=mlp", "optimizer=adam", "scheduler=constant", "trainer.max_epochs=1"),
+        pytest.param(
+            ("model=mlp", "optimizer=adam", "scheduler=constant", "trainer.max_epochs=1"), marks=pytest.mark.slow
+        ),
         ("model=mlp", "optimizer=sgd", "trainer.max_epochs=1", "test=false"),
         ("model=mlp", "trainer.compile=eager", "trainer.max_epochs=1"),
         (
@@ -252,6 +254,7 @@ def test_why_a_layout_is_not_exact(commands: Commands) -> None:
     assert done.out.count("reason     ") == 1
 
 
+@pytest.mark.slow
 def test_overfitting_takes_the_same_batches(commands: Commands) -> None:
     result = commands("train", "+experiment=digits", "trainer=cpu", "+debug=overfit", "trainer.max_epochs=60").result
     assert result["metrics"]["train/loss_epoch"] < 0.05

@@ -119,6 +119,7 @@ def test_a_larger_batch_makes_fewer_steps_an_epoch(batch_size: int | str) -> Non
     assert trained(0, batch_size=batch_size, budget="2 epochs").steps == 2 * ceil(NUM_TRAIN / size)
 
 
+@pytest.mark.slow
 def test_at_equal_epochs_smaller_batches_get_further() -> None:
     losses = [train_losses(batch_size=size, budget="5 epochs") for size in (8, 32, 128, "full")]
     for smaller, larger in pairwise(losses):
