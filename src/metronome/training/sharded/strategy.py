@@ -19,7 +19,7 @@ from metronome.training.sharded.norms import clip_norm, clip_values
 from metronome.training.sharded.optimizers import suit
 from metronome.training.sharded.spread import is_spread, like_the_first, outputs_of, parallelize, roots_of, spread
 from metronome.training.sharded.tensors import gathered, part_like, states_like
-from metronome.training.sharded.told import of_module, of_optimizer
+from metronome.training.sharded.told import of_module, of_optimizer, once_only
 from metronome.units import InputError
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"  # the mesh's dimensions, by Lightning's names
@@ -137,9 +137,8 @@ class ShardedStrategy(ModelParallelStrategy):
             )
         for optimizer in self.optimizers:
             suit(optimizer)
-        if hasattr(module, "loss_weight"):
-            for root in self._roots:
-                root.register_forward_hook(self._keep_outputs)
+        for root in self._roots:
+            root.register_forward_hook(self._look_at_outputs)
         precision: Any = self.precision_plugin
         precision.clip_grad_by_norm = partial(_clip, clip_norm)
         precision.clip_grad_by_value = partial(_clip, clip_values)
@@ -192,9 +191,12 @@ class ShardedStrategy(ModelParallelStrategy):
             root.set_requires_gradient_sync(wanted)
             root.set_is_last_backward(wanted)
 
-    def _keep_outputs(self, network: nn.Module, inputs: Any, outputs: Any) -> None:
-        if torch.is_grad_enabled():
-            self._outputs.extend(outputs_of(outputs))
+    def _look_at_outputs(self, network: nn.Module, inputs: Any, outputs: Any) -> None:
+        found = outputs_of(outputs) if torch.is_grad_enabled() else []
+        for output in found:
+            output.register_hook(once_only(self.lightning_module))
+        if hasattr(self.lightning_module, "loss_weight"):
+            self._outputs.extend(found)
 
     def on_train_batch_start(self, *arguments: Any) -> None:
         self._outputs.clear()

@@ -1,9 +1,12 @@
 """What PyTorch cannot do with weights in parts, said in a line."""
 
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from metronome.units import InputError
 
@@ -16,7 +19,7 @@ _OF_MODULES = {
     "got mixed torch.Tensor and DTensor": _OUTSIDE,
     "FSDP requires running forward through the root module first": _OUTSIDE,
     "FSDP state has already been lazily initialized": _OUTSIDE,
-    "setStorage: sizes": "goes through its network backwards more than once in a step (a gradient penalty), and its "
+    "setStorage: sizes": "goes through its network backwards more than once in a step (retain_graph=True), and its "
     "weights are let go of after the first; use trainer.strategy.reshard_after_forward=false, or trainer.strategy=ddp",
 }
 
@@ -31,6 +34,20 @@ def of_module(module: Any) -> Iterator[None]:
         if line is None:
             raise
         raise InputError(f"{type(module).__name__} {line}") from error
+
+
+def once_only(module: Any) -> Callable[[Tensor], None]:
+    """A hook on what a network has returned: an InputError where its gradient is to have a gradient. PyTorch's
+    `fully_shard` would bring together only a part of it, and say nothing."""
+
+    def look(gradient: Tensor) -> None:
+        if torch.is_grad_enabled():  # in a backward pass: it makes a graph of its own
+            raise InputError(
+                f"{type(module).__name__} takes the gradient of a gradient (create_graph=True, a gradient penalty), "
+                f"which does not work with weights in parts; {_DDP}"
+            )
+
+    return look
 
 
 @contextmanager

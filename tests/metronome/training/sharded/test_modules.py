@@ -133,15 +133,6 @@ class WithRprop(Net):
         return torch.optim.Rprop(self.parameters(), lr=0.01)
 
 
-class Penalty(Net):
-    """The gradient of a gradient."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        x = batch[0].clone().requires_grad_()
-        (slope,) = torch.autograd.grad(self.net(x).sum(), x, create_graph=True)
-        return super().training_step(batch, batch_idx) + slope.square().mean()
-
-
 def trained(kind: type[Net], **flags: Any) -> Any:
     model, run = fit(model=kind(), accumulate_grad_batches=3, precision="64-true", **flags)
     metrics = {name: float(value) for name, value in run.callback_metrics.items()}
@@ -163,7 +154,6 @@ def on_shards(kind: type[Net], options: dict[str, Any]) -> Any:
         (Net, {"shard_modules": ["Linear"]}),
         (Net, {"reshard_after_forward": False}),
         (Net, {"reduce_each_micro_batch": True}),
-        (Penalty, {"reshard_after_forward": False}),
         (TiedBlocks, {}),
         (TiedNetworks, {}),
         (WithMuon, {}),

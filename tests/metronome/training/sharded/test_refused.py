@@ -49,7 +49,9 @@ class ReadsWeights(Net):
 
 class CallsParts(Net):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.mse_loss(self.net[3](torch.tanh(self.net[0](batch[0]))), batch[1])  # pyright: ignore
+        loss = nn.functional.mse_loss(self.net[3](torch.tanh(self.net[0](batch[0]))), batch[1])  # pyright: ignore
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        return loss
 
 
 class Adafactor(Net):
@@ -84,7 +86,7 @@ class Penalty(Net):
             {},
             "Adafactor cannot be used on weights that are spread over devices, for which",
         ),
-        (Penalty, {}, "Penalty goes through its network backwards more than once in a step"),
+        (Penalty, {}, "Penalty takes the gradient of a gradient"),
         (Net, {"shard_modules": ["Block"]}, "shard_modules has Block, and no part of Net is of a class of that name"),
         (Net, {"tensor_parallel_size": 2}, "needs a network that says how it is cut up: a method parallelize"),
         (Plain, {"activation_checkpointing": True}, "works block by block, and Plain has none"),
