@@ -75,7 +75,10 @@ def test_a_run(tmp_path: Path) -> None:
             ["optimizer=lbfgs"],
             "L-BFGS takes all weights as one row of numbers, whole; use trainer.strategy=ddp with it",
         ),
-        (["+debug=layout"], "a layout is looked at on one device; give trainer.devices=1 trainer.strategy=auto"),
+        (
+            ["+debug=layout", "trainer.devices=2"],
+            "a layout is looked at on one device; give trainer.devices=1 trainer.strategy=auto",
+        ),
         (["trainer.strategy.shard_modules=[Blok]"], "there is: Conv2d, GroupNorm, Linear, Sequential"),
         (
             ["trainer.strategy.tensor_parallel_size=2"],

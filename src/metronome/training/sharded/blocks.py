@@ -21,13 +21,16 @@ def networks_and_blocks(
         kinds: names of the classes that are blocks; None: of what a list or a sequence holds several times with
             matrices in it, each is one.
 
+    A part that shares a weight with what is outside of it (tied embeddings) is none: that weight is gathered with those
+    of a larger part, which holds all that use it.
+
     Raises:
         InputError: for names of which the module has nothing.
     """
-    found = []
+    found, users = [], users_of_weights(module)
     for network in networks_of(module.children()):
         blocks = list(_repeated(network)) if kinds is None else _named(network, kinds)
-        found.append((network, [block for block in dict.fromkeys(blocks) if block is not network]))
+        found.append((network, [b for b in dict.fromkeys(blocks) if b is not network and not is_tied(b, users)]))
     if kinds is not None:
         there = {type(part).__name__ for part in module.modules() if next(part.parameters(), None) is not None}
         if missing := [kind for kind in kinds if kind not in there]:
@@ -40,9 +43,24 @@ def networks_and_blocks(
 
 
 def weights_outside(module: L.LightningModule, networks: Sequence[nn.Module]) -> list[str]:
-    """Names of weights that are the module's own, and in none of its networks."""
+    """Names of weights that are the module's own, or shared by its networks, and in none of these."""
     inside = {id(weight) for network in networks for weight in network.parameters()}
     return [name for name, weight in module.named_parameters() if id(weight) not in inside]
+
+
+def is_tied(part: nn.Module, users: dict[int, set[int]]) -> bool:
+    """Whether a weight in a part is used outside of it, too; `users` those of all of them."""
+    inside = {id(module) for module in part.modules()}
+    return any(not users[id(weight)] <= inside for weight in part.parameters())
+
+
+def users_of_weights(module: nn.Module) -> dict[int, set[int]]:
+    """By the identity of a weight those of the parts that have it as their own."""
+    users: dict[int, set[int]] = {}
+    for part in module.modules():
+        for weight in part.parameters(recurse=False):
+            users.setdefault(id(weight), set()).add(id(part))
+    return users
 
 
 def _repeated(module: nn.Module) -> Iterator[nn.Module]:

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins.precision import HalfPrecision, MixedPrecision, P
 from torch import Tensor, distributed, nn
 from torch.utils.checkpoint import checkpoint
 
-from metronome.training.sharded.blocks import networks_and_blocks, weights_outside
+from metronome.training.sharded.blocks import is_tied, networks_and_blocks, users_of_weights, weights_outside
 from metronome.training.sharded.tensors import is_sharded
 from metronome.units import InputError
 
@@ -81,16 +81,19 @@ def spread(
             f"trainer.strategy.activation_checkpointing=true works block by block, and {type(module).__name__} has "
             "none; name their classes, as in trainer.strategy.shard_modules=[Block], or leave it out"
         )
-    for network, blocks in networks:
+    for _, blocks in networks:
         for block in blocks:
             if activation_checkpointing:
                 compute_again(block)
             fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=reshard_after_forward)
+    users = users_of_weights(module)
+    alone = [network for network, _ in networks if not is_tied(network, users)]
+    for network in alone:
         # The last to be used and the first to be needed again: PyTorch keeps it between the passes.
         fully_shard(
             network, mesh=mesh, mp_policy=policy, reshard_after_forward=None if reshard_after_forward else False
         )
-    if weights_outside(module, [network for network, _ in networks]):
+    if weights_outside(module, alone):
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         for name in _STEPS:
             register_fsdp_forward_method(module, name)

@@ -6,19 +6,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.precision import DoublePrecision
 from lightning.pytorch.strategies import ModelParallelStrategy, ParallelStrategy
 from lightning.pytorch.strategies.strategy import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed, nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from metronome.training.checkpoints.sharded.folder import is_sharded
 from metronome.training.sharded.norms import clip_norm, clip_values
+from metronome.training.sharded.optimizers import suit
 from metronome.training.sharded.spread import is_spread, like_the_first, outputs_of, parallelize, roots_of, spread
 from metronome.training.sharded.tensors import gathered, part_like, states_like
+from metronome.training.sharded.told import of_module, of_optimizer, once_only
 from metronome.units import InputError
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"  # the mesh's dimensions, by Lightning's names
@@ -134,11 +135,10 @@ class ShardedStrategy(ModelParallelStrategy):
                 f"{type(module).__name__} has no weight that is spread over devices; its configure_model must call "
                 "fully_shard, or be left out"
             )
-        if any(isinstance(optimizer, LBFGS) for optimizer in self.optimizers):
-            raise InputError("L-BFGS takes all weights as one row of numbers, whole; use trainer.strategy=ddp with it")
-        if hasattr(module, "loss_weight"):
-            for root in self._roots:
-                root.register_forward_hook(self._keep_outputs)
+        for optimizer in self.optimizers:
+            suit(optimizer)
+        for root in self._roots:
+            root.register_forward_hook(self._look_at_outputs)
         precision: Any = self.precision_plugin
         precision.clip_grad_by_norm = partial(_clip, clip_norm)
         precision.clip_grad_by_value = partial(_clip, clip_values)
@@ -191,9 +191,12 @@ class ShardedStrategy(ModelParallelStrategy):
             root.set_requires_gradient_sync(wanted)
             root.set_is_last_backward(wanted)
 
-    def _keep_outputs(self, network: nn.Module, inputs: Any, outputs: Any) -> None:
-        if torch.is_grad_enabled():
-            self._outputs.extend(outputs_of(outputs))
+    def _look_at_outputs(self, network: nn.Module, inputs: Any, outputs: Any) -> None:
+        found = outputs_of(outputs) if torch.is_grad_enabled() else []
+        for output in found:
+            output.register_hook(once_only(self.lightning_module))
+        if hasattr(self.lightning_module, "loss_weight"):
+            self._outputs.extend(found)
 
     def on_train_batch_start(self, *arguments: Any) -> None:
         self._outputs.clear()
@@ -208,7 +211,20 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def training_step(self, *arguments: Any, **named: Any) -> Any:
         self._outputs.clear()
-        return super().training_step(*arguments, **named)
+        with of_module(self.lightning_module):
+            return super().training_step(*arguments, **named)
+
+    def backward(self, *arguments: Any, **named: Any) -> Any:
+        with of_module(self.lightning_module):
+            return super().backward(*arguments, **named)
+
+    def validation_step(self, *arguments: Any, **named: Any) -> Any:
+        with of_module(self.lightning_module):
+            return super().validation_step(*arguments, **named)
+
+    def optimizer_step(self, optimizer: Any, *arguments: Any, **named: Any) -> Any:
+        with of_optimizer(optimizer):
+            return super().optimizer_step(optimizer, *arguments, **named)
 
     def share_buffers(self) -> None:
         """Give every device the first one's buffers (BatchNorm's means), as DistributedDataParallel does."""
@@ -275,24 +291,3 @@ class ShardedStrategy(ModelParallelStrategy):
 def _clip(how: Any, optimizer: Optimizer, clip_val: float) -> None:
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     how([weight.grad for weight in weights if weight.grad is not None], float(clip_val))
-
-
-def with_precision(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """A Trainer's flags with `precision=64-true` as a plugin, by which Lightning takes it for this strategy too.
-
-    Raises:
-        InputError: for `16-mixed`, whose scaler looks at one device's gradients.
-    """
-    precision, flags = flags.get("precision"), dict(flags)
-    if not isinstance(flags.get("strategy"), ShardedStrategy):
-        return flags
-    if precision in ("16-mixed", "transformer-engine", "transformer-engine-float16"):
-        raise InputError(
-            f"trainer.precision={precision} does not go with sharded weights; use bf16-mixed, bf16-true, 32-true or "
-            "64-true"
-        )
-    if precision in ("64-true", "64", 64):
-        plugins = flags.get("plugins") or []
-        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
-        return flags | {"precision": None, "plugins": [*plugins, DoublePrecision()]}
-    return flags

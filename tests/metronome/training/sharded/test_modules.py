@@ -1,4 +1,4 @@
-"""Modules of many kinds, spread over two processes: each trains as on one device, or says in a line why not."""
+"""Modules of many kinds, spread over two processes: each trains as on one device."""
 
 import os
 from pathlib import Path
@@ -11,10 +11,10 @@ from several import together
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, SumMetric
 
+from metronome.models.optimizers import Muon
 from metronome.training.sharded import ShardedStrategy
 from metronome.training.sharded.blocks import networks_and_blocks
 from metronome.training.sharded.tensors import whole
-from metronome.units import InputError
 
 
 class OwnWeights(Net):
@@ -98,6 +98,41 @@ class CutMetric(Cut):
         self.log("val/loss", 0.0)
 
 
+class TiedBlocks(Net):
+    """Weights that a block shares with another, and one network with another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        layers = [nn.Linear(FEATURES, FEATURES) for _ in range(4)]
+        layers[2].weight = layers[0].weight
+        self.net = nn.Sequential(*layers, nn.Linear(FEATURES, 1)).double()
+
+
+class TiedNetworks(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        del self.net
+        self.there, self.back = (nn.Linear(FEATURES, FEATURES).double() for _ in "ab")
+        self.back.weight, self.head = self.there.weight, nn.Linear(FEATURES, 1).double()
+
+    def net(self, x: Tensor) -> Tensor:  # pyright: ignore
+        return self.head(self.back(torch.tanh(self.there(x))))
+
+
+class WithMuon(Net):
+    """What is made orthogonal is a whole matrix."""
+
+    def configure_optimizers(self) -> Any:
+        return Muon(self.parameters(), lr=0.01)
+
+
+class WithRprop(Net):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Rprop(self.parameters(), lr=0.01)
+
+
 def trained(kind: type[Net], **flags: Any) -> Any:
     model, run = fit(model=kind(), accumulate_grad_batches=3, precision="64-true", **flags)
     metrics = {name: float(value) for name, value in run.callback_metrics.items()}
@@ -119,6 +154,10 @@ def on_shards(kind: type[Net], options: dict[str, Any]) -> Any:
         (Net, {"shard_modules": ["Linear"]}),
         (Net, {"reshard_after_forward": False}),
         (Net, {"reduce_each_micro_batch": True}),
+        (TiedBlocks, {}),
+        (TiedNetworks, {}),
+        (WithMuon, {}),
+        (WithRprop, {}),
         (Cut, {"tensor_parallel_size": 2}),
         (CutMetric, {"tensor_parallel_size": 2}),
     ],
@@ -198,46 +237,6 @@ def test_low_precision(precision: str, kept: torch.dtype, error: float, tmp_path
     (dtype, found), _ = together(2, tmp_path, in_precision, precision)
     assert dtype is kept
     assert 1e-6 < float((found - expected).abs().mean()) < error
-
-
-class Number(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net.scale = nn.Parameter(torch.tensor(1.0))
-
-
-def refused(kind: type[Net], options: dict[str, Any]) -> str:
-    try:
-        on_shards(kind, options)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-class Forgets(Net):
-    def configure_model(self) -> None: ...
-
-
-class Lbfgs(Net):
-    def configure_optimizers(self) -> Any:
-        return torch.optim.LBFGS(self.parameters())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "options", "words"),
-    [
-        (Number, {}, "net.scale is a single number without a dimension, which cannot be spread over devices"),
-        (Forgets, {}, "its configure_model must call fully_shard, or be left out"),
-        (Lbfgs, {}, "L-BFGS takes all weights as one row of numbers"),
-        (Net, {"shard_modules": ["Block"]}, "shard_modules has Block, and no part of Net is of a class of that name"),
-        (Net, {"tensor_parallel_size": 2}, "needs a network that says how it is cut up: a method parallelize"),
-        (Plain, {"activation_checkpointing": True}, "works block by block, and Plain has none"),
-    ],
-)
-def test_what_cannot_be(kind: type[Net], options: dict[str, Any], words: str, tmp_path: Path) -> None:
-    for line in together(2, tmp_path, refused, kind, options):
-        assert words in line
 
 
 def test_which_blocks_there_are() -> None:

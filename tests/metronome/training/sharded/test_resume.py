@@ -1,4 +1,4 @@
-"""A checkpoint of a sharded training is one of any layout's: whole weights, under their names, in one file."""
+"""A checkpoint of a sharded training is one of any layout's: a folder of shards, or one file with whole weights."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from jobs import Net, fit
 from lightning.pytorch.callbacks import Callback
 from several import together
 
+from metronome.training.checkpoints.files import CheckpointFiles
+from metronome.training.checkpoints.sharded.folder import is_sharded
 from metronome.training.sharded import ShardedStrategy
 from metronome.training.sharded.tensors import whole
 
@@ -42,8 +44,9 @@ def trained(layout: dict[str, Any], dropout: float, folder: Path, checkpoint: Pa
     return {"weights": weights, "epochs": model.epoch_means, "val": model.val_losses}
 
 
-def on(devices: int, dropout: float, folder: Path, checkpoint: Path | None) -> Any:
-    return trained({"devices": devices, "strategy": ShardedStrategy()}, dropout, folder, checkpoint)
+def on(devices: int, dropout: float, folder: Path, checkpoint: Path | None, in_shards: bool = True) -> Any:
+    strategy = ShardedStrategy(sharded_checkpoints=in_shards)
+    return trained({"devices": devices, "strategy": strategy}, dropout, folder, checkpoint)
 
 
 @pytest.mark.slow
@@ -57,17 +60,21 @@ def test_on_as_many_it_is_the_same_to_the_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 2), (2, 1), (1, 2)])
-def test_on_another_number_to_rounding(before: int, after: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "in_shards"),
+    [(2, 3, True), (3, 2, True), (2, 1, True), (1, 2, True), (3, 2, False), (2, 1, False)],
+)
+def test_on_another_number_to_rounding(before: int, after: int, in_shards: bool, tmp_path: Path) -> None:
     """One of them alone is a training without a strategy."""
 
     def run(devices: int, checkpoint: Path | None) -> Any:
         if devices == 1:
             return [trained({}, 0.0, tmp_path, checkpoint)]
-        return together(devices, tmp_path, on, devices, 0.0, tmp_path, checkpoint)
+        return together(devices, tmp_path, on, devices, 0.0, tmp_path, checkpoint, in_shards)
 
     expected = run(before, None)[0]
-    content = torch.load(tmp_path / "at.ckpt", weights_only=True)
+    assert is_sharded(tmp_path / "at.ckpt") == (before > 1 and in_shards)
+    content = CheckpointFiles().load_checkpoint(tmp_path / "at.ckpt", weights_only=True)
     assert {type(value) for value in content["state_dict"].values()} == {torch.Tensor}
     for each in run(after, tmp_path / "at.ckpt"):
         torch.testing.assert_close(each["weights"], expected["weights"], rtol=1e-12, atol=1e-12)
