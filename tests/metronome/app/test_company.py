@@ -115,6 +115,18 @@ def test_one_tells_its_mistake_and_all_end(torchrun: Torchrun, host: int, capfd:
     assert capfd.readouterr().err.count("a mistake") == 1
 
 
+def test_hosts_that_differ_are_told(torchrun: Torchrun, capfd: pytest.CaptureFixture) -> None:
+    """In one line, before the first step of one waits for the other's."""
+
+    def work(others: Company, differs: bool = False) -> None:
+        mine = ["a=1", "b=2"] if others.host < 2 else ["b=3" if differs else "b=2", "a=1"]
+        others.check_alike(mine, "type the same")
+
+    assert torchrun(work, hosts=3, on_each=2) == [None] * 6
+    assert torchrun(lambda others: work(others, True), hosts=3) == [20, 2, 2]
+    assert capfd.readouterr().err.count("host 2 has b=3 where host 0 has b=2; type the same") == 1
+
+
 @pytest.mark.parametrize(("folders", "keepers"), [("aaa", [0, 0, 0]), ("abb", [0, 1, 1])])
 def test_who_shares_a_disk(
     torchrun: Torchrun, tmp_path: Path, folders: str, keepers: list[int], monkeypatch: pytest.MonkeyPatch

@@ -33,8 +33,17 @@ _ENDED, _HEARD = f"{_ROOM}/ended", f"{_ROOM}/heard"
 
 @cache
 def company() -> "Company | None":
-    """The processes of this run, if torchrun has started this one. All of them must call it."""
-    return Company() if is_of_torchrun() else None
+    """The processes of this run, if torchrun has started this one. All of them must call it.
+
+    Raises:
+        InputError: where another command was typed on another host.
+    """
+    if not is_of_torchrun():
+        return None
+    met = Company()
+    # All that follows they do together; what is a host's own it says by a variable, in the same words.
+    met.check_alike(sys.argv[1:], "type the same on each, with '${oc.env:NAME}' for what is a host's own")
+    return met
 
 
 def is_of_torchrun() -> bool:
@@ -86,6 +95,22 @@ class Company:
         if self.rank != 0:
             return []
         return [mine, *(self._heard(f"{key}/{host}") for host in range(1, self.hosts))]
+
+    def check_alike(self, mine: list[str], what_to_do: str) -> None:
+        """That each host has the same words as the first, in any order. Raises InputError, in the first process."""
+        if self.hosts == 1:
+            return
+        words = [set(some) for some in self.from_hosts(lambda: mine)]
+
+        def check() -> None:
+            for host, theirs in enumerate(words):
+                if theirs != words[0]:
+                    there, here = (
+                        ", ".join(sorted(some)) or "nothing" for some in (theirs - words[0], words[0] - theirs)
+                    )
+                    raise InputError(f"host {host} has {there} where host 0 has {here}; {what_to_do}")
+
+        self.first_says(check)
 
     def _next_key(self) -> str:
         self.calls += 1

@@ -35,7 +35,7 @@ from metronome.app.run.checkpoints import (
 )
 from metronome.app.run.clock import Clock
 from metronome.app.storage.bringing import bring_back, runs_known
-from metronome.runs.deciding import deciding
+from metronome.runs.deciding import deciding, values_in_words
 from metronome.runs.folders import RunFolder, hold, relative
 from metronome.runs.going_on import Asked, RunFound, Start, choose_start, leave_word_of_start
 from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
@@ -98,6 +98,8 @@ class Run:
             put_back(folder / "checkpoints")
         base = Path("runs") / experiment
         here, storage, others = RunFolder(Path(relative(folder))), settings.get("storage"), company()
+        if others is not None:
+            others.check_alike(values_in_words(settings), "give each the same files of the configuration")
         # Of several hosts the first brings it, which has the others told and sent what they lack.
         if (ask.resume or ask.checkpoint == "last") and (others is None or is_first):
             bring_back(storage, here.folder, in_sweep())
