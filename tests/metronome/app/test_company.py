@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -85,6 +86,16 @@ def test_the_first_decides_and_each_host_is_heard(torchrun: Torchrun) -> None:
     first, *others = torchrun(work, hosts=2, on_each=2)
     assert first == [told, ["host 0", "host 1"], True]
     assert others == [[told, [], True]] * 3
+
+
+def test_what_takes_long_is_waited_for(torchrun: Torchrun) -> None:
+    """A checkpoint of many gigabytes, say, that the first host fetches."""
+
+    def work(others: Company) -> Any:
+        of_company._SECONDS = 0.01  # in this process: for all to come; they are here
+        return others.first_says(lambda: time.sleep(0.2) or "fetched")
+
+    assert torchrun(work) == ["fetched"] * 2
 
 
 def test_processes_of_an_earlier_start_are_not_taken_for_living_ones(torchrun: Torchrun) -> None:

@@ -128,9 +128,11 @@ class Company:
         return value
 
     def _heard(self, key: str) -> Any:
-        end, pause = time.monotonic() + _SECONDS, 0.005
+        """However long it takes: it may be a large checkpoint that is fetched. Who is gone closes the store, or has its
+        torchrun end the others of its host, or is missed by the watch."""
+        pause = 0.005
         try:
-            while not (is_there := self.store.check([key])) and time.monotonic() < end:
+            while not self.store.check([key]):
                 if self.store.check([_ENDED]):
                     self.store.add(_HEARD, 1)
                     if self.rank == 0:
@@ -138,11 +140,9 @@ class Company:
                     sys.exit(int(self.store.get(_ENDED)))
                 time.sleep(pause)
                 pause = min(0.1, 1.2 * pause)
-            value = self.store.get(key) if is_there else None
+            value = self.store.get(key)
         except RuntimeError as error:  # as PyTorch's store calls what it meets
             raise RunFailed(f"another process of this run is gone: {_first_line(error)}") from error
-        if value is None:
-            raise RunFailed(f"another process of this run has not come within {_SECONDS} s")
         return json.loads(value)
 
     def _wait_until_heard(self) -> None:

@@ -93,16 +93,22 @@ class Run:
             ask = replace(ask, checkpoint=str(at_hand(str(ask.checkpoint), with_run=True)))
         experiment = hydra.runtime.choices.get("experiment") or "default"
         is_first = rank_zero_only.rank == 0
-        lock = _held(folder) if is_first else None
-        if is_first:
-            put_back(folder / "checkpoints")
         base = Path("runs") / experiment
+        lock: Any = None
         here, storage, others = RunFolder(Path(relative(folder))), settings.get("storage"), company()
         if others is not None:
             others.check_alike(values_in_words(settings), "give each the same files of the configuration")
+
+        def take() -> None:
+            nonlocal lock
+            if is_first:
+                lock = _held(folder)
+                put_back(folder / "checkpoints")
+            if ask.resume or ask.checkpoint == "last":
+                bring_back(storage, here.folder, in_sweep())
+
         # Of several hosts the first brings it, which has the others told and sent what they lack.
-        if (ask.resume or ask.checkpoint == "last") and (others is None or is_first):
-            bring_back(storage, here.folder, in_sweep())
+        take() if others is None else others.first_says(take)
 
         def choose(ask: Asked, here: RunFound) -> Start:
             elsewhere = runs_known(storage, base) if ask.checkpoint == "last" else ()
