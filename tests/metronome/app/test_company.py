@@ -24,6 +24,7 @@ from metronome.app.hosts.company import Company
 from metronome.app.hosts.folder import agreed_folder
 from metronome.app.hosts.keepers import keepers_of
 from metronome.app.hosts.told import RunTold, agents_of, keep_agents, merged
+from metronome.app.storage import mirroring
 from metronome.runs.going_on import Asked, choose_folder
 from metronome.runs.names import CONFIG_FILE, RESULT_FILE
 from metronome.units import InputError, RunFailed
@@ -136,6 +137,18 @@ def test_hosts_that_differ_are_told(torchrun: Torchrun, capfd: pytest.CaptureFix
     assert torchrun(work, hosts=3, on_each=2) == [None] * 6
     assert torchrun(lambda others: work(others, True), hosts=3) == [20, 2, 2]
     assert capfd.readouterr().err.count("host 2 has b=3 where host 0 has b=2; type the same") == 1
+
+
+def test_a_storage_that_cannot_be_written_to_is_told_once(
+    torchrun: Torchrun, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    def work(others: Company) -> None:
+        vars(mirroring)["company"] = lambda: others  # in this process
+        with mirroring.stored("file:///proc/nothing", tmp_path, goes_on=False, in_sweep=False):
+            others.first_says(lambda: "further")
+
+    assert torchrun(work) == [20, 2]
+    assert capfd.readouterr().err.count("cannot be written to") == 1
 
 
 @pytest.mark.parametrize(("folders", "keepers"), [("aaa", [0, 0, 0]), ("abb", [0, 1, 1])])
