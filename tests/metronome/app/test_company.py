@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from commands import wait_for
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed import TCPStore  # pyright: ignore
 
 from metronome.app.config import torchrun as layout
@@ -21,6 +22,7 @@ from metronome.app.hosts import company as of_company
 from metronome.app.hosts import keepers as of_keepers
 from metronome.app.hosts import sending, watch
 from metronome.app.hosts.company import Company
+from metronome.app.hosts.copies import check_copies
 from metronome.app.hosts.folder import agreed_folder
 from metronome.app.hosts.keepers import keepers_of
 from metronome.app.hosts.told import RunTold, agents_of, keep_agents, merged
@@ -306,3 +308,11 @@ def test_a_lost_process_is_told_in_one_line(error: str, where: str) -> None:
 )
 def test_other_errors_are_no_lost_process(error: Exception) -> None:
     assert lost_company(error) is None
+
+
+def test_hosts_without_a_disk_copy_whole_checkpoints_alone() -> None:
+    check_copies(DDPStrategy())
+    with pytest.raises(
+        InputError, match="with ModelParallelStrategy a checkpoint has parts of all of them; put the run"
+    ):
+        check_copies(ModelParallelStrategy())

@@ -20,7 +20,7 @@ from metronome.app.config.foreign import give_groups
 from metronome.app.config.types import check_types
 from metronome.app.hosts.beginning import START_FROM, agreed_beginning
 from metronome.app.hosts.company import company
-from metronome.app.hosts.copies import OnEachHost
+from metronome.app.hosts.copies import OnEachHost, check_copies
 from metronome.app.run.checkpoints import (
     KeepConfig,
     NothingLeft,
@@ -179,6 +179,8 @@ class Run:
         if self.first_folder is not None:
             own.append(OnEachHost(self.first_folder, self.folder, self.is_keeper and rank_zero_only.rank != 0))
         job = build_job(self.config, self.overrides, own)
+        if self.first_folder is not None:
+            check_copies(job.trainer.strategy)
         if self.checkpoint is not None:
             checkpoint = read_checkpoint(self.checkpoint, parts=())
             check_fits(checkpoint, job.model, self.checkpoint)
