@@ -142,10 +142,10 @@ def test_hosts_that_differ_are_told(torchrun: Torchrun, capfd: pytest.CaptureFix
 
 
 def test_a_storage_that_cannot_be_written_to_is_told_once(
-    torchrun: Torchrun, tmp_path: Path, capfd: pytest.CaptureFixture
+    torchrun: Torchrun, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def work(others: Company) -> None:
-        vars(mirroring)["company"] = lambda: others  # in this process
+        monkeypatch.setattr(mirroring, "company", lambda: others)  # in this process
         with mirroring.stored("file:///proc/nothing", tmp_path, goes_on=False, in_sweep=False):
             others.first_says(lambda: "further")
 
