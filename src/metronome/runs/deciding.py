@@ -29,6 +29,19 @@ def deciding(config: dict[str, Any]) -> dict[str, Any]:
     return found | {key: value for key, value in trainer.items() if key.startswith(LIMITS)}
 
 
+def values_in_words(config: dict[str, Any]) -> list[str]:
+    """The deciding values that are the same on each machine that a run is on: not where its files are, nor how many
+    processes read them.
+
+    >>> values_in_words({"data": {"batch_size": 8, "folder": "/disk/images", "num_workers": 2}, "seed": 1})[:1]
+    ['data.batch_size=8']
+    """
+    found = deciding(config)
+    return [
+        f"{key}={value}" for key, value in found.items() if "/" not in str(value) and not key.endswith("num_workers")
+    ]
+
+
 def without_known_mode(values: dict[str, Any]) -> dict[str, Any]:
     """The same without `scheduler.mode`, where it is the one that its metric has: it may be said or not.
 

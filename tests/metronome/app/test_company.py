@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from commands import wait_for
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.distributed import TCPStore  # pyright: ignore
 
 from metronome.app.config import torchrun as layout
@@ -20,9 +22,11 @@ from metronome.app.hosts import company as of_company
 from metronome.app.hosts import keepers as of_keepers
 from metronome.app.hosts import sending, watch
 from metronome.app.hosts.company import Company
+from metronome.app.hosts.copies import check_copies
 from metronome.app.hosts.folder import agreed_folder
 from metronome.app.hosts.keepers import keepers_of
 from metronome.app.hosts.told import RunTold, agents_of, keep_agents, merged
+from metronome.app.storage import mirroring
 from metronome.runs.going_on import Asked, choose_folder
 from metronome.runs.names import CONFIG_FILE, RESULT_FILE
 from metronome.units import InputError, RunFailed
@@ -87,6 +91,16 @@ def test_the_first_decides_and_each_host_is_heard(torchrun: Torchrun) -> None:
     assert others == [[told, [], True]] * 3
 
 
+def test_what_takes_long_is_waited_for(torchrun: Torchrun) -> None:
+    """A checkpoint of many gigabytes, say, that the first host fetches."""
+
+    def work(others: Company) -> Any:
+        of_company._SECONDS = 0.01  # in this process: for all to come; they are here
+        return others.first_says(lambda: time.sleep(0.2) or "fetched")
+
+    assert torchrun(work) == ["fetched"] * 2
+
+
 def test_processes_of_an_earlier_start_are_not_taken_for_living_ones(torchrun: Torchrun) -> None:
     torchrun.store.set("metronome/here/1", "of a dead one")
     port = torchrun.store.port
@@ -113,6 +127,30 @@ def test_one_tells_its_mistake_and_all_end(torchrun: Torchrun, host: int, capfd:
 
     assert torchrun(work, hosts=3) == [20 if number == host else 2 for number in range(3)]
     assert capfd.readouterr().err.count("a mistake") == 1
+
+
+def test_hosts_that_differ_are_told(torchrun: Torchrun, capfd: pytest.CaptureFixture) -> None:
+    """In one line, before the first step of one waits for the other's."""
+
+    def work(others: Company, differs: bool = False) -> None:
+        mine = ["a=1", "b=2"] if others.host < 2 else ["b=3" if differs else "b=2", "a=1"]
+        others.check_alike(mine, "type the same")
+
+    assert torchrun(work, hosts=3, on_each=2) == [None] * 6
+    assert torchrun(lambda others: work(others, True), hosts=3) == [20, 2, 2]
+    assert capfd.readouterr().err.count("host 2 has b=3 where host 0 has b=2; type the same") == 1
+
+
+def test_a_storage_that_cannot_be_written_to_is_told_once(
+    torchrun: Torchrun, tmp_path: Path, capfd: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(others: Company) -> None:
+        monkeypatch.setattr(mirroring, "company", lambda: others)  # in this process
+        with mirroring.stored("file:///proc/nothing", tmp_path, goes_on=False, in_sweep=False):
+            others.first_says(lambda: "further")
+
+    assert torchrun(work) == [20, 2]
+    assert capfd.readouterr().err.count("cannot be written to") == 1
 
 
 @pytest.mark.parametrize(("folders", "keepers"), [("aaa", [0, 0, 0]), ("abb", [0, 1, 1])])
@@ -271,3 +309,11 @@ def test_a_lost_process_is_told_in_one_line(error: str, where: str) -> None:
 )
 def test_other_errors_are_no_lost_process(error: Exception) -> None:
     assert lost_company(error) is None
+
+
+def test_hosts_without_a_disk_copy_whole_checkpoints_alone() -> None:
+    check_copies(DDPStrategy())
+    with pytest.raises(
+        InputError, match="with ModelParallelStrategy a checkpoint has parts of all of them; put the run"
+    ):
+        check_copies(ModelParallelStrategy())

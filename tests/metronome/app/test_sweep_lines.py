@@ -162,3 +162,18 @@ def test_a_terminal_has_long_lines_broken_between_words(monkeypatch: pytest.Monk
     assert all(len(line) <= 80 for line in lines[:-1])
     assert (lines[2][:15], lines[-1].strip()) == ("           word", path)
     assert wrapped(text, io.StringIO()) == text
+
+
+def test_of_processes_beside_each_other_the_first_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """torchrun starts the sweep in each: the others may look before the first has left its result."""
+    monkeypatch.chdir(tmp_path)
+    jobs = [["+experiment=x", f"a={i}"] for i in (1, 2)]
+    said: list[str] = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        Table(multirun(tmp_path, "+experiment=x", "a=1,2"), jobs, SlurmLauncher()).end({})
+        said.append(capsys.readouterr().out)
+    assert "2 without a result" in said[0]
+    assert said[1] == ""

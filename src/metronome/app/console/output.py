@@ -96,7 +96,7 @@ def done_before(run: Run) -> float | None:
     """A run that an earlier start has brought to its end. Returns its objective; raises JobFailed if it failed."""
     content = json.loads((run.folder / RESULT_FILE).read_text())
     if run.in_sweep:
-        print(ended_lines(here(), _own(), run.folder, content, before=True), flush=True)
+        _show_job(ended_lines(here(), _own(), run.folder, content, before=True))
     else:
         log.info("%s", joined("finished before:", f"{run.relative_folder}/{RESULT_FILE}"))
     if content["status"] == "failed":
@@ -106,10 +106,15 @@ def done_before(run: Run) -> float | None:
     return content["best"] and float(content["best"]["value"])  # JSON holds an infinite one as a text
 
 
+def _show_job(lines: str) -> None:
+    if rank_zero_only.rank == 0:  # the others may look before it has left its result, too
+        print(lines, flush=True)
+
+
 def show_result(run: Run, content: dict[str, Any]) -> None:
     """The end of a run that did what it should."""
     if run.in_sweep:
-        print(ended_lines(here(), _own(), run.folder, content), flush=True)
+        _show_job(ended_lines(here(), _own(), run.folder, content))
         return
     rows: list[str] = []
     if best := content["best"]:

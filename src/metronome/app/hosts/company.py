@@ -33,8 +33,17 @@ _ENDED, _HEARD = f"{_ROOM}/ended", f"{_ROOM}/heard"
 
 @cache
 def company() -> "Company | None":
-    """The processes of this run, if torchrun has started this one. All of them must call it."""
-    return Company() if is_of_torchrun() else None
+    """The processes of this run, if torchrun has started this one. All of them must call it.
+
+    Raises:
+        InputError: where another command was typed on another host.
+    """
+    if not is_of_torchrun():
+        return None
+    met = Company()
+    # All that follows they do together; what is a host's own it says by a variable, in the same words.
+    met.check_alike(sys.argv[1:], "type the same on each, with '${oc.env:NAME}' for what is a host's own")
+    return met
 
 
 def is_of_torchrun() -> bool:
@@ -87,6 +96,22 @@ class Company:
             return []
         return [mine, *(self._heard(f"{key}/{host}") for host in range(1, self.hosts))]
 
+    def check_alike(self, mine: list[str], what_to_do: str) -> None:
+        """That each host has the same words as the first, in any order. Raises InputError, in the first process."""
+        if self.hosts == 1:
+            return
+        words = [set(some) for some in self.from_hosts(lambda: mine)]
+
+        def check() -> None:
+            for host, theirs in enumerate(words):
+                if theirs != words[0]:
+                    there, here = (
+                        ", ".join(sorted(some)) or "nothing" for some in (theirs - words[0], words[0] - theirs)
+                    )
+                    raise InputError(f"host {host} has {there} where host 0 has {here}; {what_to_do}")
+
+        self.first_says(check)
+
     def _next_key(self) -> str:
         self.calls += 1
         return f"{_ROOM}/{self.calls}"
@@ -103,9 +128,11 @@ class Company:
         return value
 
     def _heard(self, key: str) -> Any:
-        end, pause = time.monotonic() + _SECONDS, 0.005
+        """However long it takes: it may be a large checkpoint that is fetched. Who is gone closes the store, or has its
+        torchrun end the others of its host, or is missed by the watch."""
+        pause = 0.005
         try:
-            while not (is_there := self.store.check([key])) and time.monotonic() < end:
+            while not self.store.check([key]):
                 if self.store.check([_ENDED]):
                     self.store.add(_HEARD, 1)
                     if self.rank == 0:
@@ -113,11 +140,9 @@ class Company:
                     sys.exit(int(self.store.get(_ENDED)))
                 time.sleep(pause)
                 pause = min(0.1, 1.2 * pause)
-            value = self.store.get(key) if is_there else None
+            value = self.store.get(key)
         except RuntimeError as error:  # as PyTorch's store calls what it meets
             raise RunFailed(f"another process of this run is gone: {_first_line(error)}") from error
-        if value is None:
-            raise RunFailed(f"another process of this run has not come within {_SECONDS} s")
         return json.loads(value)
 
     def _wait_until_heard(self) -> None:

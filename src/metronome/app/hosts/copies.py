@@ -14,6 +14,17 @@ log = logging.getLogger("metronome")
 _PATHS = ("dirpath", "best_model_path", "kth_best_model_path", "last_model_path")
 
 
+def check_copies(strategy: Any) -> None:
+    """Raises InputError for a strategy whose processes have parts of a checkpoint each. Before they have a group, which
+    does not end in order with an error."""
+    if not isinstance(strategy, DDPStrategy):
+        raise InputError(
+            f"the hosts share no disk for the run's folder, and with {type(strategy).__name__} a checkpoint has parts "
+            "of all of them; put the run on a disk that all see: hydra.run.dir=<folder there> (storage= is of no help: "
+            "it keeps the first host's folder)"
+        )
+
+
 class OnEachHost(Callback):
     """Has each host keep what the first process writes: with DDP all processes have the same to write.
 
@@ -21,9 +32,6 @@ class OnEachHost(Callback):
         first: the run's folder on the first host, whose paths Lightning hands to all.
         here: on this host.
         is_keeper: whether this process writes there; the first process does so anyway.
-
-    Raises:
-        InputError: when a fit begins, for a strategy whose processes have parts of a checkpoint each.
     """
 
     def __init__(self, first: Path, here: Path, is_keeper: bool) -> None:
@@ -31,14 +39,8 @@ class OnEachHost(Callback):
         self._is_in_place = False
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        strategy = trainer.strategy
-        if not isinstance(strategy, DDPStrategy):
-            raise InputError(
-                f"the hosts share no disk for the run's folder, and with {type(strategy).__name__} a checkpoint has "
-                "parts of all of them; put the run on a disk that all see: hydra.run.dir=<folder there>"
-            )
         if self.is_keeper and not self._is_in_place:
-            self._write_here_too(strategy)
+            self._write_here_too(trainer.strategy)
         self._is_in_place = True
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:

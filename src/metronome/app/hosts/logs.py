@@ -26,7 +26,12 @@ def send_logs(company: Company, known: Callable[[], dict[str, int]], folder: Pat
     if owner is not None:
         send(company, folder, owner, {0: [name for name, _ in wanted]}, folder)
     elif company.rank == 0:
-        log.warning("the curves up to here are on a host that is not there: they begin anew")
+        if any((folder / name).is_file() for name, _ in wanted):  # as far as they were stored
+            log.warning("the last of the curves up to here are on a host that is not there: they have a gap")
+        else:
+            log.warning(
+                "the curves up to here are on a host that is not there: they begin anew (storage=<address> keeps them)"
+            )
 
 
 def _has(folder: Path, name: str, position: int) -> bool:

@@ -20,7 +20,7 @@ from metronome.app.config.foreign import give_groups
 from metronome.app.config.types import check_types
 from metronome.app.hosts.beginning import START_FROM, agreed_beginning
 from metronome.app.hosts.company import company
-from metronome.app.hosts.copies import OnEachHost
+from metronome.app.hosts.copies import OnEachHost, check_copies
 from metronome.app.run.checkpoints import (
     KeepConfig,
     NothingLeft,
@@ -35,7 +35,7 @@ from metronome.app.run.checkpoints import (
 )
 from metronome.app.run.clock import Clock
 from metronome.app.storage.bringing import bring_back, runs_known
-from metronome.runs.deciding import deciding
+from metronome.runs.deciding import deciding, values_in_words
 from metronome.runs.folders import RunFolder, hold, relative
 from metronome.runs.going_on import Asked, RunFound, Start, choose_start, leave_word_of_start
 from metronome.runs.names import CONFIG_FILE, LOCK_FILE, PLAN_FILE, RESULT_FILE
@@ -93,14 +93,22 @@ class Run:
             ask = replace(ask, checkpoint=str(at_hand(str(ask.checkpoint), with_run=True)))
         experiment = hydra.runtime.choices.get("experiment") or "default"
         is_first = rank_zero_only.rank == 0
-        lock = _held(folder) if is_first else None
-        if is_first:
-            put_back(folder / "checkpoints")
         base = Path("runs") / experiment
+        lock: Any = None
         here, storage, others = RunFolder(Path(relative(folder))), settings.get("storage"), company()
+        if others is not None:
+            others.check_alike(values_in_words(settings), "give each the same files of the configuration")
+
+        def take() -> None:
+            nonlocal lock
+            if is_first:
+                lock = _held(folder)
+                put_back(folder / "checkpoints")
+            if ask.resume or ask.checkpoint == "last":
+                bring_back(storage, here.folder, in_sweep())
+
         # Of several hosts the first brings it, which has the others told and sent what they lack.
-        if (ask.resume or ask.checkpoint == "last") and (others is None or is_first):
-            bring_back(storage, here.folder, in_sweep())
+        take() if others is None else others.first_says(take)
 
         def choose(ask: Asked, here: RunFound) -> Start:
             elsewhere = runs_known(storage, base) if ask.checkpoint == "last" else ()
@@ -171,6 +179,8 @@ class Run:
         if self.first_folder is not None:
             own.append(OnEachHost(self.first_folder, self.folder, self.is_keeper and rank_zero_only.rank != 0))
         job = build_job(self.config, self.overrides, own)
+        if self.first_folder is not None:
+            check_copies(job.trainer.strategy)
         if self.checkpoint is not None:
             checkpoint = read_checkpoint(self.checkpoint, parts=())
             check_fits(checkpoint, job.model, self.checkpoint)

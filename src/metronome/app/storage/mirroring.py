@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
+from metronome.app.hosts.company import company
 from metronome.runs.folders import relative
 from metronome.runs.names import ORDER_FILE, STUDY_FILE, SWEEP_FILE
 from metronome.runs.storage.address import Place, place_of, told
@@ -47,11 +48,19 @@ def stored(address: Any, folder: Path, goes_on: bool, in_sweep: bool) -> Iterato
             whole result and says `finished`, and the command fails, since where a machine's disk goes with it, to end
             well would be to lose the run in silence.
     """
-    if address is None or not _is_first_of_all():
+    watched, begun, others = _Watched(address, folder, in_sweep), list[Mirror](), company()
+
+    def begin() -> None:
+        begun.append(watched.begin(goes_on))
+
+    if address is not None and others is not None:
+        others.first_says(begin)  # where it cannot, the others end without a word
+    elif address is not None and _is_first_of_all():
+        begin()
+    if not begun:
         yield
         return
-    watched = _Watched(address, folder, in_sweep)
-    mirror = watched.begin(goes_on)
+    (mirror,) = begun
     try:
         yield
     except BaseException:

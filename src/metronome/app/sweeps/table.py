@@ -1,6 +1,7 @@
 """What is told of a grid: the lines of jobs that run elsewhere, and at the end the best. Imports nothing heavy."""
 
 import json
+import os
 import sys
 import threading
 from collections import Counter
@@ -67,6 +68,8 @@ class Table:
             speaks_of_best: not where something else does.
         """
         forget()
+        if os.environ.get("RANK", "0") != "0":
+            return  # the first of the processes that torchrun has started speaks for all
         found = self._ended()
         if self.launcher not in _SPEAK_HERE:
             for number in [number for number in range(1, len(self.jobs) + 1) if number not in found]:
