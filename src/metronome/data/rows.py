@@ -165,6 +165,8 @@ def as_dataset(source: Any, collate: Any = default_collate) -> Any:
     Raises:
         InputError: for anything else.
     """
+    if callable(collated_by := getattr(source, "collated_by", None)):  # a mixture, which reads its sets likewise
+        return collated_by(collate)
     if not (collate is not default_collate and is_plain(source)) and _is_columns(source):
         return Rows(source)
     # These have a length and items too: a tuple of a tensor and a list would be a data set of two samples.
