@@ -79,8 +79,8 @@ def test_sets_of_hugging_face_with_a_collate_are_read_as_samples() -> None:
 
 def tokens(folder: Path, lengths: list[int], **options: Any) -> Tokens:
     folder.mkdir()
-    documents = [[*range(1, length), 0] for length in lengths]
-    np.array(sum(documents, []), np.uint16).tofile(folder / "train.bin")
+    documents = [np.arange(length, dtype=np.uint16) for length in lengths]
+    np.roll(np.concatenate(documents), -1).tofile(folder / "train.bin")
     return Tokens(folder, num_tokens=30, max_length=8, end_token=0, **options)
 
 
@@ -99,8 +99,8 @@ def test_documents_of_several_files_are_padded_together(tmp_path: Path) -> None:
 
 
 def test_what_is_stored_and_does_not_go_together(tmp_path: Path) -> None:
+    rows = mapped_rows(tmp_path, B, "b")
     with pytest.raises(InputError, match=r"sets a and b do not make a batch: float64 of shape .10,. and .* .3,."):
-        rows = mapped_rows(tmp_path, B, "b")
         Mixture({"a": in_memory(A), "b": rows | {"x": rows["x"][:, :3]}})
     with pytest.raises(InputError, match="sets a and b are not made of the same parts"):
-        Mixture({"a": (X, Y), "b": mapped_rows(tmp_path, B, "b")})
+        Mixture({"a": (X, Y), "b": rows})

@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from metronome.data.floats import dtype_with
 from metronome.data.rows import Rows
 from metronome.units import InputError
 
