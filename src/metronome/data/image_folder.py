@@ -1,5 +1,6 @@
 """Pictures in folders, a class a folder: listed once, decoded where they are read, augmented by seed, epoch, sample."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from metronome.units import InputError, check_number
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+log = logging.getLogger("metronome.data")
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 _LEAST_AREA = 0.25  # of a picture, that an augmented one shows
@@ -118,6 +121,9 @@ class Pictures(Dataset):
             raise InputError(
                 f"the folders in {folder} have no pictures; what counts as one ends with {' '.join(ENDINGS)}"
             )
+        empty = [name for name, count in zip(classes, counts, strict=True) if not count and (folder / name).is_dir()]
+        if empty:
+            log.warning("%s has no pictures in %d of its classes: %s", folder, len(empty), ", ".join(empty[:5]))
         self.folder, self.classes, self.view = folder, list(classes), view
         self.names = torch.frombuffer(names, dtype=torch.uint8)
         self.ends = torch.from_numpy(np.concatenate(ends))
@@ -134,7 +140,7 @@ class Pictures(Dataset):
         return self.folder / self.classes[self.label(index)] / os.fsdecode(bytes(name.numpy()))
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        from PIL import Image
+        from PIL import Image, ImageOps
 
         index = range(len(self))[index]
         path = self.path(index)
@@ -142,7 +148,8 @@ class Pictures(Dataset):
             with Image.open(path) as picture:
                 if isinstance(size := getattr(self.view, "size", None), int):
                     picture.draft("RGB", (2 * size, 2 * size))  # a photograph is decoded no larger than it is needed
-                return self.view(picture.convert("RGB")), self.label(index)
+                ImageOps.exif_transpose(picture, in_place=True)  # as it was held, which cameras write beside it
+                return self.view(_in_colours(picture, path)), self.label(index)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for damaged files
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise InputError(f"sample {index}: {path} cannot be read as a picture: {reason}") from error
@@ -183,6 +190,19 @@ def _scaled(picture: "Image", box: tuple[float, float, float, float], size: int)
 
     small = picture.resize((size, size), Resampling.BILINEAR, box=box, reducing_gap=2.0)
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+
+def _in_colours(picture: "Image", path: Path) -> "Image":
+    """In RGB. Pillow would cut numbers above 255 off, where there are more than 8 bits."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise InputError(
+            f"{path} is a picture of 32 bits, and nothing says which number is white; save it with 8 or 16 bits"
+        )
+    return picture.convert("RGB")
 
 
 def _folders(path: Path) -> list[str]:

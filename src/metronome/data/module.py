@@ -193,7 +193,8 @@ class DataModule(L.LightningDataModule):
         """The samples of `to_predict` in their order, as many at once as a device takes in an evaluation. Those that
         are no split are read without loading the splits."""
         trainer, size = self._attached_trainer(), self.eval_batch_size
-        dataset = as_dataset(getattr(self.splits, self.to_predict) if self._predicts_a_split else self.to_predict)
+        given = getattr(self.splits, self.to_predict) if self._predicts_a_split else self.to_predict
+        dataset = as_dataset(given, self.collate)
         if self._predicts_a_split:
             size = size or self._batch_size_to_evaluate()
         else:

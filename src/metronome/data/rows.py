@@ -1,5 +1,6 @@
 """Data sets, read a whole batch at a time where that is possible."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -165,14 +166,18 @@ def as_dataset(source: Any, collate: Any = default_collate) -> Any:
     Raises:
         InputError: for anything else.
     """
+    if callable(collated_by := getattr(source, "collated_by", None)):  # a mixture, which reads its sets likewise
+        return collated_by(collate)
     if not (collate is not default_collate and is_plain(source)) and _is_columns(source):
         return Rows(source)
     # These have a length and items too: a tuple of a tensor and a list would be a data set of two samples.
-    no_samples = isinstance(source, tuple | dict | str | Tensor | np.ndarray | IterableDataset) or is_sparse(source)
+    no_samples = isinstance(source, tuple | Mapping | str | Tensor | np.ndarray | IterableDataset) or is_sparse(source)
     if hasattr(source, "__getitem__") and hasattr(source, "__len__") and not no_samples:
         return source
     kinds = ", ".join(type(part).__name__ for part in _parts(source))
     advice = "; of a sparse matrix x.toarray() makes one" if any(map(is_sparse, [source, *_parts(source)])) else ""
+    if isinstance(source, Mapping) and not _parts(source):  # of columns, or of data sets: an .npz, a group of h5py
+        advice = f"; it has {', '.join(map(repr, list(source)[:5]))}: give one of them, or several in a dict"
     if "safe_open" in (type(source).__name__, *kinds.split(", ")):
         advice = "; of a safetensors file metronome.data.mapped(path) makes them"
     raise InputError(
@@ -189,7 +194,10 @@ def _is_columns(source: Any) -> bool:
 
 
 def _parts(source: Any) -> list:
-    """What a tuple or dict is made of. A list is a data set of samples already."""
+    """What a tuple or dict is made of. A list is a data set of samples already, and Hugging Face's DatasetDict holds
+    data sets, not columns."""
+    if type(source).__name__ == "DatasetDict":
+        return []
     return list(source.values() if isinstance(source, dict) else source if isinstance(source, tuple) else ())
 
 

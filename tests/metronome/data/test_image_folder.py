@@ -112,3 +112,26 @@ def test_mistakes_in_one_line(folder: Path) -> None:
     for path in folder.glob("train/*/*"):
         path.unlink()
     assert "have no pictures; what counts as one ends with .jpg" in refused(lambda: ImageFolder(folder).splits)
+
+
+def test_pictures_of_any_kind_are_as_they_look(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """16 bits are not cut off at 255, and what a camera held upright stands upright."""
+    grey = np.linspace(0, 255, 32 * 32).astype(np.uint8).reshape(32, 32)
+    place = folder / "train" / "blue"
+    for old in place.iterdir():
+        old.unlink()
+    turned = Image.Exif()
+    turned[0x0112] = 6  # turn it by 90 degrees to the right
+    Image.fromarray(grey).save(place / "a.PNG")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(place / "b.png")
+    Image.fromarray(np.rot90(grey)).save(place / "c.png", exif=turned)
+    pictures = ImageFolder(folder, size=32, augment=False).splits.train
+    for index in range(3):
+        assert torch.equal(pictures[index][0], torch.from_numpy(grey).expand(3, 32, 32)), index
+    for old in place.iterdir():
+        old.unlink()
+    assert ImageFolder(folder).splits.train is not None
+    assert "train has no pictures in 1 of its classes: blue" in caplog.text
+    Image.fromarray(grey.astype(np.float32)).save(place / "f.tif")
+    pictures = ImageFolder(folder, size=32, augment=False).splits.train
+    assert "f.tif is a picture of 32 bits" in refused(lambda: pictures[0])

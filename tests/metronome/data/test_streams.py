@@ -181,12 +181,35 @@ def test_what_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert caplog.text == ""
 
 
+class Odd(IterableDataset):
+    """Gives what it is told to; a sample that is an error is raised."""
+
+    def __init__(self, *samples: Any) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Any]:
+        for sample in self.samples:
+            if isinstance(sample, Exception):
+                raise sample
+            yield sample
+
+
+def test_a_stream_that_raises_says_where() -> None:
+    with pytest.raises(ValueError, match="record") as error:
+        run(Odd(*[(X[0], Y[0])] * 40, ValueError("a bad record")), max_epochs=1)
+    assert error.value.__notes__ == ["in batch 2 of epoch 1 of the stream Odd"]
+
+
 @pytest.mark.parametrize(
     ("data", "flags", "said"),
     [
         (Data(Plain(), batch_size="full"), {}, "data.batch_size=full of a stream must be a number"),
         (Data(Plain(), batch_growth={"factor": 2}), {}, "data.batch_growth goes by epochs"),
         (Data(Plain(), num_workers=2), {}, "data.num_workers=2: a stream is read in order"),
+        (Data(Odd()), {}, "the stream Odd did not give a sample, in epoch 1; its __iter__"),
+        (Data(Odd((X[0], Y[0])), drop_last=True), {}, "did not give as many samples as a batch has"),
+        (Data(Odd((X[0], Y[0]), (X[0],))), {}, "samples of Odd do not make a batch"),
+        (Data(Odd(object())), {}, "samples of Odd do not make a batch"),
         (Data(iter([1, 2])), {}, "can be gone through only once"),
         (Data((X, Y), val=Plain()), {}, "the validation data set is a stream .Plain."),
         (Data(Plain()), {"budget": "1.5 epochs", "max_epochs": None}, "give it in steps or samples"),

@@ -130,6 +130,8 @@ def test_files_that_cannot_be_mapped(tmp_path: Path) -> None:
         path = written(tmp_path, table(), kind)
         path.write_bytes(path.read_bytes()[:-20])
         assert "is no whole Arrow or parquet file" in refused(lambda path=path: mapped(path))
+        path.write_bytes(b"\xff" * 100)
+        assert "is no whole Arrow or parquet file" in refused(lambda path=path: mapped(path))
 
 
 def test_a_table_of_much_memory_is_not_sent_to_workers() -> None:
@@ -180,6 +182,33 @@ def test_a_data_set_of_hugging_face_with_text(hugging_face: Any) -> None:
     data.trainer = jobs.trainer()
     lengths, labels = next(iter(data.train_dataloader()))
     assert (lengths, labels.tolist()) == ([1, 2, 3], [0, 1, 2])
+
+
+def test_all_splits_of_hugging_face_are_no_data_set(hugging_face: Any) -> None:
+    part = hugging_face.Dataset.from_dict({"x": X})
+    assert "a DatasetDict; it has 'train', 'test': give one" in refused(
+        lambda: as_dataset(hugging_face.DatasetDict(train=part, test=part))
+    )
+
+
+@pytest.mark.slow
+def test_a_stream_of_hugging_face_gives_the_batches_of_a_data_set(hugging_face: Any) -> None:
+    """Lists are rows of a tensor, in float64 as they are stored, with a worker too."""
+    whole = hugging_face.Dataset.from_dict({"x": jobs.X.numpy(), "y": jobs.Y.numpy()})
+
+    class Given(DataModule):
+        def load(self) -> Splits:
+            return Splits(whole.to_iterable_dataset(num_shards=3) if self.num_workers < 2 else whole)
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            return batch["x"], batch["y"]
+
+    runs = [
+        jobs.weights(jobs.fit(data=Given(batch_size=32, num_workers=n, shuffle=False), max_epochs=2)[0])
+        for n in (0, 1, 2)
+    ]
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
 
 
 def test_a_function_of_the_users_is_called_for_each_sample(hugging_face: Any) -> None:

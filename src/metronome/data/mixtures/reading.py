@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate, get_worker_info
 
 from metronome.data.mixtures.places import MixedOrder, Places, grouped
@@ -42,27 +40,29 @@ class MixtureReader(BatchReader):
 
     def __init__(self, dataset: Together, seed: int, locate: Callable[[Share], Places], *options: Any) -> None:
         super().__init__(dataset, seed, *options)
-        self.locate, self.is_rows = locate, dataset.is_rows
+        self.locate, self.joined = locate, dataset.joined
         sets = list(dataset.sets.values())
-        if self.is_rows and self.floats is not None:  # as a whole, so that no step has to
+        if self.joined is not None and self.floats is not None:
+            # In memory as a whole, so that no step has to.
             sets = [rows if rows.is_stored else rows.with_floats(self.floats) for rows in sets]
+            if self.joined.has_float64:
+                self.told.about(torch.empty(0, dtype=torch.float64), self.floats)
         self.readers = [
             BatchReader(each, seed_of_set(seed, name)) for name, each in zip(dataset.sets, sets, strict=True)
         ]
-        if self.is_rows:
-            columns = zip(*(tree_leaves(each.columns) for each in sets), strict=True)
-            self._types = [_widest(same) for same in columns]
 
     def __getitems__(self, share: Share) -> Any:
-        if self.is_rows or get_worker_info() is not None:
+        if self.joined is not None or get_worker_info() is not None:
             return self.read(share)
         with generators_as_before():
             return self.read(share)
 
     def _read(self, share: Share) -> Any:
         places = self.locate(share)
-        if self.is_rows:
-            return self._indexed(places)
+        if self.joined is not None:
+            sets = [(number, np.flatnonzero(places.sets == number)) for number in np.unique(places.sets).tolist()]
+            found = [self.readers[number].dataset[torch.from_numpy(places.indices[where])] for number, where in sets]
+            return self.joined(found, np.concatenate([where for _, where in sets]), self.floats)
         samples: list[Any] = [None] * len(places.sets)
         for number, epoch, where in grouped(places.sets, places.epochs):
             reader = self.readers[number]
@@ -79,27 +79,3 @@ class MixtureReader(BatchReader):
                 f"samples of the sets {names} do not make a batch: {error}; each must have the same parts, of the same "
                 "shapes"
             ) from error
-
-    def _indexed(self, places: Places) -> Any:
-        sets, indices = places.sets, places.indices
-        parts: list[Any] = []
-        for number in np.unique(sets).tolist():
-            parts.append(self.readers[number].dataset[torch.from_numpy(indices[sets == number])])
-        # They stand one set after the other; back at their places.
-        back = np.empty(len(sets), dtype=np.int64)
-        back[np.argsort(sets, kind="stable")] = np.arange(len(sets))
-        order, types = torch.from_numpy(back), iter(self._types)
-
-        def joined(*columns: Tensor) -> Tensor:
-            dtype = next(types)
-            return torch.cat([column.to(dtype) for column in columns]).index_select(0, order)
-
-        return tree_map(joined, *parts)
-
-
-def _widest(columns: tuple[Tensor, ...]) -> torch.dtype:
-    """The type of a column in all batches, whichever sets are in them."""
-    dtype = columns[0].dtype
-    for column in columns[1:]:
-        dtype = torch.promote_types(dtype, column.dtype)
-    return dtype

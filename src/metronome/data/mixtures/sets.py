@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils._pytree import tree_flatten, tree_leaves
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
+from metronome.data.mixtures.joined import Joined
 from metronome.data.mixtures.places import Places
 from metronome.data.rows import as_dataset, is_rows
+from metronome.data.stored.tables import is_plain
 from metronome.training.batches.order import Share
 from metronome.units import InputError
 from metronome.units.mixtures.mix import Mix
@@ -26,16 +26,17 @@ class Together(Dataset):
     """
 
     def __init__(self, sets: Mapping[str, Any]) -> None:
-        self.sets = {str(name): as_dataset(source) for name, source in sets.items() if source is not None}
+        # Whether one of Hugging Face's is rows or samples depends on who makes batches of it.
+        self.sets = {str(name): as_dataset(source, None) for name, source in sets.items() if source is not None}
         for name, dataset in self.sets.items():
             if isinstance(dataset, Together):
                 raise InputError(f"set {name} is a mixture itself; name its sets here, with a weight for each")
             if len(dataset) == 0:
                 raise InputError(f"set {name} of the mixture is empty")
         self._starts = np.cumsum([0, *(len(dataset) for dataset in self.sets.values())])
-        self.is_rows = all(map(is_rows, self.sets.values()))
-        if self.is_rows:
-            _check_alike(self.sets)
+        self.joined: Joined | None = None
+        if not any(map(is_plain, self.sets.values())):
+            self.collated_by(default_collate)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -43,6 +44,16 @@ class Together(Dataset):
     def __getitem__(self, index: int) -> Any:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         return list(self.sets.values())[number][index - int(self._starts[number])]
+
+    def collated_by(self, collate: Any) -> "Together":
+        """With its sets as they are read where this makes batches of samples: all as rows, or all sample by sample."""
+        self.sets = {name: as_dataset(dataset, collate) for name, dataset in self.sets.items()}
+        self.joined = Joined(self.sets) if all(map(is_rows, self.sets.values())) else None
+        return self
+
+    @property
+    def is_rows(self) -> bool:
+        return self.joined is not None
 
     def places(self, share: Share) -> Places:
         """Where these samples of all sets together are."""
@@ -85,21 +96,3 @@ class Mixture(Together):
     ) -> None:
         super().__init__(sets)
         self.mix = Mix.of({name: len(dataset) for name, dataset in self.sets.items()}, weights, alpha, epoch)
-
-
-def _check_alike(sets: Mapping[str, Any]) -> None:
-    """Raises InputError for rows that do not make a batch together."""
-    (first, rows), *others = sets.items()
-    for name, other in others:
-        if tree_flatten(rows.columns)[1] != tree_flatten(other.columns)[1]:
-            raise InputError(f"the samples of sets {first} and {name} are not made of the same parts")
-        for here, there in zip(tree_leaves(rows.columns), tree_leaves(other.columns), strict=True):
-            same_kind = here.dtype == there.dtype or (here.is_floating_point() and there.is_floating_point())
-            if here.shape[1:] != there.shape[1:] or not same_kind:
-                raise InputError(
-                    f"the samples of sets {first} and {name} do not make a batch: {_words(here)} and {_words(there)}"
-                )
-
-
-def _words(column: torch.Tensor) -> str:
-    return f"{str(column.dtype).removeprefix('torch.')} of shape {tuple(column.shape[1:])}"

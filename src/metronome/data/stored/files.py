@@ -54,15 +54,18 @@ def mapped(path: str | Path, columns: Sequence[str] | None = None) -> Any:
 
 def _npy(path: Path) -> Any:
     try:
-        return np.load(path, mmap_mode="r")
-    except ValueError as error:
-        if "mmap length" in str(error):
+        found = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError) as error:
+        if isinstance(error, EOFError) or "mmap length" in str(error):
             raise InputError(f"{path} is cut short: {error}; copy it anew") from error
         if "Python objects" in str(error):
             raise InputError(
                 f"{path} holds Python objects; make numbers of them, as with x.astype('float32')"
             ) from error
         raise InputError(f"{path} is no array that np.save wrote: {error}") from error
+    if found.ndim == 0:
+        raise InputError(f"{path} holds one number, and a column of a data set has one for each sample")
+    return found
 
 
 def _safetensors(path: Path) -> dict[str, Stored]:
@@ -115,7 +118,9 @@ def _table(path: Path, columns: Sequence[str] | None) -> Stored:
 
     try:
         table = _read(_as_arrow(path) if path.suffix.lower() == ".parquet" else path)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of what is in the file
+            raise
         raise InputError(f"{path} is no whole Arrow or parquet file: {' '.join(str(error).split())}") from error
     _check_there(columns, table.column_names, path)
     return Table(table if columns is None else table.select(list(columns)), opened=(mapped, (path, columns)))

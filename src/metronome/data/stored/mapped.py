@@ -68,7 +68,11 @@ def root_of(array: Any) -> np.memmap | None:
 
 def _reopened(path: str, dtype: Any, shape: Any, strides: Any, start: int, kind: torch.dtype | None) -> MappedArray:
     # A view of the bytes, so that it is known to be mapped.
-    return MappedArray(np.ndarray(shape, dtype, np.memmap(path, dtype=np.uint8, mode="r"), start, strides), kind)
+    try:
+        array = np.ndarray(shape, dtype, np.memmap(path, dtype=np.uint8, mode="r"), start, strides)
+    except ValueError as error:
+        raise InputError(f"{path} has become shorter since it was mapped; start anew with the whole file") from error
+    return MappedArray(array, kind)
 
 
 def _address(array: np.ndarray) -> int:

@@ -11,7 +11,12 @@ class Stored(ABC):
 
     Reading gives the tensors that the same rows would be if all were in memory, so that a training has the same
     weights. What is sent to a worker process is where the data are, never the data.
+
+    Attributes:
+        fill: where rows are as long as the longest of their batch: what stands behind a shorter one, as a batch has it.
     """
+
+    fill: Any = None
 
     @abstractmethod
     def __len__(self) -> int:

@@ -143,6 +143,19 @@ def is_plain(source: Any) -> bool:
     return package is not None and isinstance(source, package.Dataset) and source.format["type"] in _PLAIN_FORMATS
 
 
+def rows_as_arrays(source: Any) -> Callable[[Any], Any] | None:
+    """Of a stream of Hugging Face's that is read as it is stored, what makes arrays of the lists in a sample, which are
+    rows of a tensor as they are in a data set with a length; None for any other stream."""
+    package = sys.modules.get("datasets")
+    if package is None or not isinstance(source, package.IterableDataset) or source._formatting is not None:
+        return None
+    return _arrays_of_lists
+
+
+def _arrays_of_lists(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(part) if isinstance(part, list) else part for name, part in row.items()}
+
+
 def _check_names(names: list[str]) -> None:
     if not names:
         raise InputError("a table of a data set has no columns")

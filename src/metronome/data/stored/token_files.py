@@ -100,6 +100,8 @@ class Documents(Stored):
         end_token: behind each document.
     """
 
+    fill: Any = {"input_ids": 0, "labels": NO_LABEL}  # noqa: RUF012
+
     def __init__(self, file: TokenFile, starts: np.ndarray, end_token: int) -> None:
         self.file, self.starts, self.end_token = file, starts, end_token
 

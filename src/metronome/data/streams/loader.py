@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from metronome.data.rows import whole_batch
 from metronome.data.streams.reader import Place, StreamReader, Taken
+from metronome.units import InputError
 
 
 class StreamLoader(DataLoader):
@@ -40,6 +41,7 @@ class StreamLoader(DataLoader):
         first = reader.start.batch if reader.start is not None and reader.start.epoch == epoch else 0
         self._is_loaded = False
         taken: Taken
+        step = first - 1
         for step, taken in enumerate(super().__iter__(), first):
             self._sizes = {
                 step - 1: self._sizes.get(step - 1, (0, 0)),
@@ -47,6 +49,12 @@ class StreamLoader(DataLoader):
             }
             self._place = None if taken.place is None else Place(*taken.place)
             yield taken.share
+        if step < 0:
+            few = "as many samples as a batch has, and data.drop_last=true" if reader.drop_last else "a sample"
+            raise InputError(
+                f"the stream {type(reader.stream).__name__} did not give {few}, in epoch {epoch + 1}; its __iter__ "
+                "must begin anew each time"
+            )
         if self._place is not None and self._place.epoch == epoch:
             self._place = self._place._replace(is_last=True)
 

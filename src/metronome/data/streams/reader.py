@@ -8,9 +8,10 @@ from itertools import count, islice
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, default_collate, get_worker_info
 
 from metronome.data.floats import Told, cast, differ
+from metronome.data.stored.tables import rows_as_arrays
 from metronome.training.batches.seeds import StepSeeds, generators_as_before
 from metronome.units import InputError, even_split, share_size
 from metronome.units.schedule import grows
@@ -76,6 +77,7 @@ class StreamReader(IterableDataset):
         self.devices, self.rank, self.drop_last = devices, rank, drop_last
         self.floats, self.told = floats, told
         self.is_sharded, self.has_state = bool(getattr(stream, "is_sharded", False)), has_state(stream)
+        self._arrays = rows_as_arrays(stream) if collate is default_collate else None
         self.epoch = 0
         self.start: Place | None = None  # where the next iterator begins, if not at the beginning of the epoch
         self._seeds = StepSeeds(seed, torch.device("cpu"), None)
@@ -85,7 +87,7 @@ class StreamReader(IterableDataset):
         before = self._state()
         for batch in count(first):
             with self._seeded(batch):
-                taken = list(islice(samples, self._to_read))
+                taken = self._read(samples, batch)
             if not taken or (self.drop_last and len(taken) < self._to_read):
                 return
             after = self._state()
@@ -93,6 +95,13 @@ class StreamReader(IterableDataset):
             place = Place(self.epoch, batch + 1, before, after, is_last) if self.has_state else None
             yield self._share(taken, place)
             before = after
+
+    def _read(self, samples: Iterator[Any], batch: int) -> list[Any]:
+        try:
+            return list(islice(samples, self._to_read))
+        except Exception as error:
+            error.add_note(f"in batch {batch + 1} of epoch {self.epoch + 1} of the stream {type(self.stream).__name__}")
+            raise
 
     @property
     def _to_read(self) -> int:
@@ -138,8 +147,10 @@ class StreamReader(IterableDataset):
 
     def _collated(self, samples: list[Any]) -> Any:
         try:
-            batch = self.collate(samples)
-        except RuntimeError as error:
+            batch = self.collate(samples if self._arrays is None else [self._arrays(row) for row in samples])
+        except Exception as error:
+            if self.collate is not default_collate:
+                raise
             raise InputError(
                 f"samples of {type(self.stream).__name__} do not make a batch: {error}; each must have the same parts, "
                 "of the same shapes, or the data module a `collate`"
