@@ -45,7 +45,7 @@ class ShardedStrategy(ModelParallelStrategy):
             sequence.
         activation_checkpointing: whether those forget what they have worked out in the forward pass, and work it out
             again in the backward one: less memory, more time, the same numbers.
-        reshard_after_forward: whether weights are let go of after each pass; false: after the last of a step, more memory.
+        reshard_after_forward: whether weights are let go of after each pass; false: after a step, for more memory.
         reduce_each_micro_batch: whether gradients meet after each micro-batch, and not only in a step's last: less
             memory, by a gradient of the whole model, and more traffic.
         sharded_checkpoints: false: one file with whole weights, which pass through the first device's memory.
