@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from metronome.app.benchmark.asked import CASES, CLOCKS, DEFAULT, Asked, cases_of
+from metronome.app.benchmark.asked import CASES, CLOCKS, DEFAULT, Asked, cases_of, processes_of
 from metronome.app.console.command_line import command_line
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--cases", default=",".join(DEFAULT), metavar="NAME,...", help="what to measure, or all")
     parser.add_argument("--steps", type=int, default=Asked.steps, help="to measure each time; slow cases take fewer")
     parser.add_argument("--rounds", type=int, default=Asked.rounds, help="times that each way is measured")
-    parser.add_argument("--processes", type=int, help="measure the case processes too, on so many")
+    parser.add_argument("--processes", metavar="N,...", help="measure the case processes too, on so many: 2,4,8")
     parser.add_argument(
         "--clock", default=Asked.clock, metavar="NAME", help=f"{' or '.join(CLOCKS)} (if others compute)"
     )
@@ -31,7 +31,7 @@ def main() -> None:
         cases,
         steps=arguments.steps,
         rounds=arguments.rounds,
-        processes=Asked.processes if arguments.processes is None else arguments.processes,
+        processes=Asked.processes if arguments.processes is None else processes_of(arguments.processes),
         clock=arguments.clock,
         json=arguments.json,
         page=arguments.page,

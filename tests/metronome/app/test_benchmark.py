@@ -14,7 +14,7 @@ import torch
 from commands import PROJECT, Commands, wait_for
 
 from metronome.app.benchmark import apart, steps
-from metronome.app.benchmark.asked import CASES, DEFAULT, Asked, cases_of
+from metronome.app.benchmark.asked import CASES, DEFAULT, Asked, cases_of, processes_of
 from metronome.app.benchmark.gpu import networks
 from metronome.app.benchmark.gpu import steps as gpu
 from metronome.app.benchmark.measuring import Case, Measured, Row, Stopwatch, Way, clock_of, measure
@@ -84,17 +84,28 @@ def test_other_cases(name: str, ways: int, commands: Commands) -> None:
 @pytest.mark.parametrize("clock", ["wall", "cpu"])
 def test_cases_in_other_processes(clock: str, commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(apart, "_SIZES", (10**5, 10**6))
-    words = ("--cases", "startup,order,processes", "--steps=4", "--rounds=1", "--clock", clock, "--json", "out.json")
+    words = (
+        "--cases",
+        "startup,order",
+        "--processes=2,3",
+        "--steps=4",
+        "--rounds=1",
+        "--clock",
+        clock,
+        "--json",
+        "out.json",
+    )
     done = commands("benchmark", *words)
     assert done.code == 0, done.err
     cases: dict[str, Any] = json.loads((done.folder / "out.json").read_text())["cases"]
-    assert list(cases) == ["order", "startup", "linear on processes", "mlp on processes"]
+    on_processes = [f"{task} on {count} processes" for task in ("linear", "mlp") for count in (2, 3)]
+    assert list(cases) == ["order", "startup", *on_processes]
     for case in cases.values():
         assert all(len(way["values"]) == 1 for way in case["ways"].values())
     assert len(cases["order"]["ways"]) == 4
     assert all(way["remark"].endswith(" MB") for way in cases["order"]["ways"].values())
     # Of a plain loop it is known: the gradients meet once a step, also of a batch that is cut.
-    for name in ("linear on processes", "mlp on processes"):
+    for name in on_processes:
         ways = cases[name]["ways"]
         assert ways["plain DDP"]["remark"] == ways["plain DDP, in 4"]["remark"] == "1 (0)"
         assert all(re.fullmatch(r"[\d.]+ \([\d.]+\)", way["remark"]) for way in ways.values())
@@ -108,13 +119,17 @@ def test_what_is_asked_for(tmp_path: Path) -> None:
         "cases": (("nope",), "--cases=nope is not known; there are: linear, mlp"),
         "clock": ("sun", "--clock=sun is not known; there are: wall, cpu"),
         "rounds": (0, "--rounds=0 is not a number of rounds from 1 up"),
-        "processes": (1, "--processes=1 is not a number of processes from 2 up"),
+        "processes": ((2, 1), "--processes=1 is not a number of processes from 2 up"),
         "json": (tmp_path / "no/out.json", "there is no folder"),
         "page": (True, "which is not there"),
     }.items():
         value, text = words
         with pytest.raises(InputError, match=re.escape(text)):
             Asked(**{"project": tmp_path, wrong: value})  # pyright: ignore
+    assert processes_of("4,2,4") == (4, 2)
+    for text in ("two", "2,", ""):
+        with pytest.raises(InputError, match=f"--processes={text} is not a number of processes, or several"):
+            processes_of(text)
     with pytest.raises(InputError, match="startup"):
         Asked(cases=("startup",), project=tmp_path)
 

@@ -1,5 +1,6 @@
 """By way of DistributedDataParallel only where gradients meet: when that is so, and what it leaves behind."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,17 +80,62 @@ def test_where_it_serves(options: dict[str, Any]) -> None:
 
 
 def test_where_the_wrapper_does_more() -> None:
-    """Buffers of the first device, hooks that see each call, gradients kept in another way; no wrapper at all."""
-    hooked = Net()
-    hooked.register_forward_hook(lambda *_: None)
-    on_the_wrapper: Any = lambda wrapper: wrapper.register_forward_pre_hook(lambda *_: None)  # noqa: E731
+    """Buffers of the first device, gradients kept in another way; no wrapper at all."""
     assert way(Net(has_buffers=True)) is None
-    assert way(hooked) is None
-    assert way(Net(), on_the_wrapper) is None
     assert way(Net(), gradient_as_bucket_view=True) is None
-    assert through_ddp(SimpleNamespace(model=hooked), hooked) is None
-    handle = nn.modules.module.register_module_forward_hook(lambda *_: None)
-    try:
-        assert way(Net()) is None
-    finally:
+    assert through_ddp(SimpleNamespace(model=Net()), Net()) is None
+
+
+def test_hooks_see_every_pass() -> None:
+    """Of the module, of the wrapper, of all modules; also those that come when the training has long begun."""
+    module, calls = Net(), []
+    through = way(module)
+    assert through is not None
+    through.alone(torch.ones(3, 2), 0)
+    registers: list[Any] = [
+        through.wrapper.register_forward_pre_hook,
+        module.register_forward_hook,
+        nn.modules.module.register_module_forward_hook,
+    ]
+    # The module is called as a whole, and its forward by training_step.
+    ours, all_of_them = {DistributedDataParallel: 1}, {DistributedDataParallel: 1, Net: 2, nn.Linear: 1}
+    for register, expected in zip(registers, [ours, {Net: 2}, all_of_them], strict=True):
+        handle = register(lambda owner, *_: calls.append(type(owner)))
+        for each in (through.alone, through):
+            calls.clear()
+            each(torch.ones(3, 2), 0)
+            assert Counter(calls) == expected
         handle.remove()
+
+
+def test_a_forward_that_training_step_puts_there_stays() -> None:
+    other: Any = lambda x: x  # noqa: E731
+
+    class Puts(Net):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            self.forward = other
+            return self(batch).mean()
+
+    module = Puts()
+    through = way(module)
+    assert through is not None
+    through(torch.ones(3, 2), 0)
+    assert module.forward is other
+
+
+def test_a_pass_alone_is_one_without_sync() -> None:
+    """Also for what calls the wrapper itself, or asks whose forward pass it is, as torch.compile does."""
+    seen = []
+
+    class Asks(Net):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            active = DistributedDataParallel._get_active_ddp_module()  # pyright: ignore
+            seen.append((active is through.wrapper, through.wrapper.require_backward_grad_sync))  # pyright: ignore
+            return self(batch).mean()
+
+    through = way(Asks())
+    assert through is not None
+    with through:
+        through.alone(torch.ones(3, 2), 0)
+    through(torch.ones(3, 2), 0)
+    assert seen == [(True, False), (True, True)]

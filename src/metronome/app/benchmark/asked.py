@@ -35,7 +35,7 @@ class Asked:
         cases: names in `CASES`, in any order.
         steps: to measure each time, after a warm-up; slower cases take a part of them.
         rounds: times that each way is measured; in each round all take their turn.
-        processes: that train together in the case of that name.
+        processes: that train together in the case of that name; each number is a case of its own.
         clock: `wall`, or `cpu`, the seconds that this process and its children have computed, for a busy machine.
         json: where to write all numbers.
         page: whether to write the page and its figure.
@@ -49,7 +49,7 @@ class Asked:
     cases: Sequence[str] = DEFAULT
     steps: int = 250
     rounds: int = 7
-    processes: int = 2
+    processes: Sequence[int] = (2,)
     clock: str = "wall"
     json: Path | None = None
     page: bool = False
@@ -59,7 +59,8 @@ class Asked:
     def __post_init__(self) -> None:
         check_number("--steps", self.steps, "steps")
         check_number("--rounds", self.rounds, "rounds")
-        check_number("--processes", self.processes, "processes", least=2)
+        for count in self.processes:
+            check_number("--processes", count, "processes", least=2)
         if unknown := [name for name in self.cases if name not in CASES]:
             raise InputError(f"--cases={','.join(unknown)} is not known; there are: {', '.join(CASES)}, or all")
         if self.clock not in CLOCKS:
@@ -90,6 +91,14 @@ class Asked:
     def in_order(self) -> list[str]:
         """The cases, each once."""
         return [name for name in CASES if name in self.cases]
+
+
+def processes_of(text: str) -> tuple[int, ...]:
+    """The numbers in `2,4,8`, each once. Raises InputError for what is none."""
+    try:
+        return tuple(dict.fromkeys(int(number) for number in text.split(",")))
+    except ValueError:
+        raise InputError(f"--processes={text} is not a number of processes, or several: --processes=2,4,8") from None
 
 
 def cases_of(text: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What a step costs on several processes: DistributedDataParallel in a plain loop, Lightning, and ours."""
 
+import gc
 import json
 import os
 from collections import Counter
@@ -30,13 +31,13 @@ _CALLS = ("all_reduce", "all_gather", "all_gather_into_tensor", "all_gather_obje
           "reduce_scatter_tensor", "scatter", "send", "recv")  # fmt: skip
 
 
-def processes_case(task: str, asked: Asked) -> Case:
+def processes_case(task: str, processes: int, asked: Asked) -> Case:
     """Microseconds a step, and collectives a step. All rounds are made when the first number is asked for."""
     found: dict[str, dict[str, Any]] = {}
 
     def value(way: str, rounds: Iterator[int]) -> float:
         if not found:
-            found.update(_measure_apart(task, asked))
+            found.update(_measure_apart(task, processes, asked))
         return found[way]["values"][next(rounds)]
 
     def remark(way: str) -> str:
@@ -49,11 +50,11 @@ def processes_case(task: str, asked: Asked) -> Case:
             (_DDP_CUT if way.endswith(f"in {_PARTS}") else _DDP, None if "in" in way.split() else "Lightning"),
             partial(remark, way),
         )
-        for way in _trainings(asked.processes)
+        for way in _trainings(processes)
     ]
     return Case(
-        f"{task} on processes",
-        f"{asked.processes} of them (gloo), {CASES[task].split(':')[0]}",
+        f"{task} on {processes} processes",
+        f"gloo, one thread each, {CASES[task].split(':')[0]}",
         "us a step",
         ways,
         ("DDP", "Lightning"),
@@ -94,9 +95,10 @@ def ddp(task: Task, stopwatch: Stopwatch, *, shuffle: bool = True, parts: int = 
             optimizer.zero_grad()
             pieces = list(zip(x[index].tensor_split(parts), y[index].tensor_split(parts), strict=True))
             for i, (inputs, targets) in enumerate(pieces):
+                weight = len(inputs) * devices / len(batch)
                 with nullcontext() if i == parts - 1 else module.no_sync():
                     loss = task.loss(module, inputs, targets)
-                    (loss if devices == parts == 1 else loss * (len(inputs) * devices / len(batch))).backward()
+                    (loss if weight == 1 else loss * weight).backward()
             optimizer.step()
             if stopwatch.step_done():
                 return network
@@ -105,12 +107,12 @@ def ddp(task: Task, stopwatch: Stopwatch, *, shuffle: bool = True, parts: int = 
 # ---- the processes --------------------------------------------------------------------------------------------
 
 
-def _measure_apart(task: str, asked: Asked) -> dict[str, dict[str, Any]]:
+def _measure_apart(task: str, processes: int, asked: Asked) -> dict[str, dict[str, Any]]:
     """Start the processes, and read what they have found. Raises what one of them has raised."""
     with TemporaryDirectory() as folder:
         port = find_free_network_port()
-        arguments = (task, asked.processes, asked.steps, asked.rounds, asked.clock, port, Path(folder))
-        start_processes(_in_a_process, arguments, asked.processes, start_method="spawn")  # pyright: ignore
+        arguments = (task, processes, asked.steps, asked.rounds, asked.clock, port, Path(folder))
+        start_processes(_in_a_process, arguments, processes, start_method="spawn")  # pyright: ignore
         each = [json.loads(path.read_text()) for path in Path(folder).glob("*.json")]
     found = each[0]
     for way in found:  # they wait for each other, so what they compute is shared out anyhow
@@ -136,6 +138,7 @@ def _in_a_process(
     }
     for _ in range(rounds):
         for way, training in trainings.items():
+            gc.collect()  # what the way before has left is not this one's to clear away
             distributed.barrier()
             stopwatch = Stopwatch(clock_of(clock), task.steps(steps), _WARMUP)
             training(task, stopwatch)

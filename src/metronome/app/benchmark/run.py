@@ -5,6 +5,7 @@ import platform
 from collections.abc import Callable, Iterator
 from datetime import date
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import lightning as L
@@ -50,7 +51,9 @@ def _cases(asked: Asked) -> Iterator[Case]:
     makers |= {name: [partial(epochs_case, name, asked)] for name in ("validation", "epoch")}
     makers |= {"samples": [partial(samples_case, asked)], "order": [partial(order_case, asked)]}
     makers |= {"startup": [partial(startup_case, asked)]}
-    makers |= {"processes": [partial(processes_case, task, asked) for task in ("linear", "mlp")]}
+    makers |= {
+        "processes": [partial(processes_case, *each, asked) for each in product(("linear", "mlp"), asked.processes)]
+    }
     makers |= {"gpu": [partial(gpu.gpu_case, task, asked) for task in gpu.TASKS] if torch.cuda.is_available() else []}
     for name in asked.in_order:
         for make in makers[name]:

@@ -46,7 +46,7 @@ class ShardedStrategy(ModelParallelStrategy):
             sequence.
         activation_checkpointing: whether those forget what they have worked out in the forward pass, and work it out
             again in the backward one: less memory, more time, the same numbers.
-        reshard_after_forward: whether weights are let go of between the two passes; false: more memory, less traffic.
+        reshard_after_forward: whether weights are let go of after each pass; false: after a step, for more memory.
         reduce_each_micro_batch: whether gradients meet after each micro-batch, and not only in a step's last: less
             memory, by a gradient of the whole model, and more traffic.
         sharded_checkpoints: false: one file with whole weights, which pass through the first device's memory.
@@ -190,6 +190,8 @@ class ShardedStrategy(ModelParallelStrategy):
         for root in self._roots:
             root.set_requires_gradient_sync(wanted)
             root.set_is_last_backward(wanted)
+            if not self.reshard_after_forward:
+                root.set_reshard_after_backward(wanted)
 
     def _look_at_outputs(self, network: nn.Module, inputs: Any, outputs: Any) -> None:
         found = outputs_of(outputs) if torch.is_grad_enabled() else []

@@ -47,8 +47,7 @@ class Ways:
         self._books = vars(self.module)
         self._is_wrapped = self.strategy.model is not self.module
         self._through_ddp, self._meets = through_ddp(self.strategy, self.module) if self.is_plain else None, True
-        may_wait = self._is_wrapped or isinstance(self.strategy, ShardedStrategy)
-        self._is_told = may_wait and self._through_ddp is None  # where gradients meet
+        self._may_wait = self._is_wrapped or isinstance(self.strategy, ShardedStrategy)
         self._has_backward = is_written(self.module, "backward", L.LightningModule)
         self._has_zero_grad = is_written(self.module, "optimizer_zero_grad", L.LightningModule)
         self._has_step = is_written(self.module, "optimizer_step", L.LightningModule)
@@ -91,8 +90,8 @@ class Ways:
         before, books["_current_fx_name"] = books["_current_fx_name"], "training_step"
         if self._is_wrapped and self._through_ddp is None:
             output = self.strategy.training_step(*arguments)
-        elif self._is_wrapped and self._meets:
-            output = self._through_ddp(*arguments)  # pyright: ignore
+        elif self._through_ddp is not None:
+            output = self._through_ddp(*arguments) if self._meets else self._through_ddp.alone(*arguments)
         else:
             output = self.module.training_step(*arguments)
         books["_current_fx_name"] = before
@@ -115,7 +114,9 @@ class Ways:
     def gradients_meet(self, wanted: bool) -> AbstractContextManager[Any]:
         """Around a forward and backward pass: whether the devices' gradients are averaged in it."""
         self._meets = wanted
-        return without_gradient_sync(self.strategy, block=True) if self._is_told and not wanted else NOTHING
+        if wanted or not self._may_wait:
+            return NOTHING
+        return self._through_ddp or without_gradient_sync(self.strategy, block=True)
 
     # ---- the update ----------------------------------------------------------------------------------------
 

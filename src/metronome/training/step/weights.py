@@ -107,9 +107,8 @@ def _at_hand(number: Any) -> Number:
         if number.numel() != 1:
             raise InputError(f"loss_weight must return one number, not a tensor of shape {tuple(number.shape)}")
         if _is_far(number):
-            return (
-                number.detach().reshape(()).to(most_precise(number.device))
-            )  # as Python divides
+            # A count divides as one of Python's.
+            return number.detach().reshape(()).to(most_precise(number.device))
         number = number.item()
     if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < math.inf:
         raise InputError(

@@ -91,6 +91,9 @@ def test_gradients_meet_once_a_step(accumulation: int, tmp_path: Path) -> None:
     # value is one sum, the loss that the module's own hook is given another.
     expected = {"_allgather_base_": 7 * accumulation, "_reduce_scatter_base_": 4, "allreduce_": 2}
     assert found == [expected, expected]
+    # Weights that stay whole between passes are gathered once a step.
+    found = together(2, tmp_path, counted, {"reshard_after_forward": False}, accumulation)
+    assert found == [expected | {"_allgather_base_": 4}] * 2
     found = together(2, tmp_path, counted, {"reduce_each_micro_batch": True}, accumulation)
     assert [each["_reduce_scatter_base_"] for each in found] == [4 * accumulation] * 2
 
