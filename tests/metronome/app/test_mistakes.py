@@ -555,10 +555,11 @@ def test_a_mistake_that_one_process_of_two_meets(tmp_path: Path) -> None:
 # ---- the machine ------------------------------------------------------------------------------------------
 
 
-def test_a_gpu_that_is_not_there(commands: Commands) -> None:
+@pytest.mark.parametrize(("trainer", "instead"), [("gpu", "cpu"), ("ddp", "ddp_cpu"), ("fsdp", "fsdp_cpu")])
+def test_a_gpu_that_is_not_there(trainer: str, instead: str, commands: Commands) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    told(commands("train", DIGITS, "trainer=gpu"), "use trainer=cpu")
+    told(commands("train", DIGITS, f"trainer={trainer}"), f"use trainer={instead}")
 
 
 @pytest.mark.parametrize(
