@@ -202,6 +202,8 @@ MORE_FLAGS = [
     (["+data.batch_size=3"], "Could not append to config"),
     (["logger=wandb"], "wandb"),
     (["hydra/launcher=nope", "-m", "seed=0,1"], "no hydra/launcher 'nope'"),
+    (["hydra/launcher=rayy", "-m", "seed=0,1"], "pip install -e '.[ray]'"),
+    (["data.batch_growth=[1,2]"], "data.batch_growth has names and values, and takes no list"),
     (["hydra/sweeper=nope", "-m", "seed=0,1"], "no hydra/sweeper 'nope'"),
     (["-m", "optimizer=sgd,nope"], "no optimizer 'nope'"),
     (["-m", "seed=range(0,x)"], "cannot read the override 'seed=range(0,x)'"),
