@@ -219,6 +219,8 @@ def test_help(commands: Commands, tmp_path: Path) -> None:
     assert "  mine           Mine, and very slow: for a try" in lines
     assert "  adamw          Adam with decoupled weight decay: Loshchilov & Hutter (2019)" in lines
     assert not [line for line in lines if line.startswith("  base ")]
+    assert "  storage=null                   keep the run there too: s3://bucket/project" in lines
+    assert "hydra/launcher=slurm" in done.out
     for heading in ("experiment=...", "study=...", "debug=...", "scheduler=... (constant unless you choose)"):
         assert heading in lines
 

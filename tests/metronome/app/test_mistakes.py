@@ -202,6 +202,8 @@ MORE_FLAGS = [
     (["+data.batch_size=3"], "Could not append to config"),
     (["logger=wandb"], "wandb"),
     (["hydra/launcher=nope", "-m", "seed=0,1"], "no hydra/launcher 'nope'"),
+    (["hydra/launcher=rayy", "-m", "seed=0,1"], "pip install -e '.[ray]'"),
+    (["data.batch_growth=[1,2]"], "data.batch_growth has names and values, and takes no list"),
     (["hydra/sweeper=nope", "-m", "seed=0,1"], "no hydra/sweeper 'nope'"),
     (["-m", "optimizer=sgd,nope"], "no optimizer 'nope'"),
     (["-m", "seed=range(0,x)"], "cannot read the override 'seed=range(0,x)'"),
@@ -555,10 +557,11 @@ def test_a_mistake_that_one_process_of_two_meets(tmp_path: Path) -> None:
 # ---- the machine ------------------------------------------------------------------------------------------
 
 
-def test_a_gpu_that_is_not_there(commands: Commands) -> None:
+@pytest.mark.parametrize(("trainer", "instead"), [("gpu", "cpu"), ("ddp", "ddp_cpu"), ("fsdp", "fsdp_cpu")])
+def test_a_gpu_that_is_not_there(trainer: str, instead: str, commands: Commands) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    told(commands("train", DIGITS, "trainer=gpu"), "use trainer=cpu")
+    told(commands("train", DIGITS, f"trainer={trainer}"), f"use trainer={instead}")
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,15 @@ def test_accumulation_follows_from_the_memory(commands: Commands) -> None:
     assert finer["paper"]["memory_bytes"]["all"] > 4e6 >= found["paper"]["memory_bytes"]["all"]
 
 
+def test_a_batch_too_small_for_the_devices_is_told(commands: Commands) -> None:
+    """Every number of such a plan is right, and the plan is not."""
+    done = commands("plan", *LINEAR, "paper.devices=1024", "paper.step=0.1s")
+    assert "note: a batch of 10 is shared out over 1,024: 1,014 get no sample; give data.batch_size=1024" in (
+        " ".join(done.out.split())
+    )
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
 @pytest.mark.slow
 def test_several_are_one_table(commands: Commands) -> None:
     done = commands("plan", *LINEAR, "paper.step=0.1s", "-m", "paper.devices=2,64,7", "paper.tensor_parallel=2")

@@ -205,7 +205,11 @@ def _check_devices(flags: dict[str, Any]) -> None:
     if not is_number and not by_index and devices != "auto":
         raise InputError(f"trainer.devices={devices} is not a number of devices from 1 up, nor auto")
     if accelerator in ("gpu", "cuda") and gpus == 0:
-        raise InputError("trainer.accelerator=gpu, and this machine has no GPU that PyTorch can use; use trainer=cpu")
+        strategy = flags.get("strategy")
+        instead = "fsdp_cpu" if isinstance(strategy, dict) else "ddp_cpu" if strategy == "ddp" else "cpu"
+        raise InputError(
+            f"trainer.accelerator=gpu, and this machine has no GPU that PyTorch can use; use trainer={instead}"
+        )
     if not isinstance(devices, int) or devices == -1:
         return
     if wants_gpu and devices > gpus:

@@ -21,6 +21,7 @@ Metronome: one batch is one step, on any number of devices.
   python scripts/train.py experiment=digits -m seed=0,1,2            three runs
   python scripts/train.py study=regime       a sweep with a question, a report
   python scripts/plan.py experiment=digits            epochs and steps: counted
+  python scripts/plan.py experiment=digits paper=cluster    on 1,000s of devices
   python scripts/tune.py experiment=minibatch target=0.3     a rate and a batch
   python scripts/report.py runs/digits           tables and figures of any runs
 """
@@ -42,20 +43,24 @@ _KEYS = {
     "optimizer.scale_lr": "it follows the batch: linear, sqrt, noise",
     "scheduler.warmup": "how long it rises first: 5%, 500steps",
     "trainer.max_epochs": "or a budget in its place",
-    "trainer.devices": "share each batch; with trainer=ddp or ddp_cpu",
+    "trainer.devices": "share each batch; with trainer=ddp or fsdp",
+    "trainer.num_nodes": "hosts, of so many devices each",
     "trainer.accumulate_grad_batches": "cut each batch, for memory; or auto",
     "trainer.precision": "or bf16-mixed, 64-true",
     "trainer.val_check_interval": "validate: steps, or part of an epoch",
     "num_threads": "CPU threads; null: as many as cores",
     "resume": "auto: go on with what this command left",
     "ckpt_path": "go on from this checkpoint; or last",
+    "storage": "keep the run there too: s3://bucket/project",
+    "callbacks.checkpoint.background": "true: saves hold up no training",
     "test": "test the best checkpoint at the end",
 }
 _OF_ONE_RUN = ("plan", "tune")  # and a study has many
 _FLAGS = """\
 Flags: -m runs every combination of values with commas (seed=0,1), --cfg job
-shows the whole configuration, --hydra-help Hydra's own flags.
-More: README.md, conf/README.md
+shows the whole configuration, --hydra-help Hydra's own flags. Each run of -m
+as a job of a cluster: hydra/launcher=slurm; side by side here: joblib, or ray.
+More: README.md, conf/README.md, conf/hydra/README.md, conf/trainer/README.md
 """
 
 

@@ -13,7 +13,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf.errors import ConfigKeyError, InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, ConfigTypeError, InterpolationKeyError, OmegaConfBaseException
 
 from metronome.app.errors.extras import how_to_install, missing_package
 from metronome.app.errors.layers import layer_error
@@ -88,7 +88,8 @@ def _missing_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     names = sorted(set(error.options or ()) - {"base"})  # which only the others build on
     options = f"there are: {', '.join(names)}" if names else ""
-    packages = "others come with: pip install -e '.[sweeps]'" if group in ("hydra/sweeper", "hydra/launcher") else ""
+    extra = "ray" if option.startswith("ray") and group == "hydra/launcher" else "sweeps"
+    packages = f"others come with: pip install -e '.[{extra}]'" if group in ("hydra/sweeper", "hydra/launcher") else ""
     if not group or not (options or packages):
         return _composition(error)
     return "; ".join(filter(None, (f"no {group} '{option}'", did_you_mean(option, names), options, packages)))
@@ -111,6 +112,10 @@ def _composition(error: Exception) -> str:
         return f"{name.group(1)} is chosen with a plus sign: write +{name.group(1)}=..."
     if isinstance(cause, ConfigKeyError | AttributeError) and (name := re.search(r"override '([^']+)'", text)):
         return _unknown_key(name.group(1), cause)
+    if isinstance(cause, ConfigTypeError) and (name := re.match(r"Error merging override '?(\S+?)=(.*)", text)):
+        key = name.group(1)
+        kinds = f"{key} has names and values, and takes no list; write '{key}={{<name>: <value>}}' or {key}.<name>=..."
+        return kinds if "ListConfig" in str(cause) else f"{name.group(0).partition('override ')[2]}: {one_line(cause)}"
     if isinstance(error, InterpolationKeyError) or isinstance(cause, InterpolationKeyError):
         inner = error if isinstance(error, InterpolationKeyError) else cause
         text = f"{getattr(inner, 'full_key', 'a key')} refers to a key that is not there: {one_line(inner or error)}"

@@ -37,4 +37,4 @@ def assumed(found: OnPaper) -> list[str]:
         lines.append("Failures come at a constant rate, in saves and restarts too; each ends all devices.")
         if paper.background:
             lines.append("Writing in the background slows no step down; a file that is not whole at a failure is lost.")
-    return [*found.notes, *lines, "Nothing of this ran on the devices that it is about."]
+    return [*lines, "Nothing of this ran on the devices that it is about."]

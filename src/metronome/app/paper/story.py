@@ -131,6 +131,10 @@ def on_paper(config: DictConfig, overrides: list[str], clock_of: Callable[[DictC
         if cut is None:
             notes.append("not one sample fits: planned with micro-batches of one")
         plan = make_plan(cut or share)
+    if plan.batch_size < plan.devices:  # each number below would hold, of devices that have nothing to do
+        idle = plan.devices - plan.batch_size
+        words = f"a batch of {plan.batch_size:,} is shared out over {plan.devices:,}"
+        notes.append(f"{words}: {idle:,} get no sample; give data.batch_size={plan.devices} or more")
     layout = layout_of(plan.accumulate_grad_batches)
     memory = memory_of(counted, layout, plan.micro_batch_size, share)
     clock = _clock(paper, counted, plan, config, clock_of)

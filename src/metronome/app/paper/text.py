@@ -23,6 +23,8 @@ def text_of(found: OnPaper) -> str:
         ("saves and failures", _saves(found)),
     ):
         lines += ["", *wrap(head, _WIDTH), *_lines(rows)]
+        if not rows:  # what is wrong with the plan, before its numbers
+            lines += [line for note in found.notes for line in wrap(f"note: {note}", _WIDTH)]
     lines += ["", "assumed"]
     for words in assumed(found):
         lines += wrap(words, _WIDTH, initial_indent="- ", subsequent_indent="  ")

@@ -13,7 +13,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from metronome.app.hosts.company import company
 from metronome.runs.folders import relative
 from metronome.runs.names import ORDER_FILE, STUDY_FILE, SWEEP_FILE
-from metronome.runs.storage.address import Place, place_of, told
+from metronome.runs.storage.address import Place, is_address, place_of, told
 from metronome.runs.storage.found import is_newer, name_in_storage
 from metronome.runs.storage.mirror import Mirror, about_run
 from metronome.runs.storage.storing import Store, TakenOver
@@ -94,7 +94,10 @@ class _Watched:
                     _store_sweep(self.address, self.folder.parent)
         except RunFailed as error:  # before it has begun it is a matter of what was typed
             raise InputError(str(error)) from error
-        self._say("storage", self.address)
+        # Without `s3://` a bucket's name is a folder here: said whole, it is seen.
+        self._say(
+            "storage", self.address if is_address(self.address) else str(Path(self.address).expanduser().resolve())
+        )
         mirror = Mirror(self.folder, store, about_run)
         mirror.start()
         return mirror
