@@ -23,10 +23,11 @@ CONTRACT = Path(__file__).parents[1] / "metronome/training/lightning_contract.js
 OTHERS = {
     "_asdict", "_backward_hooks", "_backward_pre_hooks", "_buffers", "_call_impl", "_compiled_call_impl", "_computed",
     "_defaults", "_dynamo", "_enable_grad", "_fields", "_foreach_div_", "_foreach_lerp_", "_foreach_norm",
-    "_forward_hooks", "_forward_pre_hooks", "_get_default_store", "_global", "_mkldnn",
+    "_forward_hooks", "_forward_pre_hooks", "_get_default_store", "_global", "_inside_ddp_forward", "_mkldnn",
     "_modules", "_parameters", "_version",
     "_amp_foreach_non_finite_check_and_unscale_", "_is_synced", "_last_lr", "_pytree", "_reductions",
     "_return_value", "_root_", "_should_unsync", "_sync_buffers", "_target_", "_to_sync", "_update_count",
+    "_zeropower_via_newtonschulz",
 }  # fmt: skip
 OF_GRAPHS = ("_saved_", "_input_metadata")  # what the nodes of PyTorch's autograd graph keep
 # Written out anew in a method of another name: where to look when Lightning changes its own.
