@@ -278,3 +278,11 @@ def test_killed_in_the_middle_of_an_upload(write: int, tmp_path: Path, whole: Pa
     (file,) = two.glob("runs/digits/*/result.json")
     for name in ("weights_sha256", "metrics", "progress"):
         assert result(file.parent)[name] == result(whole / FIRST)[name], name
+
+
+@pytest.mark.slow
+def test_a_path_is_said_as_the_folder_that_it_is(commands: Commands) -> None:
+    """Of `storage=bucket/project`, where s3:// was forgotten, the first line shows what comes of it."""
+    done = commands("train", *JOB, "storage=bucket/project")
+    assert done.code == 0, done.err
+    assert f"storage {commands.folder.resolve() / 'bucket/project'}" in " ".join(done.out.split())

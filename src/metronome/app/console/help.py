@@ -21,7 +21,7 @@ Metronome: one batch is one step, on any number of devices.
   python scripts/train.py experiment=digits -m seed=0,1,2            three runs
   python scripts/train.py study=regime       a sweep with a question, a report
   python scripts/plan.py experiment=digits            epochs and steps: counted
-  python scripts/plan.py experiment=digits paper=cluster    on 1,000s of devices
+  python scripts/plan.py experiment=digits paper=cluster   on 1,000s of devices
   python scripts/tune.py experiment=minibatch target=0.3     a rate and a batch
   python scripts/report.py runs/digits           tables and figures of any runs
 """
