@@ -1,5 +1,6 @@
 """Jobs of a sweep that a cluster makes: what they ask of it, and those that are lost there. Imports nothing heavy."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,16 @@ def keep_quiet(launcher: Any) -> None:
 def lost_jobs(launcher: Any) -> Iterator[list[str]]:
     """While a launcher of submitit's works, a job that ends and leaves no result (cancelled, killed, out of time) is in
     the list, by its number on the cluster, and the others are waited for: submitit would end with an error of the job's
-    whole log, and the rest would go on unseen."""
+    whole log, and the rest would go on unseen.
+
+    Raises:
+        InputError: for a launcher of SLURM's where SLURM is not.
+    """
+    if type(launcher).__name__ == "SlurmLauncher" and shutil.which("srun") is None:
+        raise InputError(
+            "there is no SLURM here (no command srun); start from a login node of the cluster, or make the jobs on "
+            "this machine: hydra/launcher=submitit_local"
+        )
     lost: list[str] = []
     if not type(launcher).__module__.startswith("hydra_plugins.hydra_submitit_launcher"):
         yield lost
