@@ -176,7 +176,9 @@ def as_dataset(source: Any, collate: Any = default_collate) -> Any:
         return source
     kinds = ", ".join(type(part).__name__ for part in _parts(source))
     advice = "; of a sparse matrix x.toarray() makes one" if any(map(is_sparse, [source, *_parts(source)])) else ""
-    if isinstance(source, Mapping) and not _parts(source):  # of columns, or of data sets: an .npz, a group of h5py
+    if (
+        isinstance(source, Mapping) and source and not _parts(source)
+    ):  # of columns, or of data sets: an .npz, a group of h5py
         advice = f"; it has {', '.join(map(repr, list(source)[:5]))}: give one of them, or several in a dict"
     if "safe_open" in (type(source).__name__, *kinds.split(", ")):
         advice = "; of a safetensors file metronome.data.mapped(path) makes them"

@@ -232,6 +232,7 @@ class Trainer(L.Trainer):
 
     def _run(self, model: L.LightningModule, *args: Any, **kwargs: Any) -> Any:
         self.speed.lay_out(model)
+        give_loaders_back()  # another Trainer may have failed before this one
         try:
             return super()._run(model, *args, **kwargs)
         finally:

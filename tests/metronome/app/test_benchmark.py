@@ -270,6 +270,7 @@ def test_both_ways_on_a_gpu_make_the_same_training(name: str) -> None:
     assert gpu.apart(SMALL[name], SMALL_RIG)[0] < 1e-3
 
 
+@pytest.mark.slow
 def test_another_training_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(SMALL["gpt2"], optimizer=partial(torch.optim.SGD, lr=1.0))
     training = gpu.ours

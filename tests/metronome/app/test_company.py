@@ -173,6 +173,7 @@ def a_run(folder: Path, *overrides: str, checkpoint: bool = True) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_found_on_any_disk(torchrun: Torchrun, tmp_path: Path) -> None:
     """With resume=auto the unfinished one that any host has; without, the one that the same torchrun has begun."""
     for host in (0, 1):

@@ -71,6 +71,7 @@ def test_as_text(commands: Commands) -> None:
     assert "real numbers" not in done.out  # it was counted without data
 
 
+@pytest.mark.slow
 def test_accumulation_follows_from_the_memory(commands: Commands) -> None:
     job = ("experiment=digits", "paper=cluster", "data.batch_size=1024", "paper.devices=2", "paper.reserve=0%")
     found = json.loads(
