@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from metronome.data import DataModule, Splits
 from metronome.training import Trainer
 from metronome.training.batches.seeds import epoch_order
+from metronome.training.lightning_private import give_loaders_back
 from metronome.units import InputError
 
 
@@ -383,6 +384,7 @@ def test_lightnings_own_trainer_is_refused() -> None:
     )  # fmt: skip
     with pytest.raises(InputError, match=r"^Indices gives whole batches.* use metronome\.training\.Trainer$"):
         trainer.fit(Recorder(), datamodule=Indices(30, 5))
+    give_loaders_back()  # which Lightning's own Trainer has left replaced, for the tests after this one
     model = Recorder()
     trainer.validate(model, datamodule=Indices(30, 5, batch_size=2), verbose=False)  # batches mean the same there
     assert model.val_batches == [[100, 101], [102, 103], [104]]
