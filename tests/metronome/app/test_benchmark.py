@@ -278,6 +278,7 @@ def test_another_training_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert gpu.apart(SMALL["gpt2"], SMALL_RIG)[0] > 0.1
 
 
+@pytest.mark.slow
 def test_a_case_on_a_gpu() -> None:
     case = gpu.gpu_case("gpt2", Asked(steps=10), SMALL_RIG, SMALL["gpt2"])
     measured = measure(case, 1)

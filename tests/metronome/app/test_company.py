@@ -129,6 +129,7 @@ def test_one_tells_its_mistake_and_all_end(torchrun: Torchrun, host: int, capfd:
     assert capfd.readouterr().err.count("a mistake") == 1
 
 
+@pytest.mark.slow
 def test_hosts_that_differ_are_told(torchrun: Torchrun, capfd: pytest.CaptureFixture) -> None:
     """In one line, before the first step of one waits for the other's."""
 

@@ -45,6 +45,7 @@ def test_the_benchmark_measures_this_preset() -> None:
     assert (fast["precision"], fast["compile"], rig.backend) == (rig.precision, True, "inductor")
 
 
+@pytest.mark.slow
 def test_typed_one_by_one_on_a_cpu(commands: Commands) -> None:
     """The whole command; `eager` compiles without a compiler."""
     names = (

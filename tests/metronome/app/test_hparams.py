@@ -34,6 +34,7 @@ def row(events: EventAccumulator) -> tuple[dict[str, Any], list[str], list[str]]
     return values, varied, [info.name.tag for info in experiment.metric_infos]
 
 
+@pytest.mark.slow
 def test_a_sweep(commands: Commands) -> None:
     sweep = (
         "-m",

@@ -121,6 +121,7 @@ def test_a_growing_batch_by_its_sizes(commands: Commands, forks: Path) -> None:
     assert measured["own"]["seconds"]["steps"] == pytest.approx(whole, rel=0.5)  # and what an epoch takes beside
 
 
+@pytest.mark.slow
 def test_several_plans_are_one_table(commands: Commands, forks: Path) -> None:
     done = commands("plan", "+experiment=linear", "-m", "trainer.devices=1,8")
     rows = [line.split() for line in done.out.splitlines()]

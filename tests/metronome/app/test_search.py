@@ -61,6 +61,7 @@ def by_rate(done: Done) -> dict[float, dict[str, Any]]:
     return {rate(result): result for result in done.results}
 
 
+@pytest.mark.slow
 def test_a_study_and_more_of_it(commands: Commands) -> None:
     first = commands("train", *STUDY, "trials=3")
     assert first.code == 0, first.err

@@ -14,6 +14,7 @@ from metronome.app.console.resolvers import MAX_NAME, job_name, run_name
 JOB = ("+experiment=linear", "trainer=cpu", "trainer.max_epochs=1", "logger=none")
 
 
+@pytest.mark.slow
 def test_six_jobs(commands: Commands) -> None:
     done = commands("train", *JOB, "-m", "data.batch_size=16,64,256", "seed=0,1")
     assert done.code == 0, done.err

@@ -79,6 +79,7 @@ def test_what_is_missing_is_made_and_what_was_cut_off_goes_on(commands: Commands
     assert not list(cut.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_a_job_that_failed_is_told_again_and_tried_again_with_retry(commands: Commands) -> None:
     sweep = (*BASE, "-m", "data.batch_size=5000,500")
     first = commands("train", *sweep, "resume=auto")
@@ -102,6 +103,7 @@ def test_a_job_that_failed_is_told_again_and_tried_again_with_retry(commands: Co
     assert "Traceback" not in again.out + again.err + retried.out + retried.err
 
 
+@pytest.mark.slow
 def test_which_sweep_goes_on(commands: Commands) -> None:
     sweep = (*BASE, "data.batch_size=full")
     first = commands("train", "-m", *sweep, "seed=0")
@@ -171,6 +173,7 @@ def test_a_job_in_the_folder_of_a_run_of_other_values(commands: Commands) -> Non
     assert "Traceback" not in done.out + done.err
 
 
+@pytest.mark.slow
 def test_a_finished_job_of_another_configuration(commands: Commands) -> None:
     """The overrides are the same, but a file of the configuration has changed since."""
     first = commands("train", *TWO)
@@ -201,6 +204,7 @@ def test_a_job_that_another_process_works_at(commands: Commands) -> None:
     assert (done.code, made_before(done)) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_sweep_that_slurm_starts_again(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = (*LINEAR, "-m", "seed=0,1")
     first = commands("train", *sweep)

@@ -139,6 +139,7 @@ def test_each_mirror_has_its_reason(start: Start, tmp_path: Path) -> None:
     assert f"{gone} answers 404 Not Found; {other} gives another file, of another MD5; put" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_slow_mirror_is_waited_for(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as something comes in each window of time, however many windows that are."""
     monkeypatch.setattr("metronome.data.fetching._SECONDS", 0.5)

@@ -436,6 +436,7 @@ class Saves(Callback):
 PATIENT = partial(Plateau, patience="4 steps", factor=0.5, warmup="2 steps")
 
 
+@pytest.mark.slow
 def test_plateau_goes_on_from_every_checkpoint(tmp_path: Path) -> None:
     """Two validations in an epoch of 5 steps, sanity checks before; a judgement is neither lost nor done twice."""
     flags: dict[str, Any] = {"val_check_interval": 2, "max_epochs": 4, "num_sanity_val_steps": 2}
