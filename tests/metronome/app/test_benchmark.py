@@ -264,6 +264,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), "gpt2"])
 def test_both_ways_on_a_gpu_make_the_same_training(name: str) -> None:
     """A small one, on a CPU: the same to rounding."""

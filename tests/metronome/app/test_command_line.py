@@ -225,6 +225,7 @@ def test_help(commands: Commands, tmp_path: Path) -> None:
         assert heading in lines
 
 
+@pytest.mark.slow
 def test_help_has_a_commands_own_keys_first(commands: Commands) -> None:
     """And no studies, which it does not take."""
     lines = commands("tune", "--help").out.splitlines()

@@ -113,6 +113,7 @@ def test_processes_of_an_earlier_start_are_not_taken_for_living_ones(torchrun: T
         assert torchrun(work) == [["here", True, "False"]] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", [0, 1, 2])
 def test_one_tells_its_mistake_and_all_end(torchrun: Torchrun, host: int, capfd: pytest.CaptureFixture) -> None:
     def work(others: Company) -> Any:

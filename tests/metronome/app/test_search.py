@@ -149,6 +149,7 @@ def test_a_trial_that_fails(commands: Commands) -> None:
     assert refused.err.strip() == "error: the folder mine holds a search of other values; give another one"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     ["data.batch_size=5000", "callbacks.checkpoint.monitor=null", "callbacks.checkpoint=null"],

@@ -108,6 +108,7 @@ def test_a_study_whose_target_has_changed(commands: Commands, undrawn: None) -> 
     assert "began with study.target.values=[0.54, 0.3, 0.26], which is [0.54, 0.3, 0.25] now" in done.err
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_reported_on(commands: Commands, undrawn: None) -> None:
     done = commands("train", *SMALL[:-1], "seed=0", "data.batch_size=16,65")
     assert done.code == 1
@@ -186,6 +187,7 @@ def test_a_folder_that_holds_something_else(prepare: Any, message: str, commands
     assert sorted(commands.folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_another_study(commands: Commands, undrawn: None) -> None:
     options = (
         "trainer=cpu",
@@ -210,10 +212,10 @@ def test_all_studies_are_known() -> None:
     assert named & there == {*STUDIES, *OF_WALKERS, "gradient", "escape"}
 
 
-# That of batch sizes has the most jobs.
+# Those with the most jobs are slow.
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name == "batch_size" else ())
+    [pytest.param(name, marks=pytest.mark.slow if name in ("batch_size", "escape", "quadratic", "momentum") else ())
      for name in (*STUDIES, *OF_WALKERS, "gradient", "escape")],
 )  # fmt: skip
 def test_every_job_of_every_study_composes(name: str) -> None:

@@ -40,7 +40,9 @@ def run(schedule: str, batch_norm: bool, callbacks: list[Callback], checkpoint: 
 
 
 @pytest.mark.parametrize("batch_norm", [False, True], ids=["", "BatchNorm"])
-@pytest.mark.parametrize("schedule", ["none", "epoch", "step"])
+@pytest.mark.parametrize(
+    "schedule", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("none", "epoch")), "step"]
+)
 def test_every_checkpoint(schedule: str, batch_norm: bool, tmp_path: Path) -> None:
     saves: list[Callback] = [
         ModelCheckpoint(tmp_path, "{step}-step", every_n_train_steps=1, save_top_k=-1),

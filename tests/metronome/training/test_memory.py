@@ -613,7 +613,11 @@ class Running(nn.Module):
 
 
 @pytest.mark.parametrize(("module", "num_samples"), [(Rich, 31), (Centred, 33)])
-@pytest.mark.parametrize("flags", [{}, {"limit_val_batches": 0}], ids=["validated", "not validated"])
+@pytest.mark.parametrize(
+    "flags",
+    [pytest.param({}, id="validated"),
+     pytest.param({"limit_val_batches": 0}, id="not validated", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_two_devices_with_enough_memory(module: Any, num_samples: int, flags: dict[str, Any], tmp_path: Path) -> None:
     """As by DistributedDataParallel: clipping, buffers, a last batch of one sample (33 = 16 + 16 + 1)."""
     seen = []
