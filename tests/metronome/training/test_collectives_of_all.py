@@ -10,9 +10,9 @@ import torch
 from jobs import Data, fit, network
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
+from sent import Sent
 from several import together
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from metronome import insight
 from metronome.training import Checkpoint
@@ -21,24 +21,11 @@ from metronome.training.guards import agreement
 FIRST, LAST = 5, 9  # of the steps that are looked at: none begins or ends an epoch or is logged
 
 
-class Begun(TorchDispatchMode):
-    """Counts what is sent to other processes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace in ("c10d", "_c10d_functional"):
-            self.names.append(func._schema.name.split("::")[1])
-        return func(*args, **kwargs or {})
-
-
 class Counts(Callback):
     """From the end of a step to the end of another."""
 
     def __init__(self) -> None:
-        self.begun = Begun()
+        self.begun = Sent()
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if trainer.global_step == FIRST:

@@ -9,9 +9,9 @@ import pytest
 import torch
 from jobs import Data, Net, fit
 from lightning.pytorch.callbacks import Callback
+from sent import Sent
 from several import together
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from metronome.training.guards import agreement
 from metronome.training.sharded import ShardedStrategy
@@ -35,19 +35,6 @@ class Blocks(Net):
         super().__init__()
         torch.manual_seed(1)
         self.net = nn.Sequential(Block(), Block(), Block(), nn.Linear(10, 1))
-
-
-class Sent(TorchDispatchMode):
-    """Counts what goes to other processes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace in ("c10d", "_c10d_functional"):
-            self.names.append(func._schema.name.split("::")[1])
-        return func(*args, **kwargs or {})
 
 
 class Counts(Callback):
