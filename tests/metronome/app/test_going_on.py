@@ -9,38 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Commands, Done, a_process_in
-from forked import run_forked
+from short_run import EACH_EPOCH, FIRST, JOB, cut_off, make_whole
 
 from metronome.runs.overrides import what_it_is
 from metronome.units import InputError
-
-JOB = ("+experiment=digits", "model=mlp", "data.batch_size=256", "trainer.max_epochs=3", "trainer.log_every_n_steps=1")
-FIRST = Path("runs/digits/first")
-
-
-def cut_off(run: Path, epochs: int = 2, steps: int = 5) -> None:
-    """Leave a finished run as a kill after its second epoch would have left it."""
-    (run / "result.json").unlink()
-    kept = run / "checkpoints/epochs"
-    shutil.copy2(kept / f"step={epochs * steps}.ckpt", run / "checkpoints/last.ckpt")
-    (run / "checkpoints/best.ckpt").unlink()
-    for path in kept.iterdir():
-        path.unlink()
-
-
-EACH_EPOCH = (
-    "+callbacks.each={_target_: metronome.training.Checkpoint, dirpath: '${run_dir}/checkpoints/epochs', filename: "
-    "'{step}', save_top_k: -1}",
-)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one run that came to its end."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = run_forked(folder, "train", *JOB, *EACH_EPOCH, f"hydra.run.dir={FIRST}")
-    assert done.code == 0, done.err
-    return folder
+    return make_whole(tmp_path_factory.mktemp("whole"))
 
 
 def result(run: Path) -> dict:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import PROJECT, Commands, Done
 from faulty_storage import Faulty
-from forked import run_forked
+from short_run import EACH_EPOCH, FIRST, JOB, cut_off, make_whole
 
 import metronome
 from metronome.runs.storage.address import place_of
@@ -20,13 +20,7 @@ from metronome.runs.storage.manifest import folders_in, newest
 from metronome.runs.storage.mirror import Mirror, about_run
 from metronome.runs.storage.storing import Store
 
-JOB = ("+experiment=digits", "model=mlp", "data.batch_size=256", "trainer.max_epochs=3", "trainer.log_every_n_steps=1")
-EACH_EPOCH = (
-    "+callbacks.each={_target_: metronome.training.Checkpoint, dirpath: '${run_dir}/checkpoints/epochs', filename: "
-    "'{step}', save_top_k: -1}",
-)
 BUCKET = "storage=faulty://bucket/project"
-FIRST = Path("runs/digits/first")
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +34,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with one run that came to its end."""
-    folder = tmp_path_factory.mktemp("whole")
-    done = run_forked(folder, "train", *JOB, *EACH_EPOCH, f"hydra.run.dir={FIRST}")
-    assert done.code == 0, done.err
-    return folder
-
-
-def cut_off(run: Path) -> None:
-    """Leave a finished run as a kill after its second epoch would have left it."""
-    (run / "result.json").unlink()
-    shutil.copy2(run / "checkpoints/epochs/step=10.ckpt", run / "checkpoints/last.ckpt")
-    (run / "checkpoints/best.ckpt").unlink()
-    shutil.rmtree(run / "checkpoints/epochs")
+    return make_whole(tmp_path_factory.mktemp("whole"))
 
 
 def store(run: Path) -> None:
